@@ -23,15 +23,17 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
     `visual`, bool, shape (batch, prompt); rows are repeated where generation multiplies them (beams).
     """
 
-    def mask_with_offset(*, kv_offset: int = 0, **kwargs) -> torch.Tensor:
-        mask = eager_mask(kv_offset=kv_offset, **kwargs)
-        mask.first_column = int(kv_offset)
-        return mask
+    first_columns: dict[int, int] = {}
+    """By the width of a mask, which tells the kinds of a forward pass apart: its first column."""
+
+    def mask_of_all_columns(*, kv_length: int, kv_offset: int = 0, **kwargs) -> torch.Tensor:
+        first_columns[kv_length] = int(kv_offset)
+        return eager_mask(kv_length=kv_length, kv_offset=kv_offset, **kwargs)
 
     def attention(module, query, key, value, attention_mask, **kwargs):
         if module.layer_idx >= layer:
-            first = attention_mask.first_column
             width = attention_mask.shape[-1]
+            first = first_columns[width]
             blocked = torch.zeros(query.shape[0], first + width, dtype=torch.bool)
             prompt = visual.repeat_interleave(query.shape[0] // visual.shape[0], dim=0)[:, : first + width]
             blocked[:, : prompt.shape[1]] = prompt
@@ -42,7 +44,7 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
         return eager(module, query, key, value, attention_mask, **kwargs)
 
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, mask_with_offset)
+    AttentionMaskInterface.register(NAME, mask_of_all_columns)
     config = model.get_decoder().config
     before = config._attn_implementation
     config._attn_implementation = NAME

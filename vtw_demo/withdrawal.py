@@ -9,19 +9,21 @@ among the keys of layers from K on, which hold kept tokens only. Rows of a batch
 others have empty slots on their left, as in left padding.
 """
 
+import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, StaticLayer
 
-from vtw_demo.segments import visual_token_mask
+from vtw_demo.segments import visual_token_ids, visual_token_mask
 
 
 @contextmanager
@@ -41,18 +43,27 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     withdrawn token stays as it was at layer K. Attention weights of layers from K on are those among the kept
     tokens.
 
+    `model` is any vision-language model of transformers whose visual tokens are in its decoder's own
+    sequence.
+
     A KV cache that was filled in one context belongs to its K: it can be used further in a context of the
     same K only.
 
     Raises
     - TypeError if `layer` isn't an integer,
     - ValueError unless 1 <= layer <= L,
+    - ValueError for a model in which withdrawal can't mean anything: cross-attention, an encoder-decoder,
+      convolution or linear attention layers, embeddings handed to an inner `generate`; and for one whose
+      configuration names no placeholder tokens,
     - RuntimeError if a withdrawal is active on this model already,
     and from forward passes inside the block
-    - ValueError if it isn't told the token ids (`inputs_embeds` alone: visual tokens can't be found there),
-    - RuntimeError for a KV cache of another K, and for training with gradient checkpointing.
+    - ValueError if visual tokens can't be found: `inputs_embeds` without `input_ids`, or visual input without
+      a placeholder token,
+    - RuntimeError for a KV cache of another K, for training with gradient checkpointing, and for arguments
+      of decoder layers that aren't understood.
     """
-    layers = decoder_layers(model)
+    check_family(model)
+    layers = model.get_decoder().layers
     _check_layer(layer, len(layers))
     with _active_lock:
         if layers in _active:
@@ -74,11 +85,6 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
 
 _active: weakref.WeakSet[nn.ModuleList] = weakref.WeakSet()
 _active_lock = threading.Lock()
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers of a vision-language model, in the order in which they run."""
-    return model.get_decoder().layers
 
 
 def _check_layer(layer: int, layer_count: int) -> None:
@@ -113,29 +119,57 @@ class KeptPositions:
 
 @dataclass(frozen=True)
 class Slots:
-    """Which column each slot of the layers from K on holds.
+    """Which column each slot of a layer holds.
 
     - `column`, int64, shape (batch, slots), and `valid` as in `KeptPositions`.
-    - `columns`: how many columns this accounts for; any later column has the next slot.
+    - `columns`: how many columns this accounts for; each later column has the next slot.
     """
 
     column: torch.Tensor
     valid: torch.Tensor | None
     columns: int
 
-    def extend(self, column_count: int) -> "Slots":
-        """The same, accounting for `column_count` columns of which all new ones are kept."""
-        batch = self.column.shape[0]
-        new = torch.arange(self.columns, column_count, device=self.column.device).expand(batch, -1)
-        return self.append(new, None, column_count)
+    @property
+    def count(self) -> int:
+        return self.column.shape[1]
 
-    def append(self, column: torch.Tensor, valid: torch.Tensor | None, column_count: int) -> "Slots":
-        """The same with further slots to the right, accounting for `column_count` columns."""
+    def count_at(self, columns: int) -> int:
+        """How many slots there are when there are that many columns."""
+        return self.count + columns - self.columns
+
+    def append(self, column: torch.Tensor, valid: torch.Tensor | None, columns: int) -> "Slots":
+        """The same with further slots to the right, accounting for so many columns."""
         if self.valid is not None or valid is not None:
             old = torch.ones_like(self.column, dtype=torch.bool) if self.valid is None else self.valid
             new = torch.ones_like(column, dtype=torch.bool) if valid is None else valid
             valid = torch.cat([old, new], dim=1)
-        return Slots(torch.cat([self.column, column], dim=1), valid, column_count)
+        return Slots(torch.cat([self.column, column], dim=1), valid, columns)
+
+    def extend(self, columns: int) -> "Slots":
+        """The same, accounting for so many columns, of which all new ones are kept."""
+        batch = self.column.shape[0]
+        new = torch.arange(self.columns, columns, device=self.column.device).expand(batch, -1)
+        return self.append(new, None, columns)
+
+    def span(self, first: int, count: int) -> "Slots":
+        """The slots from `first` on, `count` in number, further ones included where there are fewer."""
+        missing = first + count - self.count
+        slots = self.extend(self.columns + missing) if missing > 0 else self
+        chosen = slice(first, first + count)
+        valid = None if slots.valid is None else slots.valid[:, chosen]
+        return Slots(slots.column[:, chosen], valid, slots.columns)
+
+    def with_withdrawn_columns(self) -> "Slots":
+        """Slots for all columns, those empty that have no slot here: for layers that hold every column."""
+        batch = self.column.shape[0]
+        held = torch.zeros((batch, self.columns), dtype=torch.bool, device=self.column.device)
+        valid = torch.ones_like(self.column, dtype=torch.bool) if self.valid is None else self.valid
+        held = held.scatter_reduce(1, self.column, valid, reduce="amax")
+        return Slots(torch.arange(self.columns, device=held.device).expand(batch, -1), held, self.columns)
+
+    def rows(self, rows: torch.Tensor) -> "Slots":
+        """The same for these rows of the batch."""
+        return Slots(self.column[rows], None if self.valid is None else self.valid[rows], self.columns)
 
 
 def keep_positions(visual: torch.Tensor, attention_mask: torch.Tensor | None) -> KeptPositions | None:
@@ -189,45 +223,126 @@ def put_hidden_states(full: torch.Tensor, taken: torch.Tensor, kept: KeptPositio
     return full.scatter(-2, kept.index[..., None].expand_as(taken), taken)
 
 
-def take_mask(mask: torch.Tensor, slots: Slots, queries: torch.Tensor | None, key_count: int) -> torch.Tensor:
+def take_mask(
+    mask: torch.Tensor, keys: Slots, queries: torch.Tensor | None, first_column: int
+) -> torch.Tensor:
     """An attention mask for the layers from K on, out of the mask for layers that keep every token.
 
     - `mask`, shape (batch or 1, heads or 1, queries, columns), bool (True: attend) or float (added), or of
-      shape (batch, columns), 1 for what isn't padding.
+      shape (batch, columns), 1 for what isn't padding; its columns are those from `first_column` on.
     - `queries`, shape (batch, kept): the rows to take; None takes all.
-    - `key_count`: how many keys the layer has, at least as many as there are slots.
 
-    The result has one column for each key. Keys beyond the mask's columns are blocked.
+    The result has one column for each of `keys`; those beyond the mask's columns are blocked.
     """
-    slots = slots.extend(slots.columns + key_count - slots.column.shape[1])
-    visible = slots.column < mask.shape[-1]
-    if slots.valid is not None:
-        visible = visible & slots.valid
-    column = slots.column.clamp(max=mask.shape[-1] - 1)
-    blocked = 0 if mask.dtype == torch.bool or mask.ndim == 2 else torch.finfo(mask.dtype).min
+    column = keys.column - first_column
+    visible = (column >= 0) & (column < mask.shape[-1])
+    if keys.valid is not None:
+        visible = visible & keys.valid
+    column = column.clamp(0, mask.shape[-1] - 1)
+    blocked = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
     if mask.ndim == 2:
         return take_positions(mask, column, 1).masked_fill(~visible, blocked)
-    batch = column.shape[0]
-    mask = mask.expand(batch, -1, -1, -1)
+    mask = mask.expand(column.shape[0], -1, -1, -1)
     if queries is not None:
         mask = mask.gather(2, queries[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
     taken = mask.gather(3, column[:, None, None, :].expand(-1, *mask.shape[1:3], -1))
     return taken.masked_fill(~visible[:, None, None, :], blocked)
 
 
-def make_mask(slots: Slots, query_count: int, key_count: int) -> torch.Tensor | None:
-    """The mask that plainly causal attention without padding needs in the layers from K on, or None.
+def make_mask(keys: Slots, query_column: torch.Tensor) -> torch.Tensor | None:
+    """The mask of plainly causal attention without padding for the layers from K on, or None for no mask.
 
-    bool, shape (batch, 1, queries, keys); None where there are no empty slots. The queries are the last of
-    the slots.
+    `query_column` has the shape (batch or 1, queries); the result is bool, shape (batch, 1, queries, keys).
+    Where there are no empty slots, causal attention among the slots is right and needs no mask.
     """
-    if slots.valid is None:
+    if keys.valid is None:
         return None
-    slot_count = slots.column.shape[1]
-    key = torch.arange(key_count, device=slots.column.device)
-    query = key[slot_count - query_count : slot_count]
-    valid = nn.functional.pad(slots.valid, (0, key_count - slot_count))
-    return (key <= query[:, None]) & valid[:, None, None, :]
+    causal = keys.column[:, None, :] <= query_column[:, :, None]
+    return (causal & keys.valid[:, None, :])[:, None]
+
+
+def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
+    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
+
+    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
+    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
+    a layer that lost some must answer as if it hadn't.
+    """
+    if layer is None:
+        return held + query_count, 0
+    static = isinstance(layer, StaticLayer)
+    if static and not layer.is_sliding:
+        return layer.max_cache_len, 0
+    window = (layer.max_cache_len if static else layer.sliding_window) if layer.is_sliding else None
+    first = 0 if window is None else max(held - window + 1, 0)
+    count = held - first + query_count
+    return (max(count, layer.max_cache_len) if static else count), first
+
+
+class WithdrawnCacheLayer(CacheLayerMixin):
+    """Mixed into the class of a KV cache's layer that holds kept tokens only.
+
+    It counts the withdrawn ones too where it is asked for its length, because models and `generate` size
+    masks and count positions by that, from whichever layer is the first of its kind.
+    """
+
+    slots: Slots | None = None
+
+    @property
+    def withdrawn_count(self) -> int:
+        return 0 if self.slots is None else self.slots.columns - self.slots.count
+
+    def get_seq_length(self) -> int:
+        return super().get_seq_length() + self.withdrawn_count  # type: ignore[safe-super]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return key_span(self, self.get_seq_length(), query_length)
+
+    def reset(self) -> None:
+        super().reset()
+        self.slots = None
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.select_rows(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.select_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        if self.slots is not None:
+            batch = torch.arange(self.slots.column.shape[0], device=self.slots.column.device)
+            self.select_rows(batch.repeat_interleave(repeats))
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        if self.slots is not None:
+            self.slots = self.slots.rows(rows.to(self.slots.column.device))
+
+
+@functools.cache
+def withdrawn_class(layer_class: type) -> type:
+    """The class of cache layers, mixed with `WithdrawnCacheLayer`."""
+    # Without a layer type of its own, so that transformers doesn't take it for the class of new layers.
+    return type(layer_class)(
+        f"Withdrawn{layer_class.__name__}", (WithdrawnCacheLayer, layer_class), {"_layer_type": None}
+    )
+
+
+def note_slots(layer: Any, slots: Slots) -> None:
+    """Make a layer of a KV cache know its slots."""
+    if not isinstance(layer, WithdrawnCacheLayer):
+        layer.__class__ = withdrawn_class(type(layer))
+    layer.slots = slots
+
+
+def noted_slots(cache: Cache | None) -> tuple[int, Slots | None]:
+    """From which layer on a KV cache holds kept tokens only, and its slots; (0, None) if all hold all."""
+    for index, layer in enumerate(cache.layers if cache is not None else []):
+        if isinstance(layer, WithdrawnCacheLayer) and layer.slots is not None:
+            return index, layer.slots
+    return 0, None
 
 
 @dataclass
@@ -240,13 +355,20 @@ class _Forward:
     columns_before: int
     """Columns that the KV cache held before this pass."""
     restore_each_layer: bool
-    restore_at_end: bool
+    tail: int
+    """How many positions of the final hidden states are read; 0 means all."""
     slots: Slots | None = None
     """None where layers from K on see all that the others see."""
     full: torch.Tensor | None = None
     """The hidden states that enter layer K."""
-    taken: dict[tuple[int, int], tuple[Any, Any]] = field(default_factory=dict)
-    """By the identity of a tensor that all layers are handed: the tensor, and what layers from K on get."""
+    only_tail: bool = False
+    """True once the model itself has cut the sequence to its tail."""
+    made: dict[tuple, tuple[Any, Any]] = field(default_factory=dict)
+    """What layers from K on get in place of what they are handed, made once for all of them."""
+
+    @property
+    def columns_after(self) -> int:
+        return self.columns_before + self.sequence_length
 
 
 class _Withdrawal:
@@ -254,22 +376,33 @@ class _Withdrawal:
 
     def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, layer: int) -> None:
         self.model = model
-        self.decoder_config = model.get_decoder().config
+        self.decoder = model.get_decoder()
         self.layers = layers
         self.layer = layer
-        self.signature = inspect.signature(model.forward)
+        self.parameters = tuple(inspect.signature(model.forward).parameters)
+        self.layer_parameters = [tuple(inspect.signature(module.forward).parameters) for module in layers]
+        self.is_flash = "flash" in self.decoder.config._attn_implementation
+        self.key_sources = key_sources(self.decoder.config, len(layers))
         self.handles: list[Any] = []
         self.forward: _Forward | None = None
 
     def register(self) -> None:
-        model = self.model
-        self.handles.append(model.register_forward_pre_hook(self.begin, with_kwargs=True))
-        self.handles.append(model.register_forward_hook(self.end, always_call=True))
+        hooks: list[tuple[nn.Module, str, Any, dict[str, bool]]] = [
+            (self.model, "pre", self.begin, {}),
+            (self.model, "post", self.end, {"always_call": True}),
+            (self.decoder, "pre", self.before_decoder, {}),
+        ]
         for index in range(self.layer, len(self.layers)):
             module = self.layers[index]
-            self.handles.append(module.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
+            hooks.append((module, "pre", functools.partial(self.before_layer, index), {}))
             # First of all hooks, so that those that record hidden states record restored ones.
-            self.handles.append(module.register_forward_hook(self.after_layer(index), prepend=True))
+            hooks.append((module, "post", functools.partial(self.after_layer, index), {"prepend": True}))
+            if scales_attention_by_position(module):
+                scaling = functools.partial(self.after_query_projection, module.self_attn)
+                hooks.append((module.self_attn.q_proj, "post", scaling, {}))
+        for module, when, hook, options in hooks:
+            register = module.register_forward_pre_hook if when == "pre" else module.register_forward_hook
+            self.handles.append(register(hook, with_kwargs=True, **options))
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -278,158 +411,332 @@ class _Withdrawal:
         self.forward = None
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        bound = self.signature.bind_partial(*args, **kwargs).arguments
-        given = {**bound, **bound.get("kwargs", {})}
+        given = dict(zip(self.parameters, args, strict=False)) | kwargs
         input_ids = given.get("input_ids")
         if input_ids is None:
             raise ValueError(
                 "withdraw finds the visual tokens by their token ids, and this forward pass has no "
                 "input_ids. Hand input_ids instead of inputs_embeds."
             )
-        if module.training and module.is_gradient_checkpointing:
+        if self.model.training and self.model.is_gradient_checkpointing:
             raise RuntimeError(
                 "withdraw doesn't work with gradient checkpointing, which runs layers again after the "
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
         cache = given.get("past_key_values")
-        noted_layer, _ = getattr(cache, "withdrawn", (self.layer, None))
-        if noted_layer != self.layer:
+        noted_layer, slots = noted_slots(cache)
+        if slots is not None and noted_layer != self.layer:
             raise RuntimeError(
                 f"This KV cache was filled with withdrawal layer {noted_layer}, and is used now with "
                 f"{self.layer}. Start with a new cache."
             )
-        columns_before = 0 if cache is None else int(cache.get_seq_length())
         sequence_length = input_ids.shape[1]
+        columns_before = count_columns(cache, sequence_length)
         kept = None
-        # A placeholder that the model itself has generated is no visual token.
-        if sequence_length > 1 or columns_before == 0:
-            attention_mask = given.get("attention_mask")
-            if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-                attention_mask = attention_mask[:, -sequence_length:]
-            else:
-                attention_mask = None
-            kept = keep_positions(visual_token_mask(module.config, input_ids), attention_mask)
-        logits_to_keep = given.get("logits_to_keep", 0)
-        only_tail_is_read = (
-            kept is not None
-            and "logits_to_keep" in self.signature.parameters
-            and isinstance(logits_to_keep, int)
-            and 0 < logits_to_keep <= kept.tail
-        )
+        # A placeholder that the model itself has written into its answer is no visual token.
+        if columns_before == 0 or has_visual_input(given):
+            kept = keep_positions(
+                visual_token_mask(self.model.config, input_ids), own_padding_mask(given, sequence_length)
+            )
+            if kept is None and has_visual_input(given):
+                raise ValueError(
+                    f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "
+                    f"its tokens is one of the placeholders {visual_token_ids(self.model.config)}, so the "
+                    "visual tokens can't be found."
+                )
         output_hidden_states = given.get("output_hidden_states")
         if output_hidden_states is None:
-            output_hidden_states = self.decoder_config.output_hidden_states
+            output_hidden_states = self.decoder.config.output_hidden_states
+        logits_to_keep = given.get("logits_to_keep", 0) if "logits_to_keep" in self.parameters else 0
+        only_tail = kept is not None and isinstance(logits_to_keep, int) and logits_to_keep <= kept.tail
         self.forward = _Forward(
             sequence_length=sequence_length,
             kept=kept,
             columns_before=columns_before,
             restore_each_layer=bool(output_hidden_states),
-            restore_at_end=not only_tail_is_read,
+            tail=logits_to_keep if only_tail and not output_hidden_states else 0,
+            slots=slots,
         )
 
-    def end(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         self.forward = None
 
-    def before_layer(self, index: int) -> Any:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-            forward = self.forward
-            if forward is None:
-                return None
-            cache = kwargs.get("past_key_values")
-            if index == self.layer:
-                forward.slots = self.account(forward, cache)
-            if forward.slots is None:
-                return None
-            kwargs = dict(kwargs)
-            if forward.kept is not None:
-                hidden_states = args[0]
-                if index == self.layer:
-                    forward.full = hidden_states
-                if index == self.layer or forward.restore_each_layer:
-                    args = (take_hidden_states(hidden_states, forward.kept), *args[1:])
-                for name in ("position_ids", "position_embeddings"):
-                    if kwargs.get(name) is not None:
-                        kwargs[name] = self.once(
-                            forward, kwargs[name], lambda value: take_per_token(value, forward.kept)
-                        )
-            query_count = args[0].shape[-2]
-            key_count = self.key_count(cache, index, forward.slots, query_count)
-            kwargs["attention_mask"] = self.mask(
-                forward, kwargs.get("attention_mask"), query_count, key_count
+    def before_decoder(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        forward = self.forward
+        if forward is None or forward.kept is None:
+            return None
+        return args, without_late_features(kwargs, self.layer)
+
+    def before_layer(
+        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        forward = self.forward
+        if forward is None:
+            raise RuntimeError(
+                f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
+                "pass, where withdraw can't know the visual tokens. Call the model that was handed to withdraw."
             )
-            return args, kwargs
-
-        return hook
-
-    def after_layer(self, index: int) -> Any:
-        last = index == len(self.layers) - 1
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            forward = self.forward
-            if forward is None or forward.kept is None or forward.full is None:
-                return None
-            if not forward.restore_each_layer and not (last and forward.restore_at_end):
-                return None
-            hidden_states = output[0] if isinstance(output, tuple) else output
-            restored = put_hidden_states(forward.full, hidden_states, forward.kept)
-            return (restored, *output[1:]) if isinstance(output, tuple) else restored
-
-        return hook
-
-    def account(self, forward: _Forward, cache: Cache | None) -> Slots | None:
-        """The slots of layers from K on after this forward pass, noted in the cache too."""
-        _, slots = getattr(cache, "withdrawn", (self.layer, None))
-        if forward.kept is None:
-            return slots
-        before = forward.columns_before
-        if slots is None:
-            batch = forward.kept.index.shape[0]
-            none = torch.empty((batch, 0), dtype=torch.long, device=forward.kept.index.device)
-            slots = Slots(none, None, 0)
-        slots = slots.extend(before).append(
-            before + forward.kept.index, forward.kept.valid, before + forward.sequence_length
+        hidden_states = args[0]
+        kwargs = dict(zip(self.layer_parameters[index][1:], args[1:], strict=False)) | kwargs
+        cache = kwargs.get("past_key_values")
+        if index == self.layer and forward.kept is not None:
+            forward.slots = add_slots(
+                forward.slots, forward.kept, forward.columns_before, forward.columns_after
+            )
+            forward.full = hidden_states
+        if forward.slots is None:
+            return None
+        if forward.kept is not None:
+            whole = index == self.layer or forward.restore_each_layer
+            length = forward.sequence_length if whole else forward.kept.index.shape[1]
+            forward.only_tail = forward.only_tail or hidden_states.shape[-2] != length
+            if not forward.only_tail:
+                if whole:
+                    hidden_states = take_hidden_states(hidden_states, forward.kept)
+                for name, value in tuple(kwargs.items()):
+                    if name != "attention_mask":
+                        kwargs[name] = self.take_argument(forward, module, name, value)
+        if self.is_flash:
+            check_flash_window(module, forward.columns_after)
+            kwargs["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
+        kwargs["attention_mask"] = self.mask(
+            forward, index, cache, kwargs.get("attention_mask"), hidden_states.shape[-2]
         )
-        if cache is not None:
-            cache.withdrawn = (self.layer, slots)  # type: ignore[attr-defined]
-        return slots
+        return (hidden_states,), kwargs
 
-    def key_count(self, cache: Cache | None, index: int, slots: Slots, query_count: int) -> int:
-        """How many keys attention in layer `index` sees in this forward pass."""
-        if cache is None:
-            return slots.column.shape[1]
-        layer = cache.layers[index]
-        if layer.is_compileable:
-            return layer.get_max_length()
-        return layer.get_seq_length() + query_count
+    def after_layer(
+        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        forward = self.forward
+        if forward is None or forward.kept is None or forward.slots is None:
+            return None
+        cache = kwargs.get("past_key_values")
+        if cache is not None and self.key_sources[index] == index:
+            note_slots(cache.layers[index], forward.slots)
+        last = index == len(self.layers) - 1
+        if forward.only_tail or not (forward.restore_each_layer or last):
+            return None
+        hidden_states = output[0] if isinstance(output, tuple) else output
+        if forward.tail:
+            hidden_states = hidden_states[..., -forward.tail :, :]
+        else:
+            assert forward.full is not None
+            hidden_states = put_hidden_states(forward.full, hidden_states, forward.kept)
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    def after_query_projection(
+        self,
+        attention: nn.Module,
+        module: nn.Module,
+        args: tuple,
+        kwargs: dict[str, Any],
+        output: torch.Tensor,
+    ) -> torch.Tensor | None:
+        forward = self.forward
+        if forward is None or forward.kept is None or forward.only_tail:
+            return None
+        position = forward.columns_before + forward.kept.index
+        assumed = forward.columns_before + torch.arange(position.shape[1], device=position.device)
+        ratio = attention_temperature(attention, position) / attention_temperature(attention, assumed)
+        return (output * ratio[..., None]).to(output.dtype)
+
+    def take_argument(self, forward: _Forward, module: nn.Module, name: str, value: Any) -> Any:
+        """What a layer from K on gets in place of an argument that has something for every token."""
+        if not isinstance(value, torch.Tensor | tuple):
+            return value
+        identity = (name, id(value))
+        if identity not in forward.made:
+            kept = forward.kept
+            assert kept is not None
+            parts = value if isinstance(value, tuple) else (value,)
+            taken = []
+            for part in parts:
+                dim = sequence_dim(name, part, kept.index.shape[0], forward.sequence_length, module)
+                taken.append(part if dim is None else take_positions(part, kept.index, dim))
+            forward.made[identity] = (value, tuple(taken) if isinstance(value, tuple) else taken[0])
+        return forward.made[identity][1]
 
     def mask(
-        self, forward: _Forward, mask: torch.Tensor | None, query_count: int, key_count: int
+        self, forward: _Forward, index: int, cache: Cache | None, mask: Any, query_count: int
     ) -> torch.Tensor | None:
-        slots = forward.slots
-        assert slots is not None
-        queries = None if forward.kept is None else forward.kept.index
-        if mask is not None:
-            return self.once(
-                forward, mask, lambda value: take_mask(value, slots, queries, key_count), key_count
+        """The attention mask of layer `index`, out of the one that the model hands to it."""
+        if not (mask is None or isinstance(mask, torch.Tensor)):
+            raise RuntimeError(
+                f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
+                'Load the model with attn_implementation="sdpa" or "eager".'
             )
-        extended = (
-            slots
-            if forward.kept is not None
-            else slots.extend(slots.columns + key_count - slots.column.shape[1])
+        assert forward.slots is not None
+        source = self.key_sources[index]
+        layer = cache.layers[source] if cache is not None and source < len(cache.layers) else None
+        count, first_column = key_span(layer, forward.columns_before, forward.sequence_length)
+        if source < self.layer:
+            all_slots, first = forward.slots.with_withdrawn_columns(), first_column
+        else:
+            new = forward.sequence_length if forward.kept is None else forward.kept.index.shape[1]
+            all_slots, held = forward.slots, forward.slots.count_at(forward.columns_after) - new
+            count, first = key_span(layer, held, new)
+        identity = ("attention_mask", id(mask), source < self.layer, first, count)
+        if identity not in forward.made:
+            keys = all_slots.span(first, count)
+            queries = None if forward.kept is None or forward.only_tail else forward.kept.index
+            if mask is not None:
+                made = take_mask(mask, keys, queries, first_column)
+            elif self.is_flash:
+                made = keys.valid
+            else:
+                last = torch.arange(
+                    forward.columns_after - query_count, forward.columns_after, device=keys.column.device
+                )
+                made = make_mask(keys, last[None] if queries is None else forward.columns_before + queries)
+            forward.made[identity] = (mask, made)
+        return forward.made[identity][1]
+
+
+def add_slots(slots: Slots | None, kept: KeptPositions, columns_before: int, columns_after: int) -> Slots:
+    """The slots after a prefill that keeps `kept` of the columns from `columns_before` on."""
+    if slots is None:
+        none = torch.empty((kept.index.shape[0], 0), dtype=torch.long, device=kept.index.device)
+        slots = Slots(none, None, 0)
+    return slots.extend(columns_before).append(columns_before + kept.index, kept.valid, columns_after)
+
+
+def count_columns(cache: Cache | None, sequence_length: int) -> int:
+    """How many columns a KV cache holds before a forward pass of so many tokens."""
+    length = 0 if cache is None else cache.get_seq_length()
+    if isinstance(length, int):
+        return length
+    # A static cache counts on the device, where asking would wait for it; its sliding layers count here too.
+    assert cache is not None
+    for layer in cache.layers:
+        if layer.is_sliding:
+            return layer.get_seq_length()
+    # In decoding, masks are as wide as the cache, and an upper bound does.
+    return int(length) if sequence_length > 1 else cache.layers[0].max_cache_len - 1
+
+
+def has_visual_input(given: dict[str, Any]) -> bool:
+    """Whether a forward pass is handed pictures or videos, or what the vision encoder made of them."""
+    encoded = given.get("mm_encoder_outputs") or {}
+    return any(encoded.get(name) is not None for name in ("image", "video")) or any(
+        value is not None
+        for name, value in given.items()
+        if name.startswith(("pixel_values", "image_patches"))
+    )
+
+
+def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tensor | None:
+    """The part of a two-dimensional attention mask that is about the tokens of this forward pass."""
+    mask = given.get("attention_mask")
+    return mask[:, -sequence_length:] if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+
+
+def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
+    """Along which dimension an argument of a decoder layer has an entry for each token; None if along none."""
+    if not isinstance(value, torch.Tensor) or sequence_length not in value.shape:
+        return None
+    if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
+        return -1
+    if name == "position_embeddings":  # (batch or 1, sequence, dim), or three of these for M-RoPE
+        return -2
+    for dim in range(1, value.ndim):
+        if value.shape[dim] == sequence_length and value.shape[dim - 1] in (1, batch):
+            return dim
+    raise RuntimeError(
+        f"withdraw doesn't understand the argument {name} of {type(module).__name__}, of shape "
+        f"{tuple(value.shape)} for {batch} rows of {sequence_length} tokens."
+    )
+
+
+def check_flash_window(module: nn.Module, columns: int) -> None:
+    """Raise RuntimeError where flash attention would count a sliding window in kept tokens."""
+    window = getattr(module.self_attn, "sliding_window", None)
+    if window is not None and columns > window:
+        raise RuntimeError(
+            f"With flash attention, a sliding window of {window} tokens would be counted without the "
+            f'withdrawn ones, among {columns}. Load the model with attn_implementation="sdpa" or "eager".'
         )
-        return self.once(forward, None, lambda _: make_mask(extended, query_count, key_count), key_count)
-
-    @staticmethod
-    def once(forward: _Forward, value: Any, make: Callable[[Any], Any], key_count: int = 0) -> Any:
-        """`make(value)`, made once in a forward pass for all layers (with as many keys)."""
-        identity = (id(value), key_count)
-        if identity not in forward.taken:
-            forward.taken[identity] = (value, make(value))
-        return forward.taken[identity][1]
 
 
-def take_per_token(value: Any, kept: KeptPositions) -> Any:
-    """Of position ids, shape (..., batch or 1, sequence), or cos and sin, each (..., sequence, dim)."""
-    if isinstance(value, tuple):
-        return tuple(take_positions(part, kept.index, -2) for part in value)
-    return take_positions(value, kept.index, -1)
+# The family cases: what single families do beyond handing every layer the same sequence of tokens.
+
+INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
+"""Model types whose `generate` hands embeddings to a language model's own, past the model's forward."""
+
+ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of decoder layers in which a token that is gone is one that no other attends to."""
+
+
+def check_family(model: PreTrainedModel) -> None:
+    """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
+    name, config = type(model).__name__, model.config
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual "
+            "tokens."
+        )
+    if config.model_type in INNER_GENERATE:
+        raise ValueError(
+            f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
+            "generate of its language model, where visual tokens can't be found."
+        )
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(
+            f"{name} can't be used with withdraw: its decoder, a {type(decoder).__name__}, has no decoder "
+            "layers in `layers`."
+        )
+    kinds = set(getattr(decoder.config, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
+    without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
+    if kinds or without is not None:
+        found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
+        raise ValueError(
+            f"{name} can't be used with withdraw: not all of its decoder layers attend to the tokens of "
+            f"their own sequence; it has {found} (cross-attention, convolution or linear attention)."
+        )
+    visual_token_ids(config)
+
+
+def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
+    """Arguments of a decoder without the visual features that it would add from layer K on.
+
+    Deepstack (qwen3_vl, granite4_vision, granite_docling): features of further vision layers are added to the
+    visual tokens between decoder layers: a list has those that follow layer 0, 1, ..., a dict those that
+    precede a layer.
+    """
+    late = dict(kwargs)
+    if isinstance(following := kwargs.get("deepstack_visual_embeds"), list | tuple):
+        late["deepstack_visual_embeds"] = following[:layer]
+    if isinstance(preceding := kwargs.get("deepstack_features"), dict):
+        late["deepstack_features"] = {index: part for index, part in preceding.items() if index <= layer}
+    return late
+
+
+def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
+    """For each decoder layer, the layer whose keys and values it attends to.
+
+    That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
+    that one is below K, they see the keys of visual tokens too, which have to be masked.
+    """
+    modes = getattr(config, "kv_sharing_modes", None) or [None] * layer_count
+    stored: dict[str, int] = {}
+    sources = []
+    for index, mode in enumerate(modes):
+        if mode == "store":
+            stored[config.layer_types[index]] = index
+        sources.append(stored[config.layer_types[index]] if mode == "reuse" else index)
+    return sources
+
+
+def scales_attention_by_position(layer: nn.Module) -> bool:
+    """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
+    attention = layer.self_attn
+    return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
+
+
+def attention_temperature(attention: nn.Module, position: torch.Tensor) -> torch.Tensor:
+    """The factor by which llama4 scales the query at a position, counted from 0."""
+    steps = torch.floor((position.float() + 1.0) / attention.floor_scale)
+    return torch.log1p(steps) * attention.attn_scale + 1.0
