@@ -63,7 +63,7 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
       of decoder layers that aren't understood.
     """
     check_family(model)
-    layers = model.get_decoder().layers
+    layers = find_decoder(model).layers
     _check_layer(layer, len(layers))
     with _active_lock:
         if layers in _active:
@@ -249,16 +249,19 @@ def take_mask(
     return taken.masked_fill(~visible[:, None, None, :], blocked)
 
 
-def make_mask(keys: Slots, query_column: torch.Tensor) -> torch.Tensor | None:
-    """The mask of plainly causal attention without padding for the layers from K on, or None for no mask.
+def make_mask(keys: Slots, query_column: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask for the layers from K on where the others need none; None where these need none either.
 
-    `query_column` has the shape (batch or 1, queries); the result is bool, shape (batch, 1, queries, keys).
-    Where there are no empty slots, causal attention among the slots is right and needs no mask.
+    `query_column`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
+    The result is bool, shape (batch, 1, queries or 1, keys). Where there are no empty slots, attention among
+    the slots is right without a mask.
     """
     if keys.valid is None:
         return None
-    causal = keys.column[:, None, :] <= query_column[:, :, None]
-    return (causal & keys.valid[:, None, :])[:, None]
+    visible = keys.valid[:, None, :]
+    if query_column is not None:
+        visible = visible & (keys.column[:, None, :] <= query_column[:, :, None])
+    return visible[:, None]
 
 
 def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
@@ -332,16 +335,17 @@ def withdrawn_class(layer_class: type) -> type:
 
 def note_slots(layer: Any, slots: Slots) -> None:
     """Make a layer of a KV cache know its slots."""
-    if not isinstance(layer, WithdrawnCacheLayer):
+    # A layer that uses another's keys and values has no lengths to answer for.
+    if isinstance(layer, CacheLayerMixin) and not isinstance(layer, WithdrawnCacheLayer):
         layer.__class__ = withdrawn_class(type(layer))
     layer.slots = slots
 
 
-def noted_slots(cache: Cache | None) -> tuple[int, Slots | None]:
-    """From which layer on a KV cache holds kept tokens only, and its slots; (0, None) if all hold all."""
-    for index, layer in enumerate(cache.layers if cache is not None else []):
-        if isinstance(layer, WithdrawnCacheLayer) and layer.slots is not None:
-            return index, layer.slots
+def noted_slots(cache: Cache) -> tuple[int, Slots | None]:
+    """From which layer on a KV cache goes without withdrawn tokens, and the slots; (0, None) if none does."""
+    for index, layer in enumerate(cache.layers):
+        if (slots := getattr(layer, "slots", None)) is not None:
+            return index, slots
     return 0, None
 
 
@@ -376,7 +380,7 @@ class _Withdrawal:
 
     def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, layer: int) -> None:
         self.model = model
-        self.decoder = model.get_decoder()
+        self.decoder = find_decoder(model)
         self.layers = layers
         self.layer = layer
         self.parameters = tuple(inspect.signature(model.forward).parameters)
@@ -424,14 +428,14 @@ class _Withdrawal:
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
         cache = given.get("past_key_values")
-        noted_layer, slots = noted_slots(cache)
+        sequence_length = input_ids.shape[1]
+        columns_before = count_columns(cache, sequence_length)
+        noted_layer, slots = noted_slots(cache) if columns_before else (0, None)
         if slots is not None and noted_layer != self.layer:
             raise RuntimeError(
                 f"This KV cache was filled with withdrawal layer {noted_layer}, and is used now with "
                 f"{self.layer}. Start with a new cache."
             )
-        sequence_length = input_ids.shape[1]
-        columns_before = count_columns(cache, sequence_length)
         kept = None
         # A placeholder that the model itself has written into its answer is no visual token.
         if columns_before == 0 or has_visual_input(given):
@@ -476,7 +480,7 @@ class _Withdrawal:
         if forward is None:
             raise RuntimeError(
                 f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
-                "pass, where withdraw can't know the visual tokens. Call the model that was handed to withdraw."
+                "pass, where withdraw can't know the visual tokens. Call the model that was handed to it."
             )
         hidden_states = args[0]
         kwargs = dict(zip(self.layer_parameters[index][1:], args[1:], strict=False)) | kwargs
@@ -502,7 +506,7 @@ class _Withdrawal:
             check_flash_window(module, forward.columns_after)
             kwargs["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
         kwargs["attention_mask"] = self.mask(
-            forward, index, cache, kwargs.get("attention_mask"), hidden_states.shape[-2]
+            forward, index, module, cache, kwargs.get("attention_mask"), hidden_states.shape[-2]
         )
         return (hidden_states,), kwargs
 
@@ -513,7 +517,7 @@ class _Withdrawal:
         if forward is None or forward.kept is None or forward.slots is None:
             return None
         cache = kwargs.get("past_key_values")
-        if cache is not None and self.key_sources[index] == index:
+        if cache is not None:
             note_slots(cache.layers[index], forward.slots)
         last = index == len(self.layers) - 1
         if forward.only_tail or not (forward.restore_each_layer or last):
@@ -559,7 +563,13 @@ class _Withdrawal:
         return forward.made[identity][1]
 
     def mask(
-        self, forward: _Forward, index: int, cache: Cache | None, mask: Any, query_count: int
+        self,
+        forward: _Forward,
+        index: int,
+        module: nn.Module,
+        cache: Cache | None,
+        mask: Any,
+        query_count: int,
     ) -> torch.Tensor | None:
         """The attention mask of layer `index`, out of the one that the model hands to it."""
         if not (mask is None or isinstance(mask, torch.Tensor)):
@@ -577,7 +587,8 @@ class _Withdrawal:
             new = forward.sequence_length if forward.kept is None else forward.kept.index.shape[1]
             all_slots, held = forward.slots, forward.slots.count_at(forward.columns_after) - new
             count, first = key_span(layer, held, new)
-        identity = ("attention_mask", id(mask), source < self.layer, first, count)
+        is_causal = getattr(module.self_attn, "is_causal", True)
+        identity = ("attention_mask", id(mask), source < self.layer, first, count, is_causal)
         if identity not in forward.made:
             keys = all_slots.span(first, count)
             queries = None if forward.kept is None or forward.only_tail else forward.kept.index
@@ -586,10 +597,10 @@ class _Withdrawal:
             elif self.is_flash:
                 made = keys.valid
             else:
-                last = torch.arange(
-                    forward.columns_after - query_count, forward.columns_after, device=keys.column.device
-                )
-                made = make_mask(keys, last[None] if queries is None else forward.columns_before + queries)
+                after = forward.columns_after
+                last = torch.arange(after - query_count, after, device=keys.column.device)[None]
+                columns = last if queries is None else forward.columns_before + queries
+                made = make_mask(keys, columns if is_causal else None)
             forward.made[identity] = (mask, made)
         return forward.made[identity][1]
 
@@ -633,7 +644,7 @@ def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tenso
 
 
 def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
-    """Along which dimension an argument of a decoder layer has an entry for each token; None if along none."""
+    """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
     if not isinstance(value, torch.Tensor) or sequence_length not in value.shape:
         return None
     if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
@@ -668,6 +679,13 @@ ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of decoder layers in which a token that is gone is one that no other attends to."""
 
 
+def find_decoder(model: PreTrainedModel) -> Any:
+    """The module that runs the decoder layers."""
+    decoder = model.get_decoder()
+    # llama4 answers with a language model, head included.
+    return decoder if hasattr(decoder, "layers") else getattr(decoder, "model", decoder)
+
+
 def check_family(model: PreTrainedModel) -> None:
     """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
     name, config = type(model).__name__, model.config
@@ -681,7 +699,7 @@ def check_family(model: PreTrainedModel) -> None:
             f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
             "generate of its language model, where visual tokens can't be found."
         )
-    decoder = model.get_decoder()
+    decoder = find_decoder(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(

@@ -1,0 +1,604 @@
+"""Every family of vision-language models as a tiny random model, with prompts for it.
+
+`python -m tests.families` prints which of them pass, as a table for README.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+import transformers as hf
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+LAYERS = 4
+VOCABULARY = 100
+START, END, VIDEO, IMAGE = 96, 97, 98, 99
+"""The last tokens of the vocabulary, which no answer may hold."""
+SPECIAL = tuple(range(90, VOCABULARY))
+HIDDEN = 32
+
+TEXT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+CLIP = {"model_type": "clip_vision_model", "projection_dim": 16, **VISION}
+SIGLIP = {"model_type": "siglip_vision_model", **VISION}
+PIXTRAL = {"model_type": "pixtral", **VISION, "head_dim": 8}
+
+
+def text(model_type: str, **options: Any) -> dict[str, Any]:
+    return {"model_type": model_type, **TEXT, **options}
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(shape[0]))
+
+
+def pictures(count: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixels(count, 3, 8, 8)}
+
+
+def sized_pictures(count: int) -> dict[str, torch.Tensor]:
+    return {**pictures(count), "image_sizes": torch.tensor([[8, 8]] * count)}
+
+
+def tiled_pictures(count: int) -> dict[str, torch.Tensor]:
+    """A tall picture as an overview and two tiles."""
+    return {"pixel_values": pixels(count, 3, 3, 8, 8), "image_sizes": torch.tensor([[16, 8]] * count)}
+
+
+def nested_pictures(count: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixels(count, 1, 3, 8, 8)}
+
+
+def videos(count: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values_videos": pixels(count, 2, 3, 8, 8)}
+
+
+def patches(name: str, grid: str, frames: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Four by four flattened patches of 4 pixels, each over two frames, as the Qwen families take them."""
+
+    def make(count: int) -> dict[str, torch.Tensor]:
+        return {
+            name: pixels(count * frames * 16, 3 * 2 * 4 * 4),
+            grid: torch.tensor([[frames, 4, 4]] * count),
+        }
+
+    return make
+
+
+def positioned_patches(count: int) -> dict[str, torch.Tensor]:
+    grid = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    return {
+        "pixel_values": pixels(count, 16, 3 * 4 * 4).sigmoid(),
+        "image_position_ids": grid.expand(count, -1, -1).contiguous(),
+    }
+
+
+def pooled_patches(count: int) -> dict[str, torch.Tensor]:
+    """One crop of 2 by 2 patches a picture; each visual token pools one patch."""
+    return {
+        "pixel_values": pixels(count, 4, 3 * 4 * 4),
+        "image_token_pooling": torch.arange(count * 4)[:, None],
+        "image_grids": torch.tensor([[2, 2, 0, 0]] * count),
+    }
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build a family's tiny model, and what it takes beside token ids.
+
+    - `images` and `videos` make the inputs for a number of pictures or videos; None if it takes none.
+    - `around` is put round each picture's placeholders.
+    - `token_types` is the name of the input that tells images (1) and videos (2) from text (0); with
+      `one_type`, all are 0.
+    """
+
+    model: str
+    config: Callable[[], hf.PreTrainedConfig]
+    images: Callable[[int], dict[str, torch.Tensor]] = pictures
+    videos: Callable[[int], dict[str, torch.Tensor]] | None = None
+    around: bool = False
+    token_types: str | None = None
+    one_type: bool = False
+    vision: Callable[[Any], nn.Module] | None = None
+    """Makes a stand-in for a vision encoder that needs a package which isn't there."""
+
+
+NEEDS_TIMM = ("timm_wrapper", "gemma3n_vision", "gemma3n_audio")
+
+
+class Convolution(nn.Module):
+    """Stands in for a vision encoder of timm: one feature of each patch of 4 by 4 pixels."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 16, kernel_size=4, stride=4)
+
+    def forward(self, pixel_values: torch.Tensor, **options: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(last_hidden_state=self.project(pixel_values))
+
+
+class ConvolutionSequence(Convolution):
+    """The same as a sequence, a class token first."""
+
+    def forward(self, pixel_values: torch.Tensor, **options: Any) -> BaseModelOutputWithPooling:
+        features = self.project(pixel_values).flatten(2).mT
+        return BaseModelOutputWithPooling(last_hidden_state=nn.functional.pad(features, (0, 0, 1, 0)))
+
+
+def llava_like(config: type, model_type: str = "llama", vision: dict = CLIP, **options: Any) -> Callable:
+    return lambda: config(
+        vision_config=vision,
+        text_config=text(model_type),
+        image_token_index=IMAGE,
+        **{"vision_feature_layer": -1} | options,
+    )
+
+
+def qwen_like(config: type, vision: dict[str, Any], **options: Any) -> Callable:
+    common = {"hidden_size": 16, "patch_size": 4, "num_heads": 2, "depth": 2, "intermediate_size": 16}
+    return lambda: config(
+        vision_config={**common, **vision},
+        text_config={**TEXT, **MROPE, **options},
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        image_start_token_id=START,
+        image_end_token_id=END,
+    )
+
+
+def gemma3(sliding_window: int) -> Callable:
+    kinds = ["full_attention", "sliding_attention"] * 2
+    return lambda: hf.Gemma3Config(
+        text_config={**TEXT, "head_dim": 8, "layer_types": kinds, "sliding_window": sliding_window},
+        vision_config=SIGLIP,
+        image_token_index=IMAGE,
+        boi_token_index=START,
+        eoi_token_index=END,
+        mm_tokens_per_image=4,
+    )
+
+
+GEMMA_SHARED = {
+    **TEXT,
+    "head_dim": 8,
+    "num_kv_shared_layers": 2,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+
+QWEN_IMAGES = patches("pixel_values", "image_grid_thw", 1)
+QWEN_VIDEOS = patches("pixel_values_videos", "video_grid_thw", 2)
+
+FAMILIES: dict[str, Family] = {
+    "llava": Family("LlavaForConditionalGeneration", llava_like(hf.LlavaConfig)),
+    "llava_next": Family(
+        "LlavaNextForConditionalGeneration",
+        llava_like(hf.LlavaNextConfig, image_grid_pinpoints=[[16, 8]]),
+        tiled_pictures,
+    ),
+    "llava_next_video": Family(
+        "LlavaNextVideoForConditionalGeneration",
+        llava_like(hf.LlavaNextVideoConfig, video_token_index=VIDEO, image_grid_pinpoints=[[16, 8]]),
+        tiled_pictures,
+        videos,
+    ),
+    "llava_onevision": Family(
+        "LlavaOnevisionForConditionalGeneration",
+        llava_like(
+            hf.LlavaOnevisionConfig,
+            "qwen2",
+            SIGLIP,
+            video_token_index=VIDEO,
+            image_grid_pinpoints=[[16, 8]],
+        ),
+        tiled_pictures,
+        videos,
+    ),
+    "video_llava": Family(
+        "VideoLlavaForConditionalGeneration",
+        llava_like(hf.VideoLlavaConfig, video_token_index=VIDEO),
+        lambda count: {"pixel_values_images": pixels(count, 3, 8, 8)},
+        lambda count: {"pixel_values_videos": pixels(count, 8, 3, 8, 8)},
+    ),
+    "vipllava": Family(
+        "VipLlavaForConditionalGeneration",
+        llava_like(hf.VipLlavaConfig, vision_feature_layer=(-1, -2)),
+    ),
+    "pixtral (in llava)": Family(
+        "LlavaForConditionalGeneration",
+        llava_like(hf.LlavaConfig, "mistral", PIXTRAL, vision_feature_select_strategy="full"),
+        sized_pictures,
+    ),
+    "mistral3": Family(
+        "Mistral3ForConditionalGeneration",
+        llava_like(hf.Mistral3Config, "mistral", PIXTRAL, spatial_merge_size=2),
+        lambda count: {
+            "pixel_values": pixels(count, 3, 16, 16),
+            "image_sizes": torch.tensor([[16, 16]] * count),
+        },
+    ),
+    "internvl": Family(
+        "InternVLForConditionalGeneration",
+        lambda: hf.InternVLConfig(
+            vision_config={**VISION, "image_size": (16, 16), "patch_size": (4, 4)},
+            text_config=text("qwen2"),
+            image_token_id=IMAGE,
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
+    ),
+    "idefics2": Family(
+        "Idefics2ForConditionalGeneration",
+        lambda: hf.Idefics2Config(
+            vision_config=VISION,
+            perceiver_config={
+                "hidden_size": HIDDEN,
+                "resampler_n_latents": 4,
+                "resampler_depth": 1,
+                "resampler_n_heads": 2,
+                "resampler_head_dim": 8,
+                "num_key_value_heads": 1,
+            },
+            text_config=text("mistral"),
+            image_token_id=IMAGE,
+        ),
+        nested_pictures,
+    ),
+    "idefics3": Family(
+        "Idefics3ForConditionalGeneration",
+        lambda: hf.Idefics3Config(
+            vision_config={**VISION, "image_size": 16}, text_config=text("llama"), image_token_id=IMAGE
+        ),
+        lambda count: {"pixel_values": pixels(count, 1, 3, 16, 16)},
+    ),
+    "smolvlm": Family(
+        "SmolVLMForConditionalGeneration",
+        lambda: hf.SmolVLMConfig(
+            vision_config={**VISION, "image_size": 16}, text_config=text("llama"), image_token_id=IMAGE
+        ),
+        lambda count: {"pixel_values": pixels(count, 1, 3, 16, 16)},
+    ),
+    "paligemma": Family(
+        "PaliGemmaForConditionalGeneration",
+        lambda: hf.PaliGemmaConfig(
+            vision_config={**SIGLIP, "projection_dim": HIDDEN},
+            text_config=text("gemma", head_dim=8),
+            image_token_index=IMAGE,
+            projection_dim=HIDDEN,
+            hidden_size=HIDDEN,
+        ),
+        token_types="token_type_ids",
+        one_type=True,  # all of a prompt is a prefix, in which attention goes both ways
+    ),
+    "gemma3": Family("Gemma3ForConditionalGeneration", gemma3(64), around=True, token_types="token_type_ids"),
+    "gemma3 (window shorter than the prompt)": Family(
+        "Gemma3ForConditionalGeneration", gemma3(8), around=True, token_types="token_type_ids"
+    ),
+    "gemma3n": Family(
+        "Gemma3nForConditionalGeneration",
+        lambda: hf.Gemma3nConfig(
+            text_config={**GEMMA_SHARED, "altup_num_inputs": 2, "laurel_rank": 4},
+            vision_config={"hidden_size": 16, "vocab_size": 4, "vocab_offset": 92},
+            audio_config={"hidden_size": 16, "vocab_size": 4, "vocab_offset": 96},
+            image_token_id=95,
+            vision_soft_tokens_per_image=4,
+            boi_token_id=90,
+            eoi_token_id=91,
+            audio_token_id=99,
+        ),
+        vision=Convolution,
+    ),
+    "gemma4": Family(
+        "Gemma4ForConditionalGeneration",
+        lambda: hf.Gemma4Config(
+            text_config=GEMMA_SHARED,
+            vision_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "patch_size": 4,
+                "pooling_kernel_size": 2,
+                "position_embedding_size": 16,
+            },
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            boi_token_id=START,
+            eoi_token_id=END,
+            audio_token_id=95,
+        ),
+        positioned_patches,
+        token_types="mm_token_type_ids",
+        around=True,
+    ),
+    "aya_vision": Family(
+        "AyaVisionForConditionalGeneration",
+        llava_like(
+            hf.AyaVisionConfig,
+            "cohere2",
+            {**SIGLIP, "image_size": 16},
+            vision_feature_select_strategy="full",
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
+    ),
+    "cohere2_vision": Family(
+        "Cohere2VisionForConditionalGeneration",
+        lambda: hf.Cohere2VisionConfig(
+            vision_config={**SIGLIP, "image_size": 16},
+            text_config=text(
+                "cohere2", sliding_window=8, layer_types=["sliding_attention"] * 3 + ["full_attention"]
+            ),
+            image_token_id=IMAGE,
+            alignment_intermediate_size=32,
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
+    ),
+    "fast_vlm": Family(
+        "FastVlmForConditionalGeneration",
+        lambda: hf.FastVlmConfig(
+            vision_config={"model_type": "timm_wrapper", "hidden_size": 16, "architecture": "fastvit_mci3"},
+            text_config=text("qwen2"),
+            image_token_index=IMAGE,
+        ),
+        vision=Convolution,
+    ),
+    "perception_lm": Family(
+        "PerceptionLMForConditionalGeneration",
+        lambda: hf.PerceptionLMConfig(
+            vision_config={
+                "model_type": "timm_wrapper",
+                "architecture": "vit_pe_core_large_patch14_336",
+                "model_args": {"embed_dim": 16},
+            },
+            text_config=text("llama"),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            tie_word_embeddings=False,
+        ),
+        nested_pictures,
+        videos,
+        vision=ConvolutionSequence,
+    ),
+    "ovis2": Family(
+        "Ovis2ForConditionalGeneration",
+        lambda: hf.Ovis2Config(
+            vision_config={**VISION, "vocab_size": 20},
+            text_config=text("qwen2"),
+            image_token_id=IMAGE,
+            visual_indicator_token_ids=(90, 91, 92, 93, 94),
+            vocab_size=VOCABULARY,
+            hidden_size=HIDDEN,
+        ),
+    ),
+    "deepseek_vl": Family(
+        "DeepseekVLForConditionalGeneration",
+        lambda: hf.DeepseekVLConfig(vision_config=SIGLIP, text_config=text("llama"), image_token_id=IMAGE),
+    ),
+    "aria": Family(
+        "AriaForConditionalGeneration",
+        lambda: hf.AriaConfig(
+            vision_config={"model_type": "idefics3_vision", **VISION},
+            text_config={**TEXT, "moe_num_experts": 4},
+            projector_patch_to_query_dict={4: 4},
+            image_token_index=IMAGE,
+        ),
+    ),
+    "molmo2": Family(
+        "Molmo2ForConditionalGeneration",
+        lambda: hf.Molmo2Config(
+            vision_config={**VISION, "num_key_value_heads": 2, "head_dim": 8, "image_size": [8, 8]},
+            adapter_config={
+                "hidden_size": 16,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "intermediate_size": 16,
+                "text_hidden_size": HIDDEN,
+                "vision_feature_layer": [-1],
+            },
+            text_config={**TEXT, "head_dim": 8, "vocab_size": 90, "additional_vocab_size": 10},
+            image_patch_id=IMAGE,
+            image_start_token_id=START,
+            image_end_token_id=END,
+        ),
+        pooled_patches,
+        token_types="mm_token_type_ids",
+        around=True,
+    ),
+    "qwen2_vl": Family(
+        "Qwen2VLForConditionalGeneration",
+        qwen_like(hf.Qwen2VLConfig, {"embed_dim": 16, "hidden_size": HIDDEN}),
+        QWEN_IMAGES,
+        QWEN_VIDEOS,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "qwen2_5_vl": Family(
+        "Qwen2_5_VLForConditionalGeneration",
+        qwen_like(
+            hf.Qwen2_5_VLConfig,
+            {"out_hidden_size": HIDDEN, "fullatt_block_indexes": [1], "window_size": 8},
+        ),
+        QWEN_IMAGES,
+        QWEN_VIDEOS,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "qwen3_vl": Family(
+        "Qwen3VLForConditionalGeneration",
+        qwen_like(
+            hf.Qwen3VLConfig,
+            {
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            head_dim=8,
+        ),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "qwen3_vl_moe": Family(
+        "Qwen3VLMoeForConditionalGeneration",
+        qwen_like(
+            hf.Qwen3VLMoeConfig,
+            {
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            head_dim=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+        ),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "glm4v": Family(
+        "Glm4vForConditionalGeneration",
+        qwen_like(hf.Glm4vConfig, {"out_hidden_size": HIDDEN, "image_size": 16}),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "llama4": Family(
+        "Llama4ForConditionalGeneration",
+        lambda: hf.Llama4Config(
+            text_config={
+                **TEXT,
+                "head_dim": 8,
+                "intermediate_size_mlp": 48,
+                "num_local_experts": 2,
+                "attention_chunk_size": 8,
+                "no_rope_layer_interval": 2,
+                "floor_scale": 4,
+                "attn_scale": 0.5,
+            },
+            vision_config={
+                **VISION,
+                "image_size": 16,
+                "vision_output_dim": 16,
+                "projector_input_dim": 16,
+                "projector_output_dim": 16,
+                "intermediate_size": 64,
+            },
+            image_token_index=IMAGE,
+            boi_token_index=START,
+            eoi_token_index=END,
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
+    ),
+}
+
+
+@dataclass
+class TinyModel:
+    """A family's tiny random model."""
+
+    family: Family
+    model: Any
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many visual tokens a picture ("image") and a video ("video") have."""
+
+    def prompt(self, *rows: list[int | str]) -> dict[str, torch.Tensor]:
+        """A left-padded batch; in a row, "image" and "video" stand for one of these."""
+        config = self.model.config
+        ids, types = [], []
+        for row in rows:
+            row_ids, row_types = [], []
+            for part in row:
+                if isinstance(part, int):
+                    part_ids, part_types = [part], [0]
+                else:
+                    token = config.image_token_id if part == "image" else config.video_token_id
+                    count, around = self.counts[part], int(self.family.around)
+                    part_ids = [START] * around + [token] * count + [END] * around
+                    part_types = [0] * around + [1 if part == "image" else 2] * count + [0] * around
+                row_ids += part_ids
+                row_types += part_types
+            ids.append(row_ids)
+            types.append(row_types)
+        length = max(map(len, ids))
+        inputs = {
+            "input_ids": torch.tensor([[0] * (length - len(row)) + row for row in ids]),
+            "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids]),
+        }
+        if self.family.token_types:
+            padded = torch.tensor([[0] * (length - len(row)) + row for row in types])
+            inputs[self.family.token_types] = padded * (not self.family.one_type)
+        for name, make in (("image", self.family.images), ("video", self.family.videos)):
+            count = sum(row.count(name) for row in rows)
+            if count and make is not None:
+                inputs |= make(count)
+        return inputs
+
+
+def build(name: str) -> TinyModel:
+    """The tiny model of a family, always with the same random weights."""
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    config = family.config()
+    model_class = getattr(hf, family.model)
+    if family.vision is None:
+        model = model_class(config)
+    else:
+        real, stand_in = hf.AutoModel.from_config, family.vision
+        with mock.patch.object(
+            hf.AutoModel,
+            "from_config",
+            lambda part, **options: (
+                stand_in(part) if part.model_type in NEEDS_TIMM else real(part, **options)
+            ),
+        ):
+            model = model_class(config)
+    model = model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                # At the usual scale of 0.02, attention would be so even that it hardly mattered to what.
+                nn.init.normal_(parameter, std=0.3)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        tiny = TinyModel(family, model)
+        encoder = getattr(model, "model", model)
+        tiny.counts["image"] = count_features(encoder.get_image_features(**family.images(1)))
+        if family.videos is not None:
+            encode = getattr(encoder, "get_video_features", encoder.get_image_features)
+            tiny.counts["video"] = count_features(encode(*family.videos(1).values()))
+    return tiny
+
+
+def count_features(encoded: Any) -> int:
+    features = encoded.last_hidden_state if encoded.pooler_output is None else encoded.pooler_output
+    parts = [features] if isinstance(features, torch.Tensor) else features
+    return sum(part[..., 0].numel() for part in parts)
