@@ -39,7 +39,7 @@ class AttentionMass:
     Shares are from 0 to 1 and sum to 1 in each layer of each query; withdrawn, the image's share is exactly 0
     from layer K on. Raises ValueError otherwise.
 
-    These are the curves of arXiv 2405.05803, figures 1 and 2, for one query instead of a mean over many.
+    This is where attention sinks show, from which arXiv 2405.05803 starts, query by query.
     """
 
     segments: tuple[str, ...]
