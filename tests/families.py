@@ -3,6 +3,7 @@
 `python -m tests.families` prints which of them pass, as a table for README.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,10 @@ import torch
 import transformers as hf
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tests.oracles import visual_keys_blocked
+from vtw_demo.segments import visual_token_mask
+from vtw_demo.withdrawal import withdraw
 
 LAYERS = 4
 VOCABULARY = 100
@@ -559,18 +564,26 @@ class TinyModel:
         for name, make in (("image", self.family.images), ("video", self.family.videos)):
             count = sum(row.count(name) for row in rows)
             if count and make is not None:
-                inputs |= make(count)
+                inputs |= self.cast(make(count))
         return inputs
 
+    def cast(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same with numbers of the model's own type."""
+        return {
+            name: tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in inputs.items()
+        }
 
-def build(name: str) -> TinyModel:
+
+@functools.cache
+def build(name: str, dtype: torch.dtype = torch.float32) -> TinyModel:
     """The tiny model of a family, always with the same random weights."""
     family = FAMILIES[name]
     torch.manual_seed(0)
     config = family.config()
     model_class = getattr(hf, family.model)
     if family.vision is None:
-        model = model_class(config)
+        model = model_class._from_config(config, dtype=dtype)
     else:
         real, stand_in = hf.AutoModel.from_config, family.vision
         with mock.patch.object(
@@ -580,7 +593,7 @@ def build(name: str) -> TinyModel:
                 stand_in(part) if part.model_type in NEEDS_TIMM else real(part, **options)
             ),
         ):
-            model = model_class(config)
+            model = model_class._from_config(config, dtype=dtype)
     model = model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -591,10 +604,10 @@ def build(name: str) -> TinyModel:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         tiny = TinyModel(family, model)
         encoder = getattr(model, "model", model)
-        tiny.counts["image"] = count_features(encoder.get_image_features(**family.images(1)))
+        tiny.counts["image"] = count_features(encoder.get_image_features(**tiny.cast(family.images(1))))
         if family.videos is not None:
             encode = getattr(encoder, "get_video_features", encoder.get_image_features)
-            tiny.counts["video"] = count_features(encode(*family.videos(1).values()))
+            tiny.counts["video"] = count_features(encode(*tiny.cast(family.videos(1)).values()))
     return tiny
 
 
@@ -602,3 +615,77 @@ def count_features(encoded: Any) -> int:
     features = encoded.last_hidden_state if encoded.pooler_output is None else encoded.pooler_output
     parts = [features] if isinstance(features, torch.Tensor) else features
     return sum(part[..., 0].numel() for part in parts)
+
+
+PROMPTS: dict[str, list[list[int | str]]] = {
+    "one image": [[1, 2, "image", 3, 4, 5]],
+    "image first": [["image", 3, 4]],
+    "several images": [[1, "image", 2, 3, "image", "image", 4, 5]],
+    "ragged batch": [[1, "image", 2, 3], [4, 5, 6], ["image", 2, "image", 3, 4], [7] * 9 + ["image", 8]],
+    "no image": [[1, 2, 3], [4, 5]],
+    "video": [[1, "video", 2, 3]],
+    "images and videos": [[1, "image", 2, "video", 3, "image", 4], [5, 6, 7], [8, "video", 9]],
+}
+OPTIONS = {
+    "max_new_tokens": 4,
+    "do_sample": False,
+    "suppress_tokens": list(SPECIAL),
+    "output_logits": True,
+    "return_dict_in_generate": True,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt generated from with withdrawal, and by the oracle."""
+
+    inputs: dict[str, torch.Tensor]
+    visual: torch.Tensor
+    out: Any
+    expected: Any
+
+    @property
+    def same_tokens(self) -> bool:
+        return torch.equal(self.out.sequences, self.expected.sequences)
+
+    @property
+    def error(self) -> float:
+        """The largest difference between logits, in standard deviations of the oracle's."""
+        logits, expected = torch.stack(self.out.logits), torch.stack(self.expected.logits)
+        return ((logits - expected).abs().max() / expected.std()).item()
+
+
+def compare(tiny: TinyModel, rows: list[list[int | str]], layer: int, **options: Any) -> Comparison:
+    """Generate with withdrawal at `layer`, and by the oracle."""
+    inputs = tiny.prompt(*rows)
+    visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
+    with visual_keys_blocked(tiny.model, layer, visual):
+        torch.manual_seed(0)
+        expected = tiny.model.generate(**inputs, **OPTIONS | options)
+    with withdraw(tiny.model, layer=layer):
+        torch.manual_seed(0)
+        out = tiny.model.generate(**inputs, **OPTIONS | options)
+    return Comparison(inputs, visual, out, expected)
+
+
+def table() -> str:
+    """A Markdown table of the families: what they were tried with, and how far they were from the oracle."""
+    lines = [
+        "| family | visual tokens of | withdrawn = masked | largest difference of logits |",
+        "|---|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        tiny = build(name)
+        prompts = [rows for kind, rows in PROMPTS.items() if family.videos or "video" not in kind]
+        comparisons = [
+            compare(tiny, rows, layer) for rows in prompts for layer in (1, LAYERS // 2, LAYERS - 1)
+        ]
+        error = max(comparison.error for comparison in comparisons)
+        passes = error < 1e-4 and all(comparison.same_tokens for comparison in comparisons)
+        kinds = "images, videos" if family.videos else "images"
+        lines.append(f"| {name} | {kinds} | {'yes' if passes else 'NO'} | {error:.0e} σ |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,246 @@
+"""Withdrawal is exact for every family: each is compared with the oracle, which removes nothing."""
+
+import pytest
+import torch
+import transformers as hf
+
+from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, SPECIAL, TEXT, VISION, build, compare
+from tests.oracles import visual_keys_blocked
+from vtw_demo.segments import visual_token_mask
+from vtw_demo.withdrawal import withdraw
+
+WAYS = {
+    "eager": {},
+    "sampling": {"do_sample": True},
+    "beams": {"num_beams": 3},
+    "no cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "chunked prefill": {"prefill_chunk_size": 5},
+}
+
+
+def cases(takes_videos: bool):
+    names = [name for name in PROMPTS if ("video" in name) == takes_videos]
+    families = [name for name, family in FAMILIES.items() if family.videos or not takes_videos]
+    return [pytest.param(family, name, id=f"{family}-{name}") for family in families for name in names]
+
+
+def check_cache(comparison, layer):
+    """Layers below K hold what they ever hold, layers from K on hold what the oracle has for text."""
+    visual, attended = comparison.visual, comparison.inputs["attention_mask"].bool()
+    decoded = torch.ones(len(visual), OPTIONS["max_new_tokens"] - 1, dtype=torch.bool)
+    attended = torch.cat([attended, decoded], dim=1)
+    text = attended & ~torch.cat([visual, ~decoded], dim=1)
+    layers = zip(
+        comparison.out.past_key_values.layers, comparison.expected.past_key_values.layers, strict=True
+    )
+    for index, (actual, wanted) in enumerate(layers):
+        if wanted.keys is None:  # it uses the keys and values of another layer
+            continue
+        held = wanted.keys.shape[-2]
+        if index >= layer and visual.any():
+            kept = int(text.sum(1).max())
+            assert actual.keys.shape[-2] == (min(kept, held) if wanted.is_sliding else kept)
+        else:
+            assert actual.keys.shape[-2] == held
+        for row in range(len(visual)):
+            columns = (text if index >= layer else attended)[row, -held:]
+            count = int(columns.sum())
+            for name in ("keys", "values"):
+                have, want = getattr(actual, name)[row], getattr(wanted, name)[row]
+                torch.testing.assert_close(
+                    have[:, have.shape[1] - count :] if index >= layer else have[:, columns],
+                    want[:, columns],
+                    atol=1e-4,
+                    rtol=1e-4,
+                )
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS - 1])
+@pytest.mark.parametrize(("family", "name"), cases(takes_videos=False) + cases(takes_videos=True))
+def test_greedy(family, name, layer):
+    comparison = compare(build(family), PROMPTS[name], layer)
+    assert comparison.same_tokens
+    assert comparison.error < 1e-4
+    check_cache(comparison, layer)
+
+
+TRANSFORMERS_CANNOT = {
+    # Its picture features are in `last_hidden_state`, which `generate` neither repeats nor splits.
+    ("llama4", "beams"),
+    ("llama4", "chunked prefill"),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [(family, way) for family in FAMILIES for way in WAYS if (family, way) not in TRANSFORMERS_CANNOT],
+)
+def test_ways_of_generating(family, way):
+    tiny = build(family)
+    tiny.model.set_attn_implementation("eager" if way == "eager" else "sdpa")
+    rows = [[1, "image", 2, 3], [4, "image", 5, 6, 7, 8]] if way == "beams" else PROMPTS["ragged batch"]
+    comparison = compare(tiny, rows, 2, **WAYS[way])
+    assert comparison.same_tokens
+    assert comparison.error < 1e-4
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forward(family, use_cache):
+    """Logits, loss and hidden states have the shapes that they have without withdrawal."""
+    tiny = build(family)
+    inputs = tiny.prompt(*PROMPTS["ragged batch"])
+    visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
+    text = inputs["attention_mask"].bool() & ~visual
+    labels = inputs["input_ids"].masked_fill(~text | (inputs["input_ids"] >= min(SPECIAL)), -100)
+    labels[:, 1:][~text[:, :-1]] = -100  # the oracle knows nothing of what visual tokens predict
+    options = {"labels": labels, "use_cache": use_cache, "output_hidden_states": True}
+    with torch.no_grad():
+        with visual_keys_blocked(tiny.model, 2, visual):
+            expected = tiny.model(**inputs, **options)
+        with withdraw(tiny.model, layer=2):
+            out = tiny.model(**inputs, **options)
+            without_hidden_states = tiny.model(**inputs, use_cache=use_cache)
+    assert [states.shape for states in out.hidden_states] == [
+        states.shape for states in expected.hidden_states
+    ]
+    assert out.logits.shape == expected.logits.shape
+    scale = expected.logits[text].std()
+    assert (out.logits - expected.logits)[text].abs().max() < 1e-4 * scale
+    assert (out.logits - without_hidden_states.logits).abs().max() < 1e-4 * scale
+    torch.testing.assert_close(out.loss, expected.loss, atol=1e-4, rtol=1e-4)
+
+
+def decode_by_hand(model, inputs, steps):
+    """Greedy decoding that leaves all counting to the model and its cache: the logits of each step."""
+    logits = []
+    out = model(**inputs, use_cache=True)
+    for _ in range(steps):
+        logits.append(out.logits[:, -1])
+        following = out.logits[:, -1:, : min(SPECIAL)].argmax(-1)
+        out = model(input_ids=following, past_key_values=out.past_key_values)
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_by_hand(family):
+    tiny = build(family)
+    inputs = tiny.prompt(*PROMPTS["several images"])
+    visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
+    with torch.no_grad():
+        with visual_keys_blocked(tiny.model, 1, visual):
+            expected = decode_by_hand(tiny.model, inputs, 3)
+        with withdraw(tiny.model, layer=1):
+            logits = decode_by_hand(tiny.model, inputs, 3)
+    assert (logits - expected).abs().max() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_calls_in_one_context(family):
+    """Prompts of other lengths, with images and without, in one context: none leaves a trace in the next."""
+    tiny = build(family)
+    order = ["several images", "no image", "image first", "several images"]
+    alone = [compare(tiny, PROMPTS[name], 2).out.sequences for name in order]
+    options = OPTIONS | {"output_logits": False, "return_dict_in_generate": False}
+    with withdraw(tiny.model, layer=2):
+        for name, expected in zip(order, alone, strict=True):
+            assert torch.equal(tiny.model.generate(**tiny.prompt(*PROMPTS[name]), **options), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16(family):
+    """Seven bits of precision are few, but what is wrong is wrong by half a standard deviation or more."""
+    comparison = compare(build(family, torch.bfloat16), PROMPTS["ragged batch"], 2, max_new_tokens=1)
+    logits, expected = comparison.out.logits[0].float(), comparison.expected.logits[0].float()
+    assert (logits - expected).abs().mean() < 0.08 * expected.std()
+
+
+QFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "ffn_dim": 16,
+    "num_attention_heads": 2,
+    "word_embed_proj_dim": 16,
+}
+BLIP_VISION = {key: value for key, value in VISION.items() if key != "projection_dim"}
+UNSUPPORTED = {
+    "mllama": (
+        "MllamaForConditionalGeneration",
+        lambda: hf.MllamaConfig(
+            text_config={**TEXT, "cross_attention_layers": [1], "bos_token_id": 1, "eos_token_id": 2},
+            vision_config={**VISION, "num_global_layers": 1, "vision_output_dim": 16, "attention_heads": 2},
+        ),
+        "a MllamaCrossAttentionDecoderLayer",
+    ),
+    "florence2": (
+        "Florence2ForConditionalGeneration",
+        lambda: hf.Florence2Config(
+            text_config={"model_type": "bart", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+        ),
+        "it is an encoder-decoder",
+    ),
+    "blip_2": (
+        "Blip2ForConditionalGeneration",
+        lambda: hf.Blip2Config(
+            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
+        ),
+        "its generate hands embeddings",
+    ),
+    "instructblip": (
+        "InstructBlipForConditionalGeneration",
+        lambda: hf.InstructBlipConfig(
+            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
+        ),
+        "its generate hands embeddings",
+    ),
+    "lfm2_vl": (
+        "Lfm2VlForConditionalGeneration",
+        lambda: hf.Lfm2VlConfig(
+            text_config={**TEXT, "model_type": "lfm2", "layer_types": ["conv", "full_attention"] * 2},
+            vision_config={"model_type": "siglip2_vision_model", **VISION},
+        ),
+        r"layers of type \['conv'\]",
+    ),
+    "qwen3_5": (
+        "Qwen3_5ForConditionalGeneration",
+        lambda: hf.Qwen3_5Config(
+            text_config={**TEXT, "layer_types": ["linear_attention", "full_attention"] * 2},
+            vision_config={"hidden_size": 16, "depth": 1, "num_heads": 2, "out_hidden_size": 32},
+        ),
+        r"layers of type \['linear_attention'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_families_in_which_it_cannot_mean_anything(name):
+    class_name, config, reason = UNSUPPORTED[name]
+    with torch.device("meta"):
+        model = getattr(hf, class_name)(config())
+    message = rf"{class_name} can't be used with withdraw: .*{reason}"
+    with pytest.raises(ValueError, match=message), withdraw(model, layer=1):
+        pass
+
+
+def test_model_without_placeholders():
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT))
+    with pytest.raises(ValueError, match="LlamaConfig names no placeholder token"), withdraw(model, layer=1):
+        pass
+
+
+def test_forward_passes_that_are_not_understood():
+    tiny = build("llava")
+    inputs = tiny.prompt(*PROMPTS["one image"])
+    length = inputs["input_ids"].shape[1]
+    with withdraw(tiny.model, layer=2):
+        with pytest.raises(
+            RuntimeError, match=rf"argument strange of LlamaDecoderLayer, of shape \(3, {length}"
+        ):
+            tiny.model(**inputs, strange=torch.zeros(3, length))
+        with pytest.raises(RuntimeError, match="ran outside of the model's own forward pass"):
+            tiny.model.model.language_model(inputs["input_ids"])
+        with pytest.raises(ValueError, match=r"none of its tokens is one of the placeholders \(99,\)"):
+            tiny.model(input_ids=inputs["input_ids"] % 50, pixel_values=inputs["pixel_values"])
