@@ -6,14 +6,12 @@ decode. What text positions then hold is what withdrawal must give.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
-
-NAME = "visual_keys_blocked"
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, flash_attention_mask
 
 
 @contextmanager
@@ -43,14 +41,48 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, query, key, value, attention_mask, **kwargs)
 
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, mask_of_all_columns)
+    with attention_implementation(model, "visual_keys_blocked", attention, mask_of_all_columns):
+        yield
+
+
+@contextmanager
+def flash_attention_stand_in(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, attention runs as flash attention does, in what it is handed and what it makes of it.
+
+    It takes a mask of padding alone, or none; is causal and slides a window among the keys that it is
+    handed, aligned at the end; and takes positions with a gap for those of several sequences.
+    """
+
+    def attention(
+        module, query, key, value, attention_mask, sliding_window=None, position_ids=None, **kwargs
+    ):
+        if position_ids is not None and attention_mask is None and (position_ids.diff(dim=-1) != 1).any():
+            raise AssertionError("flash attention would attend within runs of positions")
+        age = torch.arange(key.shape[2] - query.shape[2], key.shape[2])[:, None] - torch.arange(key.shape[2])
+        visible = (age >= 0) & (age < (sliding_window or key.shape[2]))
+        if attention_mask is not None:
+            visible = visible & attention_mask.bool()[:, None, None, :]
+        mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(query.dtype).min)
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return eager(module, query, key, value, mask.expand(query.shape[0], 1, -1, -1), **kwargs)
+
+    with attention_implementation(model, "flash_attention_stand_in", attention, flash_attention_mask):
+        yield
+
+
+@contextmanager
+def attention_implementation(
+    model: PreTrainedModel, name: str, attention: Callable, mask: Callable
+) -> Iterator[None]:
+    """Let the decoder of `model` attend by these functions inside the block."""
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)
     config = model.get_decoder().config
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
-        del AttentionInterface._global_mapping[NAME]
-        del AttentionMaskInterface._global_mapping[NAME]
+        del AttentionInterface._global_mapping[name]
+        del AttentionMaskInterface._global_mapping[name]

@@ -5,7 +5,7 @@ import torch
 import transformers as hf
 
 from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, SPECIAL, TEXT, VISION, build, compare
-from tests.oracles import visual_keys_blocked
+from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.segments import visual_token_mask
 from vtw_demo.withdrawal import withdraw
 
@@ -244,3 +244,19 @@ def test_forward_passes_that_are_not_understood():
             tiny.model.model.language_model(inputs["input_ids"])
         with pytest.raises(ValueError, match=r"none of its tokens is one of the placeholders \(99,\)"):
             tiny.model(input_ids=inputs["input_ids"] % 50, pixel_values=inputs["pixel_values"])
+
+
+def test_flash_attention_with_a_sliding_window():
+    """Its window slides among the kept tokens: right while it is longer than the prompt, else refused."""
+    tiny = build("pixtral (in llava)")
+    assert tiny.model.config.text_config.sliding_window == 4096
+    comparison = compare(tiny, PROMPTS["ragged batch"], 2)
+    with flash_attention_stand_in(tiny.model), withdraw(tiny.model, layer=2):
+        out = tiny.model.generate(**comparison.inputs, **OPTIONS)
+    assert torch.equal(out.sequences, comparison.expected.sequences)
+
+    tiny = build("gemma3 (window shorter than the prompt)")
+    inputs = tiny.prompt(*PROMPTS["several images"])
+    refused = pytest.raises(RuntimeError, match="a sliding window of 8 tokens would be counted without")
+    with flash_attention_stand_in(tiny.model), withdraw(tiny.model, layer=2), refused:
+        tiny.model(**inputs)

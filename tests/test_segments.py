@@ -17,7 +17,7 @@ def test_segments_are_counted_in_reading_order():
         "question",
         "answer",
     ]
-    assert [segment.index for segment in Segment] == [FIRST, SYSTEM, VISUAL, QUESTION, ANSWER]
+    assert [segment.number for segment in Segment] == [FIRST, SYSTEM, VISUAL, QUESTION, ANSWER]
 
 
 @pytest.mark.parametrize(

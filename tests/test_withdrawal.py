@@ -1,5 +1,6 @@
 """The golden numbers of the authors' own implementation, and the behaviour of the context."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tests.oracles import visual_keys_blocked
+from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo import withdrawal
 from vtw_demo.withdrawal import withdraw
 
@@ -386,6 +387,54 @@ def test_conversation_goes_on_with_its_cache(model):
         model(**turn, past_key_values=cache)
 
 
+def next_logits(model, tokens, mask, cache):
+    """The logits after one more token a row."""
+    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    positions = mask.sum(1, keepdim=True) - 1
+    out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache)
+    return out.logits[:, -1]
+
+
+def test_placeholder_in_an_answer_is_text(model):
+    inputs = PROMPTS["image first"]
+    placeholder = torch.tensor([[IMAGE]])
+    with torch.no_grad():
+        with visual_keys_blocked(model, 2, inputs["input_ids"] == IMAGE):
+            expected = next_logits(
+                model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values
+            )
+        with withdraw(model, layer=2):
+            logits = next_logits(
+                model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values
+            )
+    torch.testing.assert_close(logits, expected)
+
+
+def test_cache_is_copied_rearranged_and_reset(model):
+    inputs = PROMPTS["ragged batch"]
+    mask, rows = inputs["attention_mask"], torch.tensor([2, 0, 0])
+    tokens = torch.tensor([[11], [12], [13], [14]])
+    with torch.no_grad(), withdraw(model, layer=2):
+        cache = model(**inputs).past_key_values
+        copies = [copy.deepcopy(cache) for _ in range(3)]
+        expected = next_logits(model, tokens, mask, cache)
+        copies[0].batch_select_indices(rows)
+        torch.testing.assert_close(next_logits(model, tokens[rows], mask[rows], copies[0]), expected[rows])
+        copies[1].reorder_cache(torch.tensor([3, 2, 1, 0]))
+        flipped = next_logits(model, tokens.flip(0), mask.flip(0), copies[1])
+        torch.testing.assert_close(flipped, expected.flip(0))
+        copies[2].batch_repeat_interleave(2)
+        twice = [tensor.repeat_interleave(2, dim=0) for tensor in (tokens, mask)]
+        repeated = next_logits(model, *twice, copies[2])
+        torch.testing.assert_close(repeated, expected.repeat_interleave(2, dim=0))
+
+        cache.reset()
+        assert [cache.get_seq_length(index) for index in range(LAYERS)] == [0] * LAYERS
+        again = PROMPTS["several images"]
+        expected = last_prompt_logits(model, again)
+        torch.testing.assert_close(last_prompt_logits(model, {**again, "past_key_values": cache}), expected)
+
+
 def state_of(model):
     """Everything that a context could leave behind, in all modules."""
     return {
@@ -493,3 +542,14 @@ def test_masks_are_built_once_and_only_where_needed(model):
     assert masks[0] is masks[1]
     assert masks[2] is masks[3]
     assert masks[2].shape[-2:] == (7, 7)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_flash_attention(model, name):
+    inputs = PROMPTS[name]
+    with visual_keys_blocked(model, 2, inputs["input_ids"] == IMAGE):
+        expected = model.generate(**inputs, **GENERATE)
+    with flash_attention_stand_in(model), withdraw(model, layer=2):
+        out = model.generate(**inputs, **GENERATE)
+    assert torch.equal(out.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits))

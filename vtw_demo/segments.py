@@ -29,7 +29,7 @@ class Segment(StrEnum):
     ANSWER = "answer"
 
     @property
-    def index(self) -> int:
+    def number(self) -> int:
         """The number that stands for this segment in the tensor of `segment_ids`."""
         return tuple(Segment).index(self)
 
@@ -108,10 +108,10 @@ def segment_ids(
     before_image = (visual_so_far == 0) & visual.any(1, keepdim=True)
     first = present & (present.cumsum(1) == 1)
 
-    ids = torch.full(input_ids.shape, Segment.QUESTION.index, device=input_ids.device)
-    ids[before_image] = Segment.SYSTEM_TEXT.index
-    ids[first] = Segment.FIRST_TOKEN.index
-    ids[visual] = Segment.IMAGE.index
-    ids[(~in_prompt).expand_as(ids)] = Segment.ANSWER.index
+    ids = torch.full(input_ids.shape, Segment.QUESTION.number, device=input_ids.device)
+    ids[before_image] = Segment.SYSTEM_TEXT.number
+    ids[first] = Segment.FIRST_TOKEN.number
+    ids[visual] = Segment.IMAGE.number
+    ids[(~in_prompt).expand_as(ids)] = Segment.ANSWER.number
     ids[~present] = PADDING
     return ids

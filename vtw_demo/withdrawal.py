@@ -305,7 +305,7 @@ class WithdrawnCacheLayer(CacheLayerMixin):
         super().reset()
         self.slots = None
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self.select_rows(beam_idx)
 
@@ -397,7 +397,7 @@ class _Withdrawal:
             (self.decoder, "pre", self.before_decoder, {}),
         ]
         for index in range(self.layer, len(self.layers)):
-            module = self.layers[index]
+            module: Any = self.layers[index]
             hooks.append((module, "pre", functools.partial(self.before_layer, index), {}))
             # First of all hooks, so that those that record hidden states record restored ones.
             hooks.append((module, "post", functools.partial(self.after_layer, index), {"prepend": True}))
@@ -427,10 +427,10 @@ class _Withdrawal:
                 "withdraw doesn't work with gradient checkpointing, which runs layers again after the "
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
-        cache = given.get("past_key_values")
+        cache: Cache | None = given.get("past_key_values")
         sequence_length = input_ids.shape[1]
         columns_before = count_columns(cache, sequence_length)
-        noted_layer, slots = noted_slots(cache) if columns_before else (0, None)
+        noted_layer, slots = noted_slots(cache) if cache is not None and columns_before else (0, None)
         if slots is not None and noted_layer != self.layer:
             raise RuntimeError(
                 f"This KV cache was filled with withdrawal layer {noted_layer}, and is used now with "
@@ -592,6 +592,7 @@ class _Withdrawal:
         if identity not in forward.made:
             keys = all_slots.span(first, count)
             queries = None if forward.kept is None or forward.only_tail else forward.kept.index
+            made: torch.Tensor | None
             if mask is not None:
                 made = take_mask(mask, keys, queries, first_column)
             elif self.is_flash:
@@ -748,13 +749,13 @@ def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
     return sources
 
 
-def scales_attention_by_position(layer: nn.Module) -> bool:
+def scales_attention_by_position(layer: Any) -> bool:
     """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
     attention = layer.self_attn
     return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
 
 
-def attention_temperature(attention: nn.Module, position: torch.Tensor) -> torch.Tensor:
+def attention_temperature(attention: Any, position: torch.Tensor) -> torch.Tensor:
     """The factor by which llama4 scales the query at a position, counted from 0."""
     steps = torch.floor((position.float() + 1.0) / attention.floor_scale)
     return torch.log1p(steps) * attention.attn_scale + 1.0
