@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as hf
 
-from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, SPECIAL, TEXT, VISION, build, compare
+from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, SPECIAL, TEXT, VISION, TinyModel, build, compare
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.segments import visual_token_mask
 from vtw_demo.withdrawal import withdraw
@@ -31,9 +31,7 @@ def check_cache(comparison, layer):
     decoded = torch.ones(len(visual), OPTIONS["max_new_tokens"] - 1, dtype=torch.bool)
     attended = torch.cat([attended, decoded], dim=1)
     text = attended & ~torch.cat([visual, ~decoded], dim=1)
-    layers = zip(
-        comparison.out.past_key_values.layers, comparison.expected.past_key_values.layers, strict=True
-    )
+    layers = zip(comparison.out.past_key_values.layers, comparison.expected.past_key_values.layers, strict=True)
     for index, (actual, wanted) in enumerate(layers):
         if wanted.keys is None:  # it uses the keys and values of another layer
             continue
@@ -102,9 +100,7 @@ def test_forward(family, use_cache):
         with withdraw(tiny.model, layer=2):
             out = tiny.model(**inputs, **options)
             without_hidden_states = tiny.model(**inputs, use_cache=use_cache)
-    assert [states.shape for states in out.hidden_states] == [
-        states.shape for states in expected.hidden_states
-    ]
+    assert [states.shape for states in out.hidden_states] == [states.shape for states in expected.hidden_states]
     assert out.logits.shape == expected.logits.shape
     scale = expected.logits[text].std()
     assert (out.logits - expected.logits)[text].abs().max() < 1e-4 * scale
@@ -154,6 +150,18 @@ def test_bfloat16(family):
     comparison = compare(build(family, torch.bfloat16), PROMPTS["ragged batch"], 2, max_new_tokens=1)
     logits, expected = comparison.out.logits[0].float(), comparison.expected.logits[0].float()
     assert (logits - expected).abs().mean() < 0.08 * expected.std()
+
+
+def test_4_bits(tmp_path):
+    family = build("llava")
+    family.model.save_pretrained(tmp_path)
+    quantization = hf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = hf.LlavaForConditionalGeneration.from_pretrained(tmp_path, quantization_config=quantization)
+    assert type(model.model.language_model.layers[-1].mlp.up_proj).__name__ == "Linear4bit"
+    tiny = TinyModel(family.family, model.eval(), family.counts)
+    comparison = compare(tiny, PROMPTS["ragged batch"], 2)
+    assert comparison.same_tokens
+    assert comparison.error < 1e-4
 
 
 QFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -236,9 +244,7 @@ def test_forward_passes_that_are_not_understood():
     inputs = tiny.prompt(*PROMPTS["one image"])
     length = inputs["input_ids"].shape[1]
     with withdraw(tiny.model, layer=2):
-        with pytest.raises(
-            RuntimeError, match=rf"argument strange of LlamaDecoderLayer, of shape \(3, {length}"
-        ):
+        with pytest.raises(RuntimeError, match=rf"argument strange of LlamaDecoderLayer, of shape \(3, {length}"):
             tiny.model(**inputs, strange=torch.zeros(3, length))
         with pytest.raises(RuntimeError, match="ran outside of the model's own forward pass"):
             tiny.model.model.language_model(inputs["input_ids"])

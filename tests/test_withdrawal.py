@@ -52,15 +52,11 @@ def golden_model() -> LlavaForConditionalGeneration:
         patch_size=2,
         projection_dim=8,
     )
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, vision_feature_layer=-1
-    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, vision_feature_layer=-1)
     model = LlavaForConditionalGeneration(config).eval()
     state = {name[2:]: torch.from_numpy(GOLDEN[name]) for name in GOLDEN.files if name.startswith("w:")}
     model.lm_head.weight.data = state.pop("lm_head.weight")
-    model.model.language_model.load_state_dict(
-        {name.removeprefix("model."): weight for name, weight in state.items()}
-    )
+    model.model.language_model.load_state_dict({name.removeprefix("model."): weight for name, weight in state.items()})
     model.model.multi_modal_projector = Projector(torch.from_numpy(GOLDEN["img"]))
     return model
 
@@ -77,9 +73,7 @@ def golden_inputs() -> dict[str, torch.Tensor]:
 
 
 def check_against_golden(model, inputs, name):
-    out = model.generate(
-        **inputs, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True
-    )
+    out = model.generate(**inputs, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True)
     prompt_length = inputs["input_ids"].shape[1]
     assert out.sequences[0, prompt_length:].tolist() == GOLDEN[f"{name}_tokens"].tolist()
     np.testing.assert_allclose(torch.cat(out.logits).numpy(), GOLDEN[f"{name}_logits"], atol=1e-4, rtol=0)
@@ -154,9 +148,7 @@ def model() -> LlavaForConditionalGeneration:
 
 def prompt(*rows: list[int | str]) -> dict[str, torch.Tensor]:
     """A left-padded batch; in a row, "image" stands for a picture."""
-    ids = [
-        [token for part in row for token in ([IMAGE] * VISUAL if part == "image" else [part])] for row in rows
-    ]
+    ids = [[token for part in row for token in ([IMAGE] * VISUAL if part == "image" else [part])] for row in rows]
     length = max(map(len, ids))
     pictures = sum(row.count("image") for row in rows)
     inputs = {
@@ -235,6 +227,22 @@ def test_generate_equals_oracle(model, name, layer, attention):
             wanted = text_cache(expected.past_key_values, index, text)
         for row, wanted_row in zip(actual, wanted, strict=True):
             torch.testing.assert_close(row, wanted_row, atol=1e-4, rtol=1e-4)
+
+
+def test_empty_slots_hold_nothing(model):
+    with torch.no_grad(), withdraw(model, layer=2):
+        cache = model(**PROMPTS["ragged batch"]).past_key_values
+    empty = [4, 2, 3, 0]  # of the seven slots that the row with the most text needs
+    assert [int((keys == 0).all(-1).all(0).sum()) for keys in cache.layers[2].keys] == empty
+
+
+def test_prompt_lookup_decoding(model):
+    """It decodes several tokens at a time and takes some of them back out of the cache."""
+    inputs = prompt([1, 2, 3, "image", 1, 2, 3, 1, 2])
+    options = {"max_new_tokens": 12, "do_sample": False, "suppress_tokens": [IMAGE]}
+    with withdraw(model, layer=2):
+        expected = model.generate(**inputs, **options)
+        assert torch.equal(model.generate(**inputs, **options, prompt_lookup_num_tokens=3), expected)
 
 
 @pytest.mark.parametrize("name", ["several images", "ragged batch"])
@@ -400,13 +408,9 @@ def test_placeholder_in_an_answer_is_text(model):
     placeholder = torch.tensor([[IMAGE]])
     with torch.no_grad():
         with visual_keys_blocked(model, 2, inputs["input_ids"] == IMAGE):
-            expected = next_logits(
-                model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values
-            )
+            expected = next_logits(model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values)
         with withdraw(model, layer=2):
-            logits = next_logits(
-                model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values
-            )
+            logits = next_logits(model, placeholder, inputs["attention_mask"], model(**inputs).past_key_values)
     torch.testing.assert_close(logits, expected)
 
 
@@ -511,9 +515,7 @@ def test_forward_passes_that_cannot_be_understood(model):
 def test_generation_does_not_restore_what_it_does_not_read(model, monkeypatch):
     restored = []
     real = withdrawal.put_hidden_states
-    monkeypatch.setattr(
-        withdrawal, "put_hidden_states", lambda *args: restored.append(len(restored)) or real(*args)
-    )
+    monkeypatch.setattr(withdrawal, "put_hidden_states", lambda *args: restored.append(len(restored)) or real(*args))
     with withdraw(model, layer=2):
         model.generate(**PROMPTS["several images"], **GENERATE)
         assert restored == []

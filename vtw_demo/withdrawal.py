@@ -64,7 +64,7 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     """
     check_family(model)
     layers = find_decoder(model).layers
-    _check_layer(layer, len(layers))
+    check_layer(layer, len(layers))
     with _active_lock:
         if layers in _active:
             raise RuntimeError(
@@ -87,7 +87,7 @@ _active: weakref.WeakSet[nn.ModuleList] = weakref.WeakSet()
 _active_lock = threading.Lock()
 
 
-def _check_layer(layer: int, layer_count: int) -> None:
+def check_layer(layer: int, layer_count: int) -> None:
     if isinstance(layer, bool) or not isinstance(layer, int):
         raise TypeError(f"The withdrawal layer must be an integer; this is {layer!r}.")
     if layer == 0:
@@ -97,8 +97,7 @@ def _check_layer(layer: int, layer_count: int) -> None:
         )
     if not 1 <= layer <= layer_count:
         raise ValueError(
-            f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; "
-            f"this is {layer}."
+            f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is {layer}."
         )
 
 
@@ -223,9 +222,7 @@ def put_hidden_states(full: torch.Tensor, taken: torch.Tensor, kept: KeptPositio
     return full.scatter(-2, kept.index[..., None].expand_as(taken), taken)
 
 
-def take_mask(
-    mask: torch.Tensor, keys: Slots, queries: torch.Tensor | None, first_column: int
-) -> torch.Tensor:
+def take_mask(mask: torch.Tensor, keys: Slots, queries: torch.Tensor | None, first_column: int) -> torch.Tensor:
     """An attention mask for the layers from K on, out of the mask for layers that keep every token.
 
     - `mask`, shape (batch or 1, heads or 1, queries, columns), bool (True: attend) or float (added), or of
@@ -249,15 +246,13 @@ def take_mask(
     return taken.masked_fill(~visible[:, None, None, :], blocked)
 
 
-def make_mask(keys: Slots, query_column: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask for the layers from K on where the others need none; None where these need none either.
+def make_mask(keys: Slots, query_column: torch.Tensor | None) -> torch.Tensor:
+    """The mask for the layers from K on where the others need none, but these have empty slots.
 
     `query_column`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
-    The result is bool, shape (batch, 1, queries or 1, keys). Where there are no empty slots, attention among
-    the slots is right without a mask.
+    The result is bool, shape (batch, 1, queries or 1, keys).
     """
-    if keys.valid is None:
-        return None
+    assert keys.valid is not None
     visible = keys.valid[:, None, :]
     if query_column is not None:
         visible = visible & (keys.column[:, None, :] <= query_column[:, :, None])
@@ -486,9 +481,7 @@ class _Withdrawal:
         kwargs = dict(zip(self.layer_parameters[index][1:], args[1:], strict=False)) | kwargs
         cache = kwargs.get("past_key_values")
         if index == self.layer and forward.kept is not None:
-            forward.slots = add_slots(
-                forward.slots, forward.kept, forward.columns_before, forward.columns_after
-            )
+            forward.slots = add_slots(forward.slots, forward.kept, forward.columns_before, forward.columns_after)
             forward.full = hidden_states
         if forward.slots is None:
             return None
@@ -510,9 +503,7 @@ class _Withdrawal:
         )
         return (hidden_states,), kwargs
 
-    def after_layer(
-        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
-    ) -> Any:
+    def after_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         forward = self.forward
         if forward is None or forward.kept is None or forward.slots is None:
             return None
@@ -579,18 +570,20 @@ class _Withdrawal:
             )
         assert forward.slots is not None
         source = self.key_sources[index]
+        shares_all_columns = source < self.layer
+        if mask is None and forward.slots.valid is None and not shares_all_columns:
+            return None  # attention among the slots is right without a mask
         layer = cache.layers[source] if cache is not None and source < len(cache.layers) else None
         count, first_column = key_span(layer, forward.columns_before, forward.sequence_length)
-        if source < self.layer:
-            all_slots, first = forward.slots.with_withdrawn_columns(), first_column
-        else:
+        first = first_column
+        if not shares_all_columns:
             new = forward.sequence_length if forward.kept is None else forward.kept.index.shape[1]
-            all_slots, held = forward.slots, forward.slots.count_at(forward.columns_after) - new
-            count, first = key_span(layer, held, new)
+            count, first = key_span(layer, forward.slots.count_at(forward.columns_after) - new, new)
         is_causal = getattr(module.self_attn, "is_causal", True)
-        identity = ("attention_mask", id(mask), source < self.layer, first, count, is_causal)
+        identity = ("attention_mask", id(mask), shares_all_columns, first, count, is_causal)
         if identity not in forward.made:
-            keys = all_slots.span(first, count)
+            slots = forward.slots.with_withdrawn_columns() if shares_all_columns else forward.slots
+            keys = slots.span(first, count)
             queries = None if forward.kept is None or forward.only_tail else forward.kept.index
             made: torch.Tensor | None
             if mask is not None:
@@ -632,9 +625,7 @@ def has_visual_input(given: dict[str, Any]) -> bool:
     """Whether a forward pass is handed pictures or videos, or what the vision encoder made of them."""
     encoded = given.get("mm_encoder_outputs") or {}
     return any(encoded.get(name) is not None for name in ("image", "video")) or any(
-        value is not None
-        for name, value in given.items()
-        if name.startswith(("pixel_values", "image_patches"))
+        value is not None for name, value in given.items() if name.startswith(("pixel_values", "image_patches"))
     )
 
 
@@ -692,8 +683,7 @@ def check_family(model: PreTrainedModel) -> None:
     name, config = type(model).__name__, model.config
     if config.is_encoder_decoder:
         raise ValueError(
-            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual "
-            "tokens."
+            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual tokens."
         )
     if config.model_type in INNER_GENERATE:
         raise ValueError(
