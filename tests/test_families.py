@@ -4,7 +4,19 @@ import pytest
 import torch
 import transformers as hf
 
-from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, SPECIAL, TEXT, VISION, TinyModel, build, compare
+from tests.families import (
+    FAMILIES,
+    LAYERS,
+    OPTIONS,
+    PROMPTS,
+    SPECIAL,
+    TEXT,
+    VISION,
+    TinyModel,
+    build,
+    compare,
+    prompts_of,
+)
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.segments import visual_token_mask
 from vtw_demo.withdrawal import withdraw
@@ -17,12 +29,6 @@ WAYS = {
     "static cache": {"cache_implementation": "static"},
     "chunked prefill": {"prefill_chunk_size": 5},
 }
-
-
-def cases(takes_videos: bool):
-    names = [name for name in PROMPTS if ("video" in name) == takes_videos]
-    families = [name for name, family in FAMILIES.items() if family.videos or not takes_videos]
-    return [pytest.param(family, name, id=f"{family}-{name}") for family in families for name in names]
 
 
 def check_cache(comparison, layer):
@@ -55,7 +61,7 @@ def check_cache(comparison, layer):
 
 
 @pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS - 1])
-@pytest.mark.parametrize(("family", "name"), cases(takes_videos=False) + cases(takes_videos=True))
+@pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in prompts_of(family)])
 def test_greedy(family, name, layer):
     comparison = compare(build(family), PROMPTS[name], layer)
     assert comparison.same_tokens
@@ -106,6 +112,20 @@ def test_forward(family, use_cache):
     assert (out.logits - expected.logits)[text].abs().max() < 1e-4 * scale
     assert (out.logits - without_hidden_states.logits).abs().max() < 1e-4 * scale
     torch.testing.assert_close(out.loss, expected.loss, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [[[1, 2, "image"]], [["image", 2]]], ids=["image last", "one text token"])
+@pytest.mark.parametrize("layer", [1, LAYERS - 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_to_keep(family, layer, rows):
+    """The last logits are the same whether all are asked for or only these, for a withdrawn position too."""
+    tiny = build(family)
+    inputs = tiny.prompt(*rows)
+    with torch.no_grad(), withdraw(tiny.model, layer=layer):
+        expected = tiny.model(**inputs).logits
+        for count in (1, 2):
+            logits = tiny.model(**inputs, logits_to_keep=count).logits
+            torch.testing.assert_close(logits, expected[:, -count:], atol=1e-3, rtol=1e-4)
 
 
 def decode_by_hand(model, inputs, steps):

@@ -466,7 +466,10 @@ class _Withdrawal:
         forward = self.forward
         if forward is None or forward.kept is None:
             return None
-        return args, without_late_features(kwargs, self.layer)
+        kwargs = without_late_features(kwargs, self.layer)
+        if not forward.tail and "logits_to_keep" in kwargs:
+            kwargs["logits_to_keep"] = 0  # gemma4 would cut kept tokens to a tail that isn't the prompt's
+        return args, kwargs
 
     def before_layer(
         self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]
@@ -585,6 +588,8 @@ class _Withdrawal:
             slots = forward.slots.with_withdrawn_columns() if shares_all_columns else forward.slots
             keys = slots.span(first, count)
             queries = None if forward.kept is None or forward.only_tail else forward.kept.index
+            if mask is not None and mask.ndim == 4 and mask.shape[2] != forward.sequence_length:
+                queries = None  # the model has cut it to the tail already
             made: torch.Tensor | None
             if mask is not None:
                 made = take_mask(mask, keys, queries, first_column)
