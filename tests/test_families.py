@@ -31,6 +31,12 @@ WAYS = {
 }
 
 
+def tiny_model(family, attention="sdpa"):
+    tiny = build(family)
+    tiny.model.set_attn_implementation(attention)
+    return tiny
+
+
 def check_cache(comparison, layer):
     """Layers below K hold what they ever hold, layers from K on hold what the oracle has for text."""
     visual, attended = comparison.visual, comparison.inputs["attention_mask"].bool()
@@ -63,7 +69,7 @@ def check_cache(comparison, layer):
 @pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS - 1])
 @pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in prompts_of(family)])
 def test_greedy(family, name, layer):
-    comparison = compare(build(family), PROMPTS[name], layer)
+    comparison = compare(tiny_model(family), PROMPTS[name], layer)
     assert comparison.same_tokens
     assert comparison.error < 1e-4
     check_cache(comparison, layer)
@@ -81,8 +87,7 @@ TRANSFORMERS_CANNOT = {
     [(family, way) for family in FAMILIES for way in WAYS if (family, way) not in TRANSFORMERS_CANNOT],
 )
 def test_ways_of_generating(family, way):
-    tiny = build(family)
-    tiny.model.set_attn_implementation("eager" if way == "eager" else "sdpa")
+    tiny = tiny_model(family, "eager" if way == "eager" else "sdpa")
     rows = [[1, "image", 2, 3], [4, "image", 5, 6, 7, 8]] if way == "beams" else PROMPTS["ragged batch"]
     comparison = compare(tiny, rows, 2, **WAYS[way])
     assert comparison.same_tokens
@@ -93,7 +98,7 @@ def test_ways_of_generating(family, way):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward(family, use_cache):
     """Logits, loss and hidden states have the shapes that they have without withdrawal."""
-    tiny = build(family)
+    tiny = tiny_model(family)
     inputs = tiny.prompt(*PROMPTS["ragged batch"])
     visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
     text = inputs["attention_mask"].bool() & ~visual
@@ -114,18 +119,39 @@ def test_forward(family, use_cache):
     torch.testing.assert_close(out.loss, expected.loss, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [[[1, 2, "image"]], [["image", 2]]], ids=["image last", "one text token"])
+@pytest.mark.parametrize("case", ["image last", "image and text alone"])
 @pytest.mark.parametrize("layer", [1, LAYERS - 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_to_keep(family, layer, rows):
-    """The last logits are the same whether all are asked for or only these, for a withdrawn position too."""
-    tiny = build(family)
-    inputs = tiny.prompt(*rows)
+def test_logits_to_keep(family, layer, case):
+    """The last logits are the same whether all are asked for or only these, of a withdrawn position too."""
+    tiny = tiny_model(family, "eager")  # with sdpa's masks of None, gemma4 computes more than it reads
+    inputs = tiny.prompt([1, "image", 2])
+    visual = visual_token_mask(tiny.model.config, inputs["input_ids"])[0].nonzero()
+    # Without what `prompt` puts round an image.
+    columns = slice(0, visual.max() + 1) if case == "image last" else slice(visual.min(), None)
+    for name, value in inputs.items():
+        if name in ("input_ids", "attention_mask", tiny.family.token_types):
+            inputs[name] = value[:, columns]
+    text_count = inputs["input_ids"].shape[1] - len(visual)
     with torch.no_grad(), withdraw(tiny.model, layer=layer):
         expected = tiny.model(**inputs).logits
-        for count in (1, 2):
+        for count in (1, text_count):
             logits = tiny.model(**inputs, logits_to_keep=count).logits
             torch.testing.assert_close(logits, expected[:, -count:], atol=1e-3, rtol=1e-4)
+
+
+def test_attention_in_both_directions_without_a_mask():
+    """Without token types, sdpa gives paligemma no mask, and its attention goes both ways."""
+    tiny = tiny_model("paligemma")
+    rows = [[1, "image", 2, 3], [4, 5, 6, 7, 8, 9, 10]]
+    with torch.no_grad(), withdraw(tiny.model, layer=1):
+        inputs = tiny.prompt(*rows)
+        del inputs["token_type_ids"]
+        together = tiny.model(**inputs).logits
+        for row, logits in zip(rows, together, strict=True):
+            inputs = tiny.prompt(row)
+            del inputs["token_type_ids"]
+            torch.testing.assert_close(tiny.model(**inputs).logits[0], logits, atol=1e-3, rtol=1e-4)
 
 
 def decode_by_hand(model, inputs, steps):
@@ -141,7 +167,7 @@ def decode_by_hand(model, inputs, steps):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_by_hand(family):
-    tiny = build(family)
+    tiny = tiny_model(family)
     inputs = tiny.prompt(*PROMPTS["several images"])
     visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
     with torch.no_grad():
@@ -155,7 +181,7 @@ def test_decoding_by_hand(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_several_calls_in_one_context(family):
     """Prompts of other lengths, with images and without, in one context: none leaves a trace in the next."""
-    tiny = build(family)
+    tiny = tiny_model(family)
     order = ["several images", "no image", "image first", "several images"]
     alone = [compare(tiny, PROMPTS[name], 2).out.sequences for name in order]
     options = OPTIONS | {"output_logits": False, "return_dict_in_generate": False}
@@ -173,7 +199,7 @@ def test_bfloat16(family):
 
 
 def test_4_bits(tmp_path):
-    family = build("llava")
+    family = tiny_model("llava")
     family.model.save_pretrained(tmp_path)
     quantization = hf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = hf.LlavaForConditionalGeneration.from_pretrained(tmp_path, quantization_config=quantization)
@@ -260,7 +286,7 @@ def test_model_without_placeholders():
 
 
 def test_forward_passes_that_are_not_understood():
-    tiny = build("llava")
+    tiny = tiny_model("llava")
     inputs = tiny.prompt(*PROMPTS["one image"])
     length = inputs["input_ids"].shape[1]
     with withdraw(tiny.model, layer=2):
@@ -274,14 +300,14 @@ def test_forward_passes_that_are_not_understood():
 
 def test_flash_attention_with_a_sliding_window():
     """Its window slides among the kept tokens: right while it is longer than the prompt, else refused."""
-    tiny = build("pixtral (in llava)")
+    tiny = tiny_model("pixtral (in llava)")
     assert tiny.model.config.text_config.sliding_window == 4096
     comparison = compare(tiny, PROMPTS["ragged batch"], 2)
     with flash_attention_stand_in(tiny.model), withdraw(tiny.model, layer=2):
         out = tiny.model.generate(**comparison.inputs, **OPTIONS)
     assert torch.equal(out.sequences, comparison.expected.sequences)
 
-    tiny = build("gemma3 (window shorter than the prompt)")
+    tiny = tiny_model("gemma3 (window shorter than the prompt)")
     inputs = tiny.prompt(*PROMPTS["several images"])
     refused = pytest.raises(RuntimeError, match="a sliding window of 8 tokens would be counted without")
     with flash_attention_stand_in(tiny.model), withdraw(tiny.model, layer=2), refused:
