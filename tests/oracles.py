@@ -53,9 +53,8 @@ def flash_attention_stand_in(model: PreTrainedModel) -> Iterator[None]:
     handed, aligned at the end; and takes positions with a gap for those of several sequences.
     """
 
-    def attention(
-        module, query, key, value, attention_mask, sliding_window=None, position_ids=None, **kwargs
-    ):
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        position_ids, sliding_window = kwargs.pop("position_ids", None), kwargs.pop("sliding_window", None)
         if position_ids is not None and attention_mask is None and (position_ids.diff(dim=-1) != 1).any():
             raise AssertionError("flash attention would attend within runs of positions")
         age = torch.arange(key.shape[2] - query.shape[2], key.shape[2])[:, None] - torch.arange(key.shape[2])
@@ -72,7 +71,10 @@ def flash_attention_stand_in(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def attention_implementation(
-    model: PreTrainedModel, name: str, attention: Callable, mask: Callable
+    model: PreTrainedModel,
+    name: str,
+    attention: Callable,
+    mask: Callable,
 ) -> Iterator[None]:
     """Let the decoder of `model` attend by these functions inside the block."""
     AttentionInterface.register(name, attention)

@@ -83,9 +83,7 @@ def segment_ids(
     a configuration that names no placeholder token.
     """
     if input_ids.ndim != 2:
-        raise ValueError(
-            f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}."
-        )
+        raise ValueError(f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}.")
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise ValueError(
             f"attention_mask has the shape {tuple(attention_mask.shape)}, "
@@ -96,12 +94,11 @@ def segment_ids(
         prompt_length = sequence_length
     if not 0 <= prompt_length <= sequence_length:
         raise ValueError(
-            f"prompt_length is {prompt_length}, but the sequence has {sequence_length} positions."
+            f"prompt_length is {prompt_length}, but the sequence has {sequence_length} positions; "
+            "it counts the columns of the prompt, padding included."
         )
 
-    present = (
-        torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    )
+    present = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
     in_prompt = torch.arange(sequence_length, device=input_ids.device) < prompt_length
     visual = visual_token_mask(config, input_ids) & present & in_prompt
     visual_so_far = visual.cumsum(1)
