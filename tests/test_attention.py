@@ -240,11 +240,7 @@ def state(model):
     """All that a measurement might leave behind on a model."""
     modules = dict(model.named_modules())
     return (
-        {
-            name: module.config._attn_implementation
-            for name, module in modules.items()
-            if hasattr(module, "config")
-        },
+        {name: module.config._attn_implementation for name, module in modules.items() if hasattr(module, "config")},
         {
             name: (len(module._forward_hooks), len(module._forward_pre_hooks), set(vars(module)))
             for name, module in modules.items()

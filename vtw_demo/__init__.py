@@ -1,0 +1,8 @@
+"""Visual Tokens Withdrawal (AAAI 2025, arXiv 2405.05803) as a library; the demo's page reads it."""
+
+from vtw_demo.attention import measure_attention
+from vtw_demo.compare import compare
+from vtw_demo.models import load
+from vtw_demo.withdrawal import withdraw
+
+__all__ = ["compare", "load", "measure_attention", "withdraw"]

@@ -51,8 +51,7 @@ class AttentionMass:
     def __post_init__(self) -> None:
         if Segment.IMAGE not in self.segments or len(set(self.segments)) != len(self.segments):
             raise ValueError(
-                f"segments must be different names, {Segment.IMAGE.value!r} among them; these are "
-                f"{self.segments}."
+                f"segments must be different names, {Segment.IMAGE.value!r} among them; these are {self.segments}."
             )
         if self.visual_tokens < 0:
             raise ValueError(f"visual_tokens can't be negative; this is {self.visual_tokens}.")

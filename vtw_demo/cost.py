@@ -125,11 +125,7 @@ def kv_cache_bytes(
     bytes_per_element: int = 2,
 ) -> int:
     """Bytes of the KV cache of one sequence, the sum of `kv_cache_bytes_by_layer`."""
-    return sum(
-        kv_cache_bytes_by_layer(
-            config, prompt_tokens, visual_tokens, layer, decoded_tokens, bytes_per_element
-        )
-    )
+    return sum(kv_cache_bytes_by_layer(config, prompt_tokens, visual_tokens, layer, decoded_tokens, bytes_per_element))
 
 
 def kv_cache_bytes_by_layer(
@@ -158,8 +154,7 @@ def kv_cache_bytes_by_layer(
     bytes_per_token = 2 * shape.key_value_heads * shape.head_dim * bytes_per_element
     tokens_by_layer = _tokens_by_layer(shape.layers, prompt_tokens, visual_tokens, layer)
     return tuple(
-        (tokens + decoded_tokens if window is None else min(tokens + decoded_tokens, window - 1))
-        * bytes_per_token
+        (tokens + decoded_tokens if window is None else min(tokens + decoded_tokens, window - 1)) * bytes_per_token
         for tokens, window in zip(tokens_by_layer, shape.sliding_windows, strict=True)
     )
 

@@ -1,0 +1,72 @@
+import random
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from vtw_demo.embedded.architecture import VISUAL_TOKENS, build_model, build_processor
+from vtw_demo.embedded.samples import IGNORED, pack, patch_labels, pixels
+from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.models import EMBEDDED_FOLDER
+
+ASKED = [[("colour", "What color is the star?", "red"), ("count", "How many objects are there?", "3")]] * 2
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(PreTrainedTokenizerFast.from_pretrained(EMBEDDED_FOLDER))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [draw(random_scene(random.Random(seed), 2)) for seed in range(2)]
+
+
+def prompt_ids(processor, question):
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return processor.tokenizer.encode(text.replace("<image>", "<image>" * VISUAL_TOKENS))
+
+
+def test_pixels_are_those_of_the_processor(processor, pictures):
+    theirs = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels(pictures), theirs, atol=1e-5, rtol=0)
+
+
+def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pictures):
+    """Logits of a packed turn equal those of the same question asked alone, through the chat template."""
+    packed = pack(processor, pictures, ASKED, length=240)
+    model = build_model(processor.tokenizer, seed=0).eval()
+    with torch.no_grad():
+        logits = model(
+            input_ids=packed.input_ids,
+            pixel_values=packed.pixel_values,
+            position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask(),
+        ).logits
+        for row, questions in enumerate(ASKED):
+            for turn, (_, question, answer) in enumerate(questions):
+                ids = prompt_ids(processor, question)
+                start = ((packed.turns[row] == turn) & (packed.labels[row] != IGNORED)).nonzero()[0, 0]
+                alone = model(input_ids=torch.tensor([ids]), pixel_values=packed.pixel_values[row : row + 1]).logits[
+                    0, -1
+                ]
+                torch.testing.assert_close(logits[row, start], alone, atol=1e-4, rtol=0)
+                reply = [*processor.tokenizer.encode(answer), processor.tokenizer.eos_token_id]
+                assert packed.labels[row, start : start + len(reply)].tolist() == reply
+
+
+def test_what_does_not_fit_is_left_out_whole(processor, pictures):
+    room = len(prompt_ids(processor, ASKED[0][0][1])) + 3
+    packed = pack(processor, pictures, ASKED, length=room)
+    assert packed.kinds == (("colour",), ("colour",))
+
+
+def test_patch_labels_say_what_covers_a_patch():
+    scene = random_scene(random.Random(1), 3)
+    labels = patch_labels([scene])
+    covered = labels["shape"][0] > 0
+    assert 0 < covered.sum() < VISUAL_TOKENS / 2
+    for name, values in labels.items():
+        if name != "character":
+            assert torch.equal(values[0] > 0, covered)

@@ -1,0 +1,70 @@
+"""The embedded model's architecture: an ordinary LLaVA, small."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+PICTURE_SIDE = 224
+PATCH_SIDE = 16
+VISUAL_TOKENS = (PICTURE_SIDE // PATCH_SIDE) ** 2
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+    """The model with fresh weights: a 4-layer CLIP tower and a 12-layer Llama decoder."""
+    torch.manual_seed(seed)
+    tower = CLIPVisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        image_size=PICTURE_SIDE,
+        patch_size=PATCH_SIDE,
+        hidden_act="gelu_pytorch_tanh",
+    )
+    decoder = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=12,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=decoder,
+        image_token_index=tokenizer.convert_tokens_to_ids(["<image>"])[0],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The processor: any picture is scaled to a square, so that nothing of it is cut off."""
+    side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=side, do_center_crop=False, do_convert_rgb=True),
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIDE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )

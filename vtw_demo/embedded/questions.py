@@ -1,0 +1,248 @@
+"""Questions about a scene, with their answers, by kind."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, Scene, SceneObject
+
+# An object counts as left of another only if it is at least this share of the picture's side further left.
+DIRECTION_MARGIN = 0.10
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Question:
+    kind: str
+    text: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        if not self.text or not self.answer:
+            raise ValueError(f"a question needs a text and an answer, not {self.text!r} and {self.answer!r}")
+
+
+def ask(scene: Scene, kind: str, generator: random.Random) -> Question | None:
+    """A random question of `kind` about `scene`, or None where the scene gives no unambiguous one."""
+    return _ASK[kind](scene, generator)
+
+
+def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Question]:
+    """`count` random questions about `scene`, kinds drawn evenly from those the scene allows."""
+    asked: list[Question] = []
+    while len(asked) < count:
+        question = ask(scene, generator.choice(kinds), generator)
+        if question is not None:
+            asked.append(question)
+    return asked
+
+
+def describe(scene: Scene) -> str:
+    """One sentence that names every object in reading order, row by row."""
+    rows = {place: (row, column) for row, line in enumerate(PLACES) for column, place in enumerate(line)}
+    ordered = sorted(scene.objects, key=lambda item: (*rows[item.place], item.x))
+    parts = []
+    for item in ordered:
+        written = f" with {_article(item.character)} {item.character} on it" if item.character else ""
+        parts.append(f"a {item.size} {item.colour} {item.shape}{written} {_at(item.place)}")
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return f"There is {listed}."
+
+
+def _article(character: str) -> str:
+    return "an" if character in "8AEFHLMNRSX" else "a"
+
+
+def _at(place: str) -> str:
+    return f"in the {place}" if place == "center" or " " in place else f"at the {place}"
+
+
+def _name(item: SceneObject) -> str:
+    return f"{item.colour} {item.shape}"
+
+
+def _unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str] | None:
+    """An object and a noun for it that fits no other object: its shape, or colour and shape."""
+    item = generator.choice(scene.objects)
+    shapes = Counter(o.shape for o in scene.objects)
+    colours = Counter(o.colour for o in scene.objects)
+    nouns = [_name(item)]
+    if shapes[item.shape] == 1:
+        nouns.append(item.shape)
+    if colours[item.colour] == 1:
+        nouns.append(f"{item.colour} {generator.choice(('object', 'shape', 'thing'))}")
+    return item, generator.choice(nouns)
+
+
+def _colour(scene: Scene, generator: random.Random) -> Question | None:
+    spelling = generator.choice(("color", "colour"))
+    if len(scene.objects) == 1 and generator.random() < 0.3:
+        noun = generator.choice(("object", "shape"))
+        forms: tuple[str, ...] = (f"What {spelling} is the {noun}?", f"What {spelling} is it?")
+        return Question("colour", generator.choice(forms), scene.objects[0].colour)
+    unique = [o for o in scene.objects if sum(p.shape == o.shape for p in scene.objects) == 1]
+    if not unique:
+        return None
+    item = generator.choice(unique)
+    forms = (
+        f"What {spelling} is the {item.shape}?",
+        f"What is the {spelling} of the {item.shape}?",
+        f"Which {spelling} does the {item.shape} have?",
+    )
+    return Question("colour", generator.choice(forms), item.colour)
+
+
+def _shape(scene: Scene, generator: random.Random) -> Question | None:
+    if len(scene.objects) == 1 and generator.random() < 0.3:
+        forms: tuple[str, ...] = ("What shape is it?", "What shape is in the picture?", "What is the shape?")
+        return Question("shape", generator.choice(forms), scene.objects[0].shape)
+    unique = [o for o in scene.objects if sum(p.colour == o.colour for p in scene.objects) == 1]
+    if not unique:
+        return None
+    item = generator.choice(unique)
+    forms = (
+        f"What shape is the {item.colour} object?",
+        f"What is the {item.colour} thing?",
+        f"What is the {item.colour} shape?",
+        f"Which shape is {item.colour}?",
+    )
+    return Question("shape", generator.choice(forms), item.shape)
+
+
+def _count(scene: Scene, generator: random.Random) -> Question | None:
+    what = generator.random()
+    if what < 0.34:
+        noun, number = generator.choice(("objects", "shapes", "things")), len(scene.objects)
+    elif what < 0.67:
+        present = generator.random() < 0.8
+        shape = generator.choice([o.shape for o in scene.objects] if present else SHAPES)
+        noun = f"{shape}s"
+        number = sum(o.shape == shape for o in scene.objects)
+    else:
+        present = generator.random() < 0.8
+        colour = generator.choice([o.colour for o in scene.objects] if present else tuple(COLOURS))
+        noun = f"{colour} {generator.choice(('objects', 'shapes', 'things'))}"
+        number = sum(o.colour == colour for o in scene.objects)
+    forms: tuple[str, ...] = (
+        f"How many {noun} are there?",
+        f"How many {noun} do you see?",
+        f"How many {noun} are in the picture?",
+    )
+    return Question("count", generator.choice(forms), str(number))
+
+
+def _existence(scene: Scene, generator: random.Random) -> Question | None:
+    wanted = generator.random() < 0.5
+    item = generator.choice(scene.objects)
+    shape, colour = item.shape, item.colour
+    form = generator.choice(("shape", "colour", "both"))
+    if not wanted:
+        # Half of the absent ones share a property with an object that is there: guessing by halves must not pay.
+        if form == "both" and generator.random() < 0.6:
+            if generator.random() < 0.5:
+                shape = generator.choice(SHAPES)
+            else:
+                colour = generator.choice(tuple(COLOURS))
+        else:
+            shape, colour = generator.choice(SHAPES), generator.choice(tuple(COLOURS))
+    if form == "shape":
+        noun, there = shape, any(o.shape == shape for o in scene.objects)
+    elif form == "colour":
+        noun = f"{colour} {generator.choice(('object', 'shape', 'thing'))}"
+        there = any(o.colour == colour for o in scene.objects)
+    else:
+        noun, there = f"{colour} {shape}", any((o.colour, o.shape) == (colour, shape) for o in scene.objects)
+    if there != wanted:
+        return None
+    article = "an" if noun[0] in "aeiou" else "a"
+    forms: tuple[str, ...] = (
+        f"Is there {article} {noun}?",
+        f"Is there {article} {noun} in the picture?",
+        f"Do you see {article} {noun}?",
+        f"Does the picture show {article} {noun}?",
+    )
+    return Question("existence", generator.choice(forms), "yes" if there else "no")
+
+
+def _where(scene: Scene, generator: random.Random) -> Question | None:
+    named = _unique(scene, generator)
+    if named is None:
+        return None
+    item, noun = named
+    forms: tuple[str, ...] = (
+        f"Where is the {noun}?",
+        f"In which part of the picture is the {noun}?",
+        f"Where do you see the {noun}?",
+    )
+    return Question("where", generator.choice(forms), item.place)
+
+
+def _relation(scene: Scene, generator: random.Random) -> Question | None:
+    named = _unique(scene, generator)
+    if named is None:
+        return None
+    item, noun = named
+    direction = generator.choice(("left of", "right of", "above", "below"))
+    across = {"left of": -1, "right of": 1}.get(direction, 0)
+    down = {"above": -1, "below": 1}.get(direction, 0)
+    others = [o for o in scene.objects if o is not item]
+    steps = [across * (o.x - item.x) + down * (o.y - item.y) for o in others]
+    if any(0 < step < DIRECTION_MARGIN for step in steps):
+        return None
+    found = [o for o, step in zip(others, steps, strict=True) if step > 0]
+    if len(found) > 1 or (not found and generator.random() < 0.75):
+        return None
+    forms: tuple[str, ...] = (f"What is {direction} the {noun}?", f"Which object is {direction} the {noun}?")
+    return Question("relation", generator.choice(forms), _name(found[0]) if found else NOTHING)
+
+
+def _size(scene: Scene, generator: random.Random) -> Question | None:
+    named = _unique(scene, generator)
+    if named is None:
+        return None
+    item, noun = named
+    forms: tuple[str, ...] = (f"Is the {noun} small or large?", f"How big is the {noun}?", f"What size is the {noun}?")
+    return Question("size", generator.choice(forms), item.size)
+
+
+def _reading(scene: Scene, generator: random.Random) -> Question | None:
+    written = [o for o in scene.objects if o.character]
+    if not written:
+        return None
+    item = generator.choice(written)
+    forms = [f"What is written on the {_name(item)}?", f"What does the {_name(item)} say?"]
+    if sum(o.shape == item.shape for o in scene.objects) == 1:
+        forms.append(f"What is written on the {item.shape}?")
+    if len(written) == 1:
+        noun = "digit" if (item.character or "").isdigit() else "letter"
+        forms += ["What is written in the picture?", f"Which {noun} do you see?"]
+    return Question("reading", generator.choice(forms), item.character or "")
+
+
+def _description(scene: Scene, generator: random.Random) -> Question | None:
+    forms: tuple[str, ...] = (
+        "Describe the picture.",
+        "What do you see?",
+        "What is in the picture?",
+        "Describe the scene.",
+    )
+    return Question("description", generator.choice(forms), describe(scene))
+
+
+_ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+    "colour": _colour,
+    "shape": _shape,
+    "count": _count,
+    "existence": _existence,
+    "where": _where,
+    "relation": _relation,
+    "size": _size,
+    "reading": _reading,
+    "description": _description,
+}
+KINDS: tuple[str, ...] = tuple(_ASK)
+SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")
+COUNTS: tuple[str, ...] = tuple(str(number) for number in range(MAXIMUM_OBJECTS + 1))

@@ -1,0 +1,224 @@
+"""Random scenes: what is in a picture, and the picture drawn from it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+ShapeName = Literal["circle", "square", "triangle", "star", "heart"]
+SizeName = Literal["small", "large"]
+BackgroundKind = Literal["plain", "gradient", "noise", "stripes"]
+
+SHAPES: tuple[str, ...] = get_args(ShapeName)
+SIZES: tuple[str, ...] = get_args(SizeName)
+BACKGROUND_KINDS: tuple[BackgroundKind, ...] = get_args(BackgroundKind)
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 32, 32),
+    "green": (34, 146, 52),
+    "blue": (36, 72, 214),
+    "yellow": (243, 214, 30),
+    "orange": (244, 132, 18),
+    "purple": (136, 40, 168),
+    "pink": (248, 132, 188),
+    "brown": (122, 74, 36),
+    "teal": (14, 142, 146),
+    "gray": (128, 128, 128),
+    "black": (18, 18, 18),
+    "white": (250, 250, 250),
+}
+# Those that stay apart when they are drawn small: no O beside 0, no I beside 1, and so on.
+CHARACTERS = "234579AEHKTX"
+# Shapes with room for a character.
+WRITTEN_SHAPES = ("circle", "square", "heart")
+PLACES: tuple[tuple[str, ...], ...] = (
+    ("top left", "top", "top right"),
+    ("left", "center", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
+# Diameters as shares of the picture's side. The gap between them makes "small" and "large" plain to see.
+DIAMETERS: dict[str, tuple[float, float]] = {"small": (0.15, 0.20), "large": (0.29, 0.35)}
+# Centres keep this far from the lines between the nine places, so that a place is never a matter of opinion.
+PLACE_MARGIN = 0.025
+MAXIMUM_OBJECTS = 6
+_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One shape: `x`, `y` are its centre and `diameter` its extent, as shares of the picture's side."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    diameter: float
+    angle: float = 0.0
+    character: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"unknown shape {self.shape!r}; known: {', '.join(SHAPES)}")
+        if self.colour not in COLOURS:
+            raise ValueError(f"unknown colour {self.colour!r}; known: {', '.join(COLOURS)}")
+        if self.size not in SIZES:
+            raise ValueError(f"unknown size {self.size!r}; known: {', '.join(SIZES)}")
+        if not (0 < self.x < 1 and 0 < self.y < 1 and 0 < self.diameter < 1):
+            raise ValueError(f"object outside the picture: centre ({self.x}, {self.y}), diameter {self.diameter}")
+
+    @property
+    def place(self) -> str:
+        return PLACES[min(2, int(self.y * 3))][min(2, int(self.x * 3))]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects on a background. `seed` fixes the background's noise, so that a scene is drawn alike each time."""
+
+    objects: tuple[SceneObject, ...]
+    background: tuple[tuple[int, int, int], tuple[int, int, int]]
+    background_kind: BackgroundKind
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.objects) <= MAXIMUM_OBJECTS:
+            raise ValueError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {len(self.objects)}")
+
+
+def random_scene(generator: random.Random, objects: int) -> Scene:
+    """A scene of `objects` shapes that don't overlap and differ from each other in colour or shape."""
+    if not 1 <= objects <= MAXIMUM_OBJECTS:
+        raise ValueError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {objects}")
+    while True:
+        base, other = _background_colours(generator)
+        placed: list[SceneObject] = []
+        for _ in range(60 * objects):
+            candidate = _random_object(generator, base, other)
+            if candidate is not None and all(_compatible(candidate, o) for o in placed):
+                placed.append(candidate)
+                if len(placed) == objects:
+                    kind = generator.choice(BACKGROUND_KINDS)
+                    return Scene(tuple(placed), (base, other), kind, generator.getrandbits(31))
+
+
+def draw(scene: Scene, side: int = 224) -> Image.Image:
+    """The scene as a square RGB picture of `side` pixels."""
+    canvas_side = side * _OVERSAMPLING
+    canvas = _draw_background(scene, side).resize((canvas_side, canvas_side), Image.Resampling.NEAREST)
+    for item in scene.objects:
+        _draw_object(canvas, item, canvas_side)
+    return canvas.resize((side, side), Image.Resampling.BOX)
+
+
+def _contrast(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+    return math.dist(a, b)
+
+
+def _background_colours(generator: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    if generator.random() < 0.7:
+        base = tuple(generator.randint(190, 255) for _ in range(3))
+    else:
+        base = tuple(generator.randint(20, 235) for _ in range(3))
+    other = tuple(max(0, min(255, channel + generator.randint(-30, 30))) for channel in base)
+    return base, other  # type: ignore[return-value]
+
+
+def _random_object(
+    generator: random.Random, base: tuple[int, int, int], other: tuple[int, int, int]
+) -> SceneObject | None:
+    colour = generator.choice(tuple(COLOURS))
+    if min(_contrast(COLOURS[colour], base), _contrast(COLOURS[colour], other)) < 100:
+        return None
+    size = generator.choice(SIZES)
+    diameter = generator.uniform(*DIAMETERS[size])
+    half = diameter / 2 + 0.01
+    x, y = generator.uniform(half, 1 - half), generator.uniform(half, 1 - half)
+    if any(abs(value - line) < PLACE_MARGIN for value in (x, y) for line in (1 / 3, 2 / 3)):
+        return None
+    shape = generator.choice(SHAPES)
+    written = size == "large" and shape in WRITTEN_SHAPES and generator.random() < 0.5
+    character = generator.choice(CHARACTERS) if written else None
+    return SceneObject(shape, colour, size, x, y, diameter, generator.uniform(-8, 8), character)
+
+
+def _compatible(a: SceneObject, b: SceneObject) -> bool:
+    apart = math.dist((a.x, a.y), (b.x, b.y)) > (a.diameter + b.diameter) / 2 + 0.02
+    return apart and (a.colour, a.shape) != (b.colour, b.shape)
+
+
+def _draw_background(scene: Scene, side: int) -> Image.Image:
+    base, other = (np.array(colour, dtype=np.float32) for colour in scene.background)
+    noise = np.random.default_rng(scene.seed)
+    down, across = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    if scene.background_kind == "plain":
+        share = np.zeros((side, side), np.float32)
+    elif scene.background_kind == "gradient":
+        turn = noise.uniform(0, 2 * np.pi)
+        share = (np.cos(turn) * (across - 0.5) + np.sin(turn) * (down - 0.5) + 0.75) / 1.5
+    elif scene.background_kind == "stripes":
+        turn, period = noise.uniform(0, np.pi), noise.uniform(0.05, 0.2)
+        share = ((np.cos(turn) * across + np.sin(turn) * down) % period > period / 2).astype(np.float32)
+    else:
+        share = np.zeros((side, side), np.float32)
+    pixels = base * (1 - share[..., None]) + other * share[..., None]
+    if scene.background_kind == "noise":
+        grains = side // 8 + 1
+        speckle = noise.normal(0, noise.uniform(5, 16), (grains, grains, 3)).astype(np.float32)
+        pixels = pixels + speckle.repeat(8, axis=0).repeat(8, axis=1)[:side, :side]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _outline(item: SceneObject) -> list[tuple[float, float]]:
+    """The shape's corners round (0, 0), within a circle of radius 1; y points down."""
+    if item.shape == "circle":
+        return [(math.cos(t * math.pi / 32), math.sin(t * math.pi / 32)) for t in range(64)]
+    if item.shape == "square":
+        return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
+    if item.shape == "triangle":
+        return [(0, -0.95), (0.95, 0.75), (-0.95, 0.75)]
+    if item.shape == "star":
+        radii = (1.0, 0.42)
+        return [
+            (radii[t % 2] * math.sin(t * math.pi / 5), -radii[t % 2] * math.cos(t * math.pi / 5)) for t in range(10)
+        ]
+    curve = [t * math.pi / 32 for t in range(64)]
+    return [
+        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 17)
+        for t in curve
+    ]
+
+
+def _draw_object(canvas: Image.Image, item: SceneObject, side: int) -> None:
+    cosine, sine = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
+    radius, centre = item.diameter / 2 * side, (item.x * side, item.y * side)
+    corners = [
+        (centre[0] + radius * (x * cosine - y * sine), centre[1] + radius * (x * sine + y * cosine))
+        for x, y in _outline(item)
+    ]
+    pencil = ImageDraw.Draw(canvas)
+    pencil.polygon(corners, fill=COLOURS[item.colour])
+    if item.character is not None:
+        _draw_character(pencil, item, centre, radius)
+
+
+def _draw_character(pencil: ImageDraw.ImageDraw, item: SceneObject, centre: tuple[float, float], radius: float) -> None:
+    red, green, blue = COLOURS[item.colour]
+    ink = (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else (255, 255, 255)
+    height = radius * 1.1
+    drop = -0.1 * radius if item.shape == "heart" else 0.0
+    # Pillow's own font: it comes with the package, so that every machine draws the same scene.
+    font = ImageFont.load_default(height * 1.25)
+    pencil.text(
+        (centre[0], centre[1] + drop),
+        item.character or "",
+        fill=ink,
+        font=font,
+        anchor="mm",
+        stroke_width=max(1, round(height * 0.03)),
+        stroke_fill=ink,
+    )
