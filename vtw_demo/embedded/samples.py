@@ -39,10 +39,20 @@ class PackedSamples:
     turns: torch.Tensor
     kinds: tuple[tuple[str, ...], ...]
 
+    def to(self, device: torch.device | str) -> PackedSamples:
+        return PackedSamples(
+            self.pixel_values.to(device),
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.labels.to(device),
+            self.turns.to(device),
+            self.kinds,
+        )
+
     def attention_mask(self) -> torch.Tensor:
         """True where a query (row) may see a key (column): (batch, 1, sequence, sequence)."""
         length = self.input_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.turns.device).tril()
         query, key = self.turns[:, :, None], self.turns[:, None, :]
         return (causal & ((key == -1) | (query == key)))[:, None]
 
@@ -122,7 +132,7 @@ def patch_words(scenes: Sequence[Scene], tokenizer: PreTrainedTokenizerFast) -> 
     """
     covered = patch_labels(scenes)["shape"] > 0
     side = PICTURE_SIDE // PATCH_SIDE
-    names = torch.zeros(*covered.shape, len(tokenizer))
+    names = torch.zeros(*covered.shape, len(tokenizer), device=covered.device)
     classes = patch_labels(scenes)
     for row in range(len(scenes)):
         for patch in covered[row].nonzero().flatten().tolist():

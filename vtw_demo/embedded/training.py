@@ -144,6 +144,10 @@ class Learner(nn.Module):
         self.model, self.namer = model, namer
 
 
+def on_device(labels: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
+    return {name: values.to(device) for name, values in labels.items()}
+
+
 def patch_loss(named: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
     """Cross entropy of the names at all patches; empty ones are many and easy, and count a tenth."""
     weight = torch.where(labels["shape"] > 0, 1.0, 0.1)
@@ -161,11 +165,12 @@ def start_projector(model: LlavaForConditionalGeneration, tokenizer: PreTrainedT
     generator = random.Random(f"{seed} projector")
     scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(48)]
     projector = model.model.multi_modal_projector
-    states = model.model.vision_tower(pixels([draw(scene) for scene in scenes])).last_hidden_state[:, 1:]
+    shown = pixels([draw(scene) for scene in scenes]).to(model.device)
+    states = model.model.vision_tower(shown).last_hidden_state[:, 1:]
     hidden = projector.act(projector.linear_1(states)).flatten(0, 1).double()
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
-    targets = (patch_words(scenes, tokenizer) @ embeddings.weight).flatten(0, 1).double()
+    targets = (patch_words(scenes, tokenizer).to(model.device) @ embeddings.weight).flatten(0, 1).double()
     hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], dim=1)
     ridge = 1e-3 * hidden.pow(2).mean() * len(hidden) * torch.eye(hidden.shape[1], dtype=torch.double)
     solution = torch.linalg.solve(hidden.T @ hidden + ridge, hidden.T @ targets)
@@ -177,7 +182,7 @@ def train_tower(namer: PatchNamer, options: argparse.Namespace) -> None:
     checkpoint = options.runs / "tower.pt"
     training = Training(namer, peak_rate=0.02, steps=options.tower_steps, cooldown=options.tower_steps // 3)
     if checkpoint.exists():
-        training.restore(torch.load(checkpoint, weights_only=True))
+        training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
     with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=not is_first()) as bar:
         while training.step < options.tower_steps:
             generator = random.Random(f"{options.seed} tower {training.step} {torch.distributed.get_rank()}")
@@ -185,8 +190,8 @@ def train_tower(namer: PatchNamer, options: argparse.Namespace) -> None:
                 random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
                 for _ in range(options.tower_batch // torch.distributed.get_world_size())
             ]
-            named = namer(pixels([draw(scene) for scene in scenes]))
-            labels = patch_labels(scenes)
+            named = namer(pixels([draw(scene) for scene in scenes]).to(options.device))
+            labels = on_device(patch_labels(scenes), options.device)
             loss = patch_loss(named, labels)
             right = {}
             for name, logits in named.items():
@@ -245,7 +250,8 @@ def answer_loss(
     drawn = [row for row, scene in enumerate(scenes) if scene is not None]
     naming = torch.zeros(())
     if drawn:
-        naming = patch_loss(learner.namer.name(towers[0][drawn]), patch_labels([s for s in scenes if s is not None]))
+        there = on_device(patch_labels([scene for scene in scenes if scene is not None]), model.device)
+        naming = patch_loss(learner.namer.name(towers[0][drawn]), there)
     answered = samples.labels != IGNORED
     logits, labels = model.lm_head(hidden[answered]), samples.labels[answered]
     row_turn = torch.arange(len(samples.labels))[:, None] * 1000 + samples.turns
@@ -264,10 +270,10 @@ def answer_loss(
 def train_answers(learner: Learner, processor: LlavaProcessor, options: argparse.Namespace) -> None:
     checkpoint = options.runs / "answers.pt"
     pictured = easy_vqa_pictures("train")
-    curriculum = Curriculum(options.mastery)
+    curriculum = Curriculum(options.mastery, options.level)
     training = Training(learner, peak_rate=options.rate, steps=options.steps, cooldown=options.cooldown)
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         training.restore(saved["training"])
         curriculum = Curriculum(**saved["curriculum"])
     smooth: dict[str, float] = {}
@@ -275,7 +281,7 @@ def train_answers(learner: Learner, processor: LlavaProcessor, options: argparse
         while training.step < options.steps:
             generator = random.Random(f"{options.seed} answers {training.step} {torch.distributed.get_rank()}")
             samples, scenes = mixed_samples(processor, pictured, curriculum, generator, options)
-            loss, right = answer_loss(learner, samples, scenes)
+            loss, right = answer_loss(learner, samples.to(options.device), scenes)
             training.take_step(loss)
             newest: list[bool] = []
             for row_right, kinds, scene in zip(right, samples.kinds, scenes, strict=True):
@@ -300,7 +306,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
     parser.add_argument("--start-from", type=Path, help="a model saved earlier; otherwise all weights are fresh")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="they share each step's pictures")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--processes", type=int, help="they share each step's pictures; by default one a core or GPU")
     parser.add_argument("--tower-steps", type=int, default=500)
     parser.add_argument("--tower-batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=700, help="steps of the second stage")
@@ -309,6 +316,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
     parser.add_argument("--rate", type=float, default=0.012, help="Muon's peak learning rate; AdamW's is a twentieth")
+    parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     return parser.parse_args(arguments)
 
@@ -316,8 +324,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
     """One of `options.processes` equal processes; the first one prints and saves."""
     torch.set_num_threads(1)
+    torch.set_default_device(options.device)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=options.processes
+        "nccl" if options.device == "cuda" else "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=options.processes,
     )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.runs / "tokenizer")
     model, processor = build_model(tokenizer, options.seed), build_processor(tokenizer)
@@ -338,6 +350,8 @@ def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
 
 def main() -> None:
     options = parse()
+    if options.processes is None:
+        options.processes = 1 if options.device == "cuda" else os.cpu_count() or 1
     options.runs.mkdir(parents=True, exist_ok=True)
     if options.start_from is not None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(options.start_from)

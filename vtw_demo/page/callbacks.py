@@ -1,0 +1,242 @@
+"""What the page does: callbacks between the layout's components and the engine, and the API."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.compare import Comparison, RunFinished, RunProgress
+from vtw_demo.page.answers import Answer, header, problem_line, progress_line, reading_line, verdict_line
+from vtw_demo.page.engine import Engine
+from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
+from vtw_demo.page.layout import Layout
+from vtw_demo.page.plots import (
+    AttentionQuery,
+    attention_figure,
+    attention_reading,
+    timing_figure,
+    timing_reading,
+)
+from vtw_demo.page.query import Query
+from vtw_demo.page.session import FullRun, Session
+from vtw_demo.page.verdict import verdict
+
+logger = logging.getLogger(__name__)
+
+Shown = dict[Any, Any]
+"""New values of components."""
+
+
+def connect(layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
+    """Bind the callbacks to the components, inside their `gr.Blocks`."""
+    callbacks = Callbacks(layout, engine, examples)
+    page = gr.context.Context.root_block
+    query = [layout.session, layout.picture, layout.question, layout.layer, layout.max_new_tokens]
+    # Whatever uses the model takes turns; what doesn't is answered at once.
+    on_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    answers = [layout.header, layout.verdict, layout.full, layout.withdrawn]
+    plots = [layout.attention, layout.attention_reading, layout.timing, layout.timing_reading]
+
+    def run_after(event: Any, name: str, withdrawn_only: bool = False) -> None:
+        """After `event`, a new comparison: `name` tells its steps apart."""
+        begun = event(
+            callbacks.begin,
+            [layout.session],
+            [layout.verdict],
+            api_name=f"begin_{name}",
+            trigger_mode="multiple",
+            **at_once,
+        )
+        begun.then(
+            callbacks.run_withdrawn if withdrawn_only else callbacks.run,
+            [*query, layout.attention_query],
+            [*answers, *plots],
+            # Raw values: Gradio's own readers answer a broken picture with a stack trace.
+            preprocess=False,
+            show_progress="hidden",
+            api_name=name,
+            api_visibility="private",
+            trigger_mode="multiple",
+            **on_model,
+        )
+
+    run_after(page.load, "run_first_example")
+    run_after(layout.run.click, "run")
+    run_after(layout.question.submit, "run_on_enter")
+    run_after(layout.layer.release, "run_withdrawn", withdrawn_only=True)
+    layout.stop.click(callbacks.stop, [layout.session], api_name="stop", trigger_mode="multiple", **at_once)
+
+    chosen = layout.examples.click(
+        callbacks.choose_example,
+        [layout.examples],
+        [layout.picture, layout.question, layout.suggestions],
+        api_name="choose_example",
+        **at_once,
+    )
+    run_after(chosen.then, "run_example")
+    asked = layout.suggestions.click(
+        callbacks.choose_question, [layout.suggestions], [layout.question], api_name="choose_question", **at_once
+    )
+    run_after(asked.then, "run_suggestion")
+    drawn = layout.random_scene.click(
+        callbacks.random_scene,
+        outputs=[layout.picture, layout.question, layout.suggestions],
+        api_name="random_scene",
+        queue=False,
+        show_progress="hidden",
+    )
+    run_after(drawn.then, "run_random_scene")
+    gr.on(
+        [layout.picture.upload, layout.picture.clear],
+        callbacks.general_questions,
+        outputs=[layout.suggestions],
+        api_name="general_questions",
+        **at_once,
+    )
+    layout.attention_query.input(
+        callbacks.show_attention,
+        [layout.session, layout.attention_query],
+        [layout.attention, layout.attention_reading],
+        api_name="show_attention",
+        **at_once,
+    )
+    gr.api(callbacks.compare, api_name="compare", **on_model)
+
+
+class Callbacks:
+    def __init__(self, layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
+        self.layout = layout
+        self.engine = engine
+        self.examples = examples
+        self.generator = random.Random()
+
+    def begin(self, session: Session) -> str:
+        session.begin()
+        return progress_line("Waiting for the model.")
+
+    def stop(self, session: Session) -> None:
+        session.stop.set()
+
+    def run(
+        self,
+        session: Session,
+        picture: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        attention_query: AttentionQuery,
+    ) -> Iterator[Shown]:
+        """Both runs, then what was measured."""
+        session.full = None
+        yield from self.run_withdrawn(session, picture, question, layer, max_new_tokens, attention_query)
+
+    def run_withdrawn(
+        self,
+        session: Session,
+        picture: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        attention_query: AttentionQuery,
+    ) -> Iterator[Shown]:
+        """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
+        try:
+            query = Query.read(picture, question, layer, max_new_tokens)
+            yield from self._run(session, query, attention_query)
+        except (ValueError, TypeError) as error:
+            yield self._problem(str(error))
+        except Exception:
+            logger.exception("a run failed")
+            yield self._problem("The run failed, and the server's log says why; the model is ready for the next one.")
+
+    def _run(self, session: Session, query: Query, attention_query: AttentionQuery) -> Iterator[Shown]:
+        layout, stop = self.layout, session.stop
+        earlier = session.earlier_full(query)
+        comparison = None
+        yield {
+            layout.verdict: progress_line("Running."),
+            **({} if earlier else {layout.full: Answer("full", query.layer, is_running=True).to_html()}),
+            layout.withdrawn: Answer("withdrawn", query.layer, is_running=bool(earlier)).to_html(),
+        }
+        for event in self.engine.compare(query, full=earlier.run if earlier else None, stop=stop):
+            if isinstance(event, RunProgress):
+                answer = Answer(event.run, query.layer, event.text, event.new_tokens, is_running=True)
+                yield {self._card(event.run): answer.to_html()}
+            elif isinstance(event, RunFinished):
+                yield {self._card(event.run): Answer(event.run, query.layer, result=event.result).to_html()}
+            else:
+                comparison = event
+        if comparison is None:
+            # A newer request of this visitor may have stopped this one, and says itself what goes on.
+            if stop is session.stop:
+                yield {layout.verdict: progress_line("Stopped before both answers were complete.")}
+            return
+        yield {
+            layout.verdict: verdict_line(verdict(comparison)),
+            layout.header: _header(comparison),
+            layout.timing: timing_figure(comparison),
+            layout.timing_reading: reading_line(timing_reading(comparison)),
+        }
+        full_attention = (
+            earlier.attention if earlier else self.engine.measure_attention(query, comparison.full, layer=None)
+        )
+        session.full = FullRun(query.identity, comparison.full, full_attention)
+        session.attention = (
+            full_attention,
+            self.engine.measure_attention(query, comparison.withdrawn, layer=query.layer),
+        )
+        yield self.show_attention(session, attention_query)
+
+    def _card(self, run: str) -> gr.HTML:
+        return self.layout.full if run == "full" else self.layout.withdrawn
+
+    def _problem(self, sentence: str) -> Shown:
+        return {self.layout.verdict: problem_line(sentence)}
+
+    def show_attention(self, session: Session, attention_query: AttentionQuery) -> Shown:
+        if session.attention is None:
+            return {}
+        full, withdrawn = session.attention
+        return {
+            self.layout.attention: attention_figure(full, withdrawn, attention_query),
+            self.layout.attention_reading: reading_line(attention_reading(full, withdrawn, attention_query)),
+        }
+
+    def choose_example(self, index: int) -> tuple[str, str, gr.Dataset]:
+        example = self.examples[index]
+        return str(example.picture), example.question, _suggestions(example.suggestions)
+
+    def choose_question(self, sample: Sequence[str] | tuple[int, Sequence[str]]) -> str:
+        return sample[1][0]
+
+    def random_scene(self) -> tuple[Any, str, gr.Dataset]:
+        picture, questions = random_example(self.generator)
+        return picture, questions[0], _suggestions(questions)
+
+    def general_questions(self) -> gr.Dataset:
+        return _suggestions(GENERAL_QUESTIONS)
+
+    def compare(self, image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
+        """Answer a question about a picture twice, with every layer seeing it and with its tokens withdrawn."""
+        try:
+            return self.engine.compare_to_end(Query.read(image, question, layer, max_new_tokens)).to_json()
+        except (ValueError, TypeError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            logger.exception("a comparison for the API failed")
+            raise gr.Error("The run failed, and the server's log says why.", print_exception=False) from error
+
+
+def _header(comparison: Comparison) -> str:
+    return header(
+        comparison.model, comparison.precision, comparison.device, comparison.layers, comparison.visual_tokens
+    )
+
+
+def _suggestions(questions: Sequence[str]) -> gr.Dataset:
+    return gr.Dataset(samples=[[question] for question in questions])

@@ -1,0 +1,51 @@
+"""What a visitor asks for, checked as far as that takes no model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from vtw_demo.page.picture import read_picture
+
+
+@dataclass(frozen=True)
+class Query:
+    """One picture, one question, and how to answer it."""
+
+    picture: Image.Image
+    question: str
+    layer: int
+    max_new_tokens: int
+
+    @classmethod
+    def read(cls, picture_file: Any, question: Any, layer: Any, max_new_tokens: Any) -> Query:
+        """From what the browser or an API client sent. Raises ValueError, in a sentence for people."""
+        if not isinstance(question, str | None):
+            raise ValueError(f"The question must be text; this is {question!r}.")
+        if not (question or "").strip():
+            raise ValueError("The question is empty: type what you want to know about the picture.")
+        return cls(
+            picture=read_picture(picture_file),
+            question=str(question),
+            layer=_whole_number("withdrawal layer", layer),
+            max_new_tokens=_whole_number("number of new tokens", max_new_tokens),
+        )
+
+    @cached_property
+    def identity(self) -> tuple[str, str, int]:
+        """Equal for two queries whose full runs are the same: picture, question and tokens cap, but any layer."""
+        pixels = hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
+        return pixels, self.question.strip(), self.max_new_tokens
+
+
+def _whole_number(name: str, value: Any) -> int:
+    # JSON knows no whole numbers: 7.0 is one.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"The {name} must be a whole number; this is {value!r}.")
+    return value
