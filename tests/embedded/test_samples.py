@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from vtw_demo.embedded.architecture import VISUAL_TOKENS, build_model, build_processor
-from vtw_demo.embedded.samples import IGNORED, pack, patch_labels, pixels
+from vtw_demo.embedded.samples import IGNORED, pack, pixels
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.models import EMBEDDED_FOLDER
 
@@ -35,12 +35,12 @@ def test_pixels_are_those_of_the_processor(processor, pictures):
 
 def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pictures):
     """Logits of a packed turn equal those of the same question asked alone, through the chat template."""
-    packed = pack(processor, pictures, ASKED, length=240)
+    packed, shown = pack(processor, ASKED, length=240), pixels(pictures)
     model = build_model(processor.tokenizer, seed=0).eval()
     with torch.no_grad():
         logits = model(
             input_ids=packed.input_ids,
-            pixel_values=packed.pixel_values,
+            pixel_values=shown,
             position_ids=packed.position_ids,
             attention_mask=packed.attention_mask(),
         ).logits
@@ -48,25 +48,23 @@ def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pic
             for turn, (_, question, answer) in enumerate(questions):
                 ids = prompt_ids(processor, question)
                 start = ((packed.turns[row] == turn) & (packed.labels[row] != IGNORED)).nonzero()[0, 0]
-                alone = model(input_ids=torch.tensor([ids]), pixel_values=packed.pixel_values[row : row + 1]).logits[
-                    0, -1
-                ]
+                alone = model(input_ids=torch.tensor([ids]), pixel_values=shown[row : row + 1]).logits[0, -1]
                 torch.testing.assert_close(logits[row, start], alone, atol=1e-4, rtol=0)
                 reply = [*processor.tokenizer.encode(answer), processor.tokenizer.eos_token_id]
                 assert packed.labels[row, start : start + len(reply)].tolist() == reply
 
 
-def test_what_does_not_fit_is_left_out_whole(processor, pictures):
+def test_what_does_not_fit_is_left_out_whole(processor):
     room = len(prompt_ids(processor, ASKED[0][0][1])) + 3
-    packed = pack(processor, pictures, ASKED, length=room)
+    packed = pack(processor, ASKED, length=room)
     assert packed.kinds == (("colour",), ("colour",))
 
 
-def test_patch_labels_say_what_covers_a_patch():
-    scene = random_scene(random.Random(1), 3)
-    labels = patch_labels([scene])
-    covered = labels["shape"][0] > 0
-    assert 0 < covered.sum() < VISUAL_TOKENS / 2
-    for name, values in labels.items():
-        if name != "character":
-            assert torch.equal(values[0] > 0, covered)
+def test_a_coarse_grid_keeps_the_positions_of_places_and_of_the_text(processor):
+    fine, coarse = pack(processor, ASKED, length=240), pack(processor, ASKED, length=240, grid_side=7)
+    opening = int((fine.input_ids[0] == processor.image_token_id).nonzero()[0, 0])
+    visual = coarse.position_ids[0][coarse.input_ids[0] == processor.image_token_id] - opening
+    assert len(visual) == 49
+    assert torch.equal(visual, torch.tensor([28 * row + 2 * column for row in range(7) for column in range(7)]))
+    assert torch.equal(coarse.position_ids[coarse.turns == 0], fine.position_ids[fine.turns == 0])
+    assert torch.equal(coarse.labels[coarse.turns >= 0], fine.labels[fine.turns >= 0])

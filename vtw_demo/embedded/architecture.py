@@ -15,7 +15,8 @@ from transformers import (
 
 PICTURE_SIDE = 224
 PATCH_SIDE = 16
-VISUAL_TOKENS = (PICTURE_SIDE // PATCH_SIDE) ** 2
+GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
+VISUAL_TOKENS = GRID_SIDE**2
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:

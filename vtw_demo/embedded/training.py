@@ -1,7 +1,8 @@
 """Trains the embedded model, from nothing, in one command: python -m vtw_demo.embedded.training
 
-First the tower learns to name what is at each patch, then everything learns to answer. No step of it withdraws,
-drops or masks a visual token in any layer.
+The tower and projector learn to write what is at each patch in a fixed code, while the decoder learns to answer from
+that code; then everything together learns to answer. No step of it withdraws, drops or masks a visual token in any
+layer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,25 +20,24 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.multiprocessing
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from vtw_demo.embedded.architecture import build_model, build_processor
+from vtw_demo.embedded.architecture import GRID_SIDE, build_model, build_processor
+from vtw_demo.embedded.codes import code_loss, codebook, names_right, patch_contents, start_words
 from vtw_demo.embedded.easy_vqa_data import PicturedQuestions, easy_vqa_pictures
+from vtw_demo.embedded.muon import Muon
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
-from vtw_demo.embedded.samples import (
-    IGNORED,
-    PATCH_CLASSES,
-    PackedSamples,
-    pack,
-    patch_labels,
-    patch_words,
-    pixels,
-    shuffled,
-)
+from vtw_demo.embedded.samples import IGNORED, PackedSamples, pack, pixels, shuffled
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.embedded.tokenizer import corpus, cut, fetch_source_tokenizer
+
+# The decoder's own stage shows it the scene on a coarser grid, whose rows are two thirds as long.
+COARSE_SIDE = 7
+# How unsure the coded tokens are made, in lengths of a code: the tower's are never perfect.
+CODE_NOISE = 0.1
 
 
 @dataclass
@@ -57,6 +59,20 @@ class Curriculum:
             self.level, self.right = self.level + 1, 0.0
 
 
+@dataclass
+class Shares:
+    """Running shares of right answers, by kind of question."""
+
+    smooth: dict[str, float] = field(default_factory=dict)
+
+    def record(self, kind: str, right: bool) -> None:
+        before = self.smooth.get(kind, 0.0)
+        self.smooth[kind] = before + 0.01 * (right - before)
+
+    def figures(self) -> dict[str, str]:
+        return {kind: f"{share:.2f}" for kind, share in sorted(self.smooth.items())}
+
+
 class Training:
     """One training stage's model, optimizers and state, which a checkpoint holds whole."""
 
@@ -67,7 +83,7 @@ class Training:
         others = [p for name, p in named if p.ndim != 2 or "embed" in name]
         # Muon makes a step's update orthogonal, which took a quarter of AdamW's steps; it is for matrices only.
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=peak_rate, weight_decay=0.0),
+            Muon(matrices, lr=peak_rate),
             torch.optim.AdamW(others, lr=peak_rate / 20, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.peaks = (peak_rate, peak_rate / 20)
@@ -98,6 +114,8 @@ class Training:
 
 def average_gradients(model: nn.Module) -> None:
     """One exchange a step. Processes of one thread each wait less for each other than threads do."""
+    if not torch.distributed.is_initialized():
+        return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients]) / torch.distributed.get_world_size()
     torch.distributed.all_reduce(flat)
@@ -105,153 +123,57 @@ def average_gradients(model: nn.Module) -> None:
         gradient.copy_(averaged.view_as(gradient))
 
 
-def is_first() -> bool:
-    return torch.distributed.get_rank() == 0
+def processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Written whole or not at all: a killed run leaves the last complete checkpoint."""
-    if not is_first():
+    if rank() > 0:
         return
     unfinished = path.with_suffix(".unfinished")
     torch.save(state, unfinished)
     unfinished.replace(path)
 
 
-class PatchNamer(nn.Module):
-    """The tower with one linear head for each property; the heads don't ship."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        self.tower = model.model.vision_tower
-        width = self.tower.config.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, 1 + len(c)) for name, c in PATCH_CLASSES.items()})
-
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.name(self.tower(pixel_values).last_hidden_state)
-
-    def name(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits of each property at each patch, from the tower's states (batch, 1 + patches, width)."""
-        patches = nn.functional.layer_norm(states[:, 1:], states.shape[-1:])
-        return {name: head(patches) for name, head in self.heads.items()}
+def scene_questions(scene: Scene, turns: int, generator: random.Random) -> list[tuple[str, str, str]]:
+    questions = ask_several(scene, turns, generator, SHORT_ANSWER_KINDS)
+    if generator.random() < 0.4:
+        questions[generator.randrange(4)] = ask_several(scene, 1, generator, ("description",))[0]
+    return [(question.kind, question.text, question.answer) for question in questions]
 
 
-class Learner(nn.Module):
-    """What the second stage trains: the whole model, and still the patches' names."""
-
-    def __init__(self, model: LlavaForConditionalGeneration, namer: PatchNamer) -> None:
-        super().__init__()
-        self.model, self.namer = model, namer
-
-
-def on_device(labels: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
-    return {name: values.to(device) for name, values in labels.items()}
-
-
-def patch_loss(named: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross entropy of the names at all patches; empty ones are many and easy, and count a tenth."""
-    weight = torch.where(labels["shape"] > 0, 1.0, 0.1)
-    total = torch.zeros(())
-    for name, logits in named.items():
-        each = nn.functional.cross_entropy(logits.flatten(0, 1), labels[name].flatten(), reduction="none")
-        total = total + (each * weight.flatten()).sum() / weight.sum()
-    return total
-
-
-@torch.no_grad()
-def start_projector(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
-    """The projector's second layer in closed form: ridge regression of its first layer's output onto the sum of
-    the decoder's own word embeddings for what is at each patch. So the decoder need not learn a new language."""
-    generator = random.Random(f"{seed} projector")
-    scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(48)]
-    projector = model.model.multi_modal_projector
-    shown = pixels([draw(scene) for scene in scenes]).to(model.device)
-    states = model.model.vision_tower(shown).last_hidden_state[:, 1:]
-    hidden = projector.act(projector.linear_1(states)).flatten(0, 1).double()
-    embeddings = model.get_input_embeddings()
-    assert isinstance(embeddings, nn.Embedding)
-    targets = (patch_words(scenes, tokenizer).to(model.device) @ embeddings.weight).flatten(0, 1).double()
-    hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], dim=1)
-    ridge = 1e-3 * hidden.pow(2).mean() * len(hidden) * torch.eye(hidden.shape[1], dtype=torch.double)
-    solution = torch.linalg.solve(hidden.T @ hidden + ridge, hidden.T @ targets)
-    projector.linear_2.weight.copy_(solution[:-1].T)
-    projector.linear_2.bias.copy_(solution[-1])
-
-
-def train_tower(namer: PatchNamer, options: argparse.Namespace) -> None:
-    checkpoint = options.runs / "tower.pt"
-    training = Training(namer, peak_rate=0.02, steps=options.tower_steps, cooldown=options.tower_steps // 3)
-    if checkpoint.exists():
-        training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
-    with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=not is_first()) as bar:
-        while training.step < options.tower_steps:
-            generator = random.Random(f"{options.seed} tower {training.step} {torch.distributed.get_rank()}")
-            scenes = [
-                random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
-                for _ in range(options.tower_batch // torch.distributed.get_world_size())
-            ]
-            named = namer(pixels([draw(scene) for scene in scenes]).to(options.device))
-            labels = on_device(patch_labels(scenes), options.device)
-            loss = patch_loss(named, labels)
-            right = {}
-            for name, logits in named.items():
-                asked = labels["character" if name == "character" else "shape"] > 0
-                right[name] = f"{(logits.argmax(-1) == labels[name])[asked].float().mean():.2f}"
-            training.take_step(loss)
-            bar.set_postfix(loss=f"{loss.item():.3f}", **right)
-            bar.update()
-            if training.step % 100 == 0 or training.step == options.tower_steps:
-                save_checkpoint(checkpoint, training.state())
-
-
-def mixed_samples(
-    processor: LlavaProcessor,
-    pictured: list[PicturedQuestions],
-    curriculum: Curriculum,
-    generator: random.Random,
-    options: argparse.Namespace,
-) -> tuple[PackedSamples, list[Scene | None]]:
-    """A batch of fresh scenes and, a quarter of it, pictures of easy-vqa; and each row's scene, None for easy-vqa."""
-    pictures, asked, scenes = [], [], []
-    for _ in range(options.batch // torch.distributed.get_world_size()):
-        scene = None
+def mixed_pictures(
+    pictured: list[PicturedQuestions], curriculum: Curriculum, generator: random.Random, options: argparse.Namespace
+) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
+    """One process's share of a step: pictures, a quarter of them easy-vqa's, what is asked about each, and each
+    one's scene, None for easy-vqa."""
+    pictures: list[Image.Image] = []
+    asked: list[list[tuple[str, str, str]]] = []
+    scenes: list[Scene | None] = []
+    for _ in range(options.batch // processes()):
         if generator.random() < 0.25:
             chosen = generator.choice(pictured)
             pictures.append(chosen.picture())
             asked.append(shuffled(generator, chosen.questions))
+            scenes.append(None)
         else:
             scene = random_scene(generator, curriculum.objects(generator))
             pictures.append(draw(scene))
-            questions = ask_several(scene, options.turns, generator, SHORT_ANSWER_KINDS)
-            if generator.random() < 0.4:
-                questions[generator.randrange(4)] = ask_several(scene, 1, generator, ("description",))[0]
-            asked.append([(q.kind, q.text, q.answer) for q in questions])
-        scenes.append(scene)
-    return pack(processor, pictures, asked, options.length), scenes
+            asked.append(scene_questions(scene, options.turns, generator))
+            scenes.append(scene)
+    return pictures, asked, scenes
 
 
 def answer_loss(
-    learner: Learner, samples: PackedSamples, scenes: list[Scene | None]
+    model: LlavaForConditionalGeneration, samples: PackedSamples, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, list[list[bool]]]:
-    """The loss on the answers' tokens and on the patches' names, and for each row which turns were right in every
-    token (teacher-forced)."""
-    model, towers = learner.model, []
-    hook = model.model.vision_tower.register_forward_hook(lambda *call: towers.append(call[-1].last_hidden_state))
-    try:
-        hidden = model.model(
-            input_ids=samples.input_ids,
-            pixel_values=samples.pixel_values,
-            position_ids=samples.position_ids,
-            attention_mask=samples.attention_mask(),
-            use_cache=False,
-        ).last_hidden_state
-    finally:
-        hook.remove()
-    drawn = [row for row, scene in enumerate(scenes) if scene is not None]
-    naming = torch.zeros(())
-    if drawn:
-        there = on_device(patch_labels([scene for scene in scenes if scene is not None]), model.device)
-        naming = patch_loss(learner.namer.name(towers[0][drawn]), there)
+    """The loss on the answers' tokens, from the decoder's last hidden states, and for each row which turns were
+    right in every token (teacher-forced)."""
     answered = samples.labels != IGNORED
     logits, labels = model.lm_head(hidden[answered]), samples.labels[answered]
     row_turn = torch.arange(len(samples.labels))[:, None] * 1000 + samples.turns
@@ -264,40 +186,142 @@ def answer_loss(
     for kinds in samples.kinds:
         right.append((wrong[start : start + len(kinds)] == 0).tolist())
         start += len(kinds)
-    return loss + 0.1 * naming, right
+    return loss, right
 
 
-def train_answers(learner: Learner, processor: LlavaProcessor, options: argparse.Namespace) -> None:
-    checkpoint = options.runs / "answers.pt"
-    pictured = easy_vqa_pictures("train")
-    curriculum = Curriculum(options.mastery, options.level)
-    training = Training(learner, peak_rate=options.rate, steps=options.steps, cooldown=options.cooldown)
+def record(
+    right: list[list[bool]],
+    samples: PackedSamples,
+    scenes: list[Scene | None],
+    curriculum: Curriculum,
+    shares: Shares,
+    step: int,
+) -> None:
+    newest: list[bool] = []
+    for row_right, kinds, scene in zip(right, samples.kinds, scenes, strict=True):
+        for is_right, kind in zip(row_right, kinds, strict=True):
+            shares.record(kind, is_right)
+            if scene is not None and len(scene.objects) == curriculum.level and kind != "description":
+                newest.append(is_right)
+    counts = torch.tensor([float(sum(newest)), float(len(newest))])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+    if counts[1] > 0:
+        curriculum.record(step, (counts[0] / counts[1]).item())
+
+
+def train_tower(model: LlavaForConditionalGeneration, options: argparse.Namespace) -> None:
+    """The tower and the projector learn to write what is at each patch, in codes."""
+    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "tower.pt"
+    writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
+    training = Training(writer, options.rate, options.tower_steps, cooldown=options.tower_steps // 5)
+    if checkpoint.exists():
+        training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
+    with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=rank() > 0) as bar:
+        while training.step < options.tower_steps:
+            generator = random.Random(f"{options.seed} tower {training.step} {rank()}")
+            scenes = [
+                random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
+                for _ in range(options.batch // processes())
+            ]
+            shown = pixels([draw(scene) for scene in scenes]).to(options.device)
+            contents = patch_contents(scenes, GRID_SIDE).to(options.device)
+            written = writer["projector"](writer["tower"](shown).last_hidden_state[:, 1:])
+            loss = code_loss(written, contents, book)
+            training.take_step(loss)
+            right = names_right(written.detach(), contents, book)
+            bar.set_postfix(loss=f"{loss.item():.3f}", **{name: f"{share:.2f}" for name, share in right.items()})
+            bar.update()
+            if training.step % 100 == 0 or training.step == options.tower_steps:
+                save_checkpoint(checkpoint, training.state())
+
+
+def train_decoder(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, options: argparse.Namespace
+) -> Curriculum:
+    """The decoder learns to answer from the codes themselves; returns how far its curriculum came."""
+    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "decoder.pt"
+    curriculum, shares, decoder = Curriculum(options.mastery), Shares(), model.model.language_model
+    training = Training(decoder, options.rate, options.decoder_steps, cooldown=options.decoder_steps // 10)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         training.restore(saved["training"])
         curriculum = Curriculum(**saved["curriculum"])
-    smooth: dict[str, float] = {}
-    with tqdm(total=options.steps, initial=training.step, desc="answers", disable=not is_first()) as bar:
-        while training.step < options.steps:
-            generator = random.Random(f"{options.seed} answers {training.step} {torch.distributed.get_rank()}")
-            samples, scenes = mixed_samples(processor, pictured, curriculum, generator, options)
-            loss, right = answer_loss(learner, samples.to(options.device), scenes)
+    length = options.length - GRID_SIDE**2 + COARSE_SIDE**2
+    with tqdm(total=options.decoder_steps, initial=training.step, desc="decoder", disable=rank() > 0) as bar:
+        while training.step < options.decoder_steps:
+            seed = f"{options.seed} decoder {training.step} {rank()}"
+            generator, noise = (
+                random.Random(seed),
+                torch.Generator(options.device).manual_seed(zlib.crc32(seed.encode())),
+            )
+            scenes = [
+                random_scene(generator, curriculum.objects(generator)) for _ in range(options.batch // processes())
+            ]
+            asked = [scene_questions(scene, options.turns, generator) for scene in scenes]
+            samples = pack(processor, asked, length, COARSE_SIDE).to(options.device)
+            tokens = patch_contents(scenes, COARSE_SIDE).to(options.device).weights @ book
+            tokens = tokens + CODE_NOISE * torch.randn(tokens.shape, generator=noise, device=options.device)
+            visual = (samples.input_ids == processor.image_token_id)[..., None]
+            words = model.get_input_embeddings()(samples.input_ids)
+            hidden = decoder(
+                inputs_embeds=words.masked_scatter(visual, tokens),
+                position_ids=samples.position_ids,
+                attention_mask=samples.attention_mask(),
+                use_cache=False,
+            ).last_hidden_state
+            loss, right = answer_loss(model, samples, hidden)
             training.take_step(loss)
-            newest: list[bool] = []
-            for row_right, kinds, scene in zip(right, samples.kinds, scenes, strict=True):
-                for is_right, kind in zip(row_right, kinds, strict=True):
-                    smooth[kind] = smooth.get(kind, 0.0) + 0.01 * (is_right - smooth.get(kind, 0.0))
-                    if scene is not None and len(scene.objects) == curriculum.level and kind != "description":
-                        newest.append(is_right)
-            counts = torch.tensor([float(sum(newest)), float(len(newest))])
-            torch.distributed.all_reduce(counts)
-            if counts[1] > 0:
-                curriculum.record(training.step, (counts[0] / counts[1]).item())
-            figures = {kind: f"{share:.2f}" for kind, share in sorted(smooth.items())}
-            bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **figures)
+            record(right, samples, list(scenes), curriculum, shares, training.step)
+            bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
+            bar.update()
+            if training.step % 50 == 0 or training.step == options.decoder_steps:
+                save_checkpoint(checkpoint, {"training": training.state(), "curriculum": vars(curriculum)})
+    return curriculum
+
+
+def train_answers(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    curriculum: Curriculum,
+    options: argparse.Namespace,
+) -> None:
+    """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
+    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "answers.pt"
+    pictured, shares = easy_vqa_pictures("train"), Shares()
+    training = Training(model, options.rate, options.steps, options.cooldown)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
+        training.restore(saved["training"])
+        curriculum = Curriculum(**saved["curriculum"])
+    written: list[torch.Tensor] = []
+    hook = model.model.multi_modal_projector.register_forward_hook(lambda *call: written.append(call[-1]))
+    with tqdm(total=options.steps, initial=training.step, desc="answers", disable=rank() > 0) as bar:
+        while training.step < options.steps:
+            generator = random.Random(f"{options.seed} answers {training.step} {rank()}")
+            pictures, asked, scenes = mixed_pictures(pictured, curriculum, generator, options)
+            samples = pack(processor, asked, options.length).to(options.device)
+            written.clear()
+            hidden = model.model(
+                input_ids=samples.input_ids,
+                pixel_values=pixels(pictures).to(options.device),
+                position_ids=samples.position_ids,
+                attention_mask=samples.attention_mask(),
+                use_cache=False,
+            ).last_hidden_state
+            loss, right = answer_loss(model, samples, hidden)
+            drawn = [row for row, scene in enumerate(scenes) if scene is not None]
+            if drawn:
+                contents = patch_contents([scene for scene in scenes if scene is not None], GRID_SIDE)
+                tokens = written[0].view(len(scenes), -1, book.shape[1])[drawn]
+                loss = loss + 0.1 * code_loss(tokens, contents.to(options.device), book)
+            training.take_step(loss)
+            record(right, samples, scenes, curriculum, shares, training.step)
+            bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
             bar.update()
             if training.step % 50 == 0 or training.step == options.steps:
                 save_checkpoint(checkpoint, {"training": training.state(), "curriculum": vars(curriculum)})
+    hook.remove()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -308,40 +332,73 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, help="they share each step's pictures; by default one a core or GPU")
-    parser.add_argument("--tower-steps", type=int, default=500)
-    parser.add_argument("--tower-batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=700, help="steps of the second stage")
-    parser.add_argument("--cooldown", type=int, default=200, help="last steps, in which the learning rate falls to 0")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=shutil.which("g++") is not None,
+        help="compile the layers, which takes a C++ compiler; a step then takes two thirds of the time",
+    )
+    parser.add_argument("--tower-steps", type=int, default=1500)
+    parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--part-batch", type=int, default=16, help="pictures a step of tower and decoder alone")
+    parser.add_argument("--steps", type=int, default=900, help="steps of everything together")
+    parser.add_argument("--cooldown", type=int, default=300, help="last steps, in which the learning rate falls to 0")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step of everything together")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
-    parser.add_argument("--rate", type=float, default=0.012, help="Muon's peak learning rate; AdamW's is a twentieth")
-    parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
+    parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate; AdamW's is a twentieth")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     return parser.parse_args(arguments)
 
 
-def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
-    """One of `options.processes` equal processes; the first one prints and saves."""
-    torch.set_num_threads(1)
+def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model before training, on the device, and its processor."""
+    torch.set_num_threads(1 if options.device == "cpu" else 4)
     torch.set_default_device(options.device)
-    torch.distributed.init_process_group(
-        "nccl" if options.device == "cuda" else "gloo",
-        init_method=f"file://{rendezvous}",
-        rank=rank,
-        world_size=options.processes,
-    )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.runs / "tokenizer")
-    model, processor = build_model(tokenizer, options.seed), build_processor(tokenizer)
+    model = build_model(tokenizer, options.seed)
+    words = model.get_input_embeddings()
+    assert isinstance(words, nn.Embedding)
+    start_words(words, tokenizer, codebook(words.embedding_dim).to(options.device))
     if options.start_from is not None:
         started = LlavaForConditionalGeneration.from_pretrained(options.start_from, dtype=torch.float32)
         model.load_state_dict(started.state_dict())
-    namer = PatchNamer(model)
+    if options.compile:
+        for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
+            layer.compile(dynamic=False)
+    return model, build_processor(tokenizer)
+
+
+def train_part(number: int, options: argparse.Namespace) -> None:
+    """The tower (0) or the decoder (1), side by side: neither needs the other."""
+    options = argparse.Namespace(**{**vars(options), "batch": options.part_batch})
+    model, processor = start(options)
+    if number == 0:
+        train_tower(model, options)
+    else:
+        train_decoder(model, processor, options)
+
+
+def train_together(number: int, options: argparse.Namespace, rendezvous: str) -> None:
+    """One of `options.processes` equal processes; the first one prints and saves."""
+    model, processor = start(options)
+    curriculum = Curriculum(options.mastery)
     if options.tower_steps:
-        train_tower(namer, options)
-        start_projector(model, tokenizer, options.seed)
-    train_answers(Learner(model, namer), processor, options)
-    if is_first():
+        writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
+        saved = torch.load(options.runs / "tower.pt", weights_only=True, map_location=options.device)
+        writer.load_state_dict(saved["model"])
+    if options.decoder_steps:
+        saved = torch.load(options.runs / "decoder.pt", weights_only=True, map_location=options.device)
+        model.model.language_model.load_state_dict(saved["training"]["model"])
+        curriculum = Curriculum(**saved["curriculum"])
+    torch.distributed.init_process_group(
+        "nccl" if options.device == "cuda" else "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=number,
+        world_size=options.processes,
+    )
+    train_answers(model, processor, curriculum, options)
+    if number == 0:
         model.bfloat16().save_pretrained(options.out)
         processor.save_pretrained(options.out)
         print(f"saved to {options.out}")
@@ -358,8 +415,10 @@ def main() -> None:
     else:
         tokenizer = cut(fetch_source_tokenizer(options.runs / "smollm2"), corpus())
     tokenizer.save_pretrained(options.runs / "tokenizer")
+    if options.tower_steps or options.decoder_steps:
+        torch.multiprocessing.spawn(train_part, (options,), nprocs=2)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(train, (options, f"{folder}/rendezvous"), nprocs=options.processes)
+        torch.multiprocessing.spawn(train_together, (options, f"{folder}/rendezvous"), nprocs=options.processes)
 
 
 if __name__ == "__main__":

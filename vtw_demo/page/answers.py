@@ -56,7 +56,8 @@ def header(model: str, precision: str, device: str, layers: int, visual_tokens: 
     if visual_tokens is not None:
         facts.append(f"{visual_tokens} visual tokens")
     listed = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
-    return f'<div class="header"><h1>VTW Demo</h1><p>Visual Tokens Withdrawal, seen on your own picture</p><div class="facts">{listed}</div></div>'
+    title = "<h1>VTW Demo</h1><p>Visual Tokens Withdrawal, seen on your own picture</p>"
+    return f'<div class="header">{title}<div class="facts">{listed}</div></div>'
 
 
 def verdict_line(sentence: str) -> str:

@@ -12,8 +12,8 @@ from types import FrameType
 
 from vtw_demo import load
 from vtw_demo.models import EMBEDDED, QUANTIZATIONS
-from vtw_demo.page.engine import Engine
 from vtw_demo.page.build import build_page
+from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import MAXIMUM_UPLOAD, default_layer
 from vtw_demo.page.theme import CSS, KEYBOARD_RELEASE, THEME
 from vtw_demo.withdrawal import check_layer

@@ -1,0 +1,51 @@
+"""The Muon optimizer (K. Jordan, 2024) in float32.
+
+torch.optim.Muon iterates in bfloat16, matrix by matrix; on a CPU without bfloat16 products that took 1.4 s a step for
+this model's 108 matrices, and this one, all matrices of one shape at once, 0.3 s.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+# Coefficients of the quintic iteration that brings all singular values near 1 (Jordan's).
+_LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+
+
+def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
+    """(count, rows, columns) with each matrix's singular values brought to between about 0.7 and 1.2."""
+    upright = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if upright else matrices
+    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_CUBIC, alpha=_QUINTIC), x, beta=_LINEAR)
+    return x.mT if upright else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal. For matrices only."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(list(matrices), {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            updates: dict[torch.Size, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
+                    average.lerp_(matrix.grad, 1 - group["momentum"])
+                    updates[matrix.shape].append((matrix, matrix.grad.lerp(average, group["momentum"])))
+            for shape, pairs in updates.items():
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                steps = orthogonalized(torch.stack([update for _, update in pairs]))
+                for (matrix, _), step in zip(pairs, steps, strict=True):
+                    matrix.add_(step, alpha=-group["lr"] * scale)
