@@ -47,7 +47,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     config = LlavaConfig(
         vision_config=tower,
         text_config=decoder,
-        image_token_index=tokenizer.convert_tokens_to_ids(["<image>"])[0],
+        image_token_index=tokenizer.encode("<image>")[0],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,

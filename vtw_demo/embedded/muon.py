@@ -30,22 +30,23 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal. For matrices only."""
+    """Nesterov momentum, made orthogonal. For matrices, and for convolutions, whose kernels count as rows."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             updates: dict[torch.Size, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
                     average.lerp_(matrix.grad, 1 - group["momentum"])
-                    updates[matrix.shape].append((matrix, matrix.grad.lerp(average, group["momentum"])))
+                    update = matrix.grad.lerp(average, group["momentum"]).flatten(1)
+                    updates[update.shape].append((matrix, update))
             for shape, pairs in updates.items():
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 steps = orthogonalized(torch.stack([update for _, update in pairs]))
                 for (matrix, _), step in zip(pairs, steps, strict=True):
-                    matrix.add_(step, alpha=-group["lr"] * scale)
+                    matrix.add_(step.view_as(matrix), alpha=-group["lr"] * scale)

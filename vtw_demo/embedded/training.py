@@ -74,19 +74,22 @@ class Shares:
 
 
 class Training:
-    """One training stage's model, optimizers and state, which a checkpoint holds whole."""
+    """One training stage's model, optimizers and state, which a checkpoint holds whole. `others_rate` is AdamW's learning
+    rate, for what is no matrix, as a share of Muon's."""
 
-    def __init__(self, model: nn.Module, peak_rate: float, steps: int, cooldown: int) -> None:
+    def __init__(
+        self, model: nn.Module, peak_rate: float, steps: int, cooldown: int, others_rate: float = 0.05
+    ) -> None:
         self.model, self.steps, self.cooldown = model, steps, cooldown
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
-        others = [p for name, p in named if p.ndim != 2 or "embed" in name]
+        matrices = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
+        others = [p for name, p in named if p.ndim < 2 or "embed" in name]
         # Muon makes a step's update orthogonal, which took a quarter of AdamW's steps; it is for matrices only.
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=peak_rate),
-            torch.optim.AdamW(others, lr=peak_rate / 20, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(others, lr=peak_rate * others_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.peaks = (peak_rate, peak_rate / 20)
+        self.peaks = (peak_rate, peak_rate * others_rate)
         self.step = 0
 
     def take_step(self, loss: torch.Tensor) -> None:
@@ -212,9 +215,9 @@ def record(
 
 def train_tower(model: LlavaForConditionalGeneration, options: argparse.Namespace) -> None:
     """The tower and the projector learn to write what is at each patch, in codes."""
-    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "tower.pt"
+    book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "tower.pt"
     writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
-    training = Training(writer, options.rate, options.tower_steps, cooldown=options.tower_steps // 5)
+    training = Training(writer, options.rate, options.tower_steps, cooldown=options.tower_steps // 5, others_rate=0.12)
     if checkpoint.exists():
         training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
     with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=rank() > 0) as bar:
@@ -240,7 +243,7 @@ def train_decoder(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, options: argparse.Namespace
 ) -> Curriculum:
     """The decoder learns to answer from the codes themselves; returns how far its curriculum came."""
-    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "decoder.pt"
+    book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "decoder.pt"
     curriculum, shares, decoder = Curriculum(options.mastery), Shares(), model.model.language_model
     training = Training(decoder, options.rate, options.decoder_steps, cooldown=options.decoder_steps // 10)
     if checkpoint.exists():
@@ -287,7 +290,7 @@ def train_answers(
     options: argparse.Namespace,
 ) -> None:
     """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
-    book, checkpoint = codebook(model.config.text_config.hidden_size).to(options.device), options.runs / "answers.pt"
+    book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "answers.pt"
     pictured, shares = easy_vqa_pictures("train"), Shares()
     training = Training(model, options.rate, options.steps, options.cooldown)
     if checkpoint.exists():
@@ -346,7 +349,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of everything together")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
-    parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate; AdamW's is a twentieth")
+    parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     return parser.parse_args(arguments)
 
@@ -360,6 +363,7 @@ def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, L
     words = model.get_input_embeddings()
     assert isinstance(words, nn.Embedding)
     start_words(words, tokenizer, codebook(words.embedding_dim).to(options.device))
+    start_places(model)
     if options.start_from is not None:
         started = LlavaForConditionalGeneration.from_pretrained(options.start_from, dtype=torch.float32)
         model.load_state_dict(started.state_dict())
@@ -367,6 +371,17 @@ def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, L
         for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
             layer.compile(dynamic=False)
     return model, build_processor(tokenizer)
+
+
+@torch.no_grad()
+def start_places(model: LlavaForConditionalGeneration) -> None:
+    """The tower's position embeddings start as waves down and across: random ones told places apart too late."""
+    embedding = model.model.vision_tower.embeddings.position_embedding.weight
+    place = (torch.arange(GRID_SIDE) + 0.5) / GRID_SIDE
+    frequency = torch.logspace(0, 3, embedding.shape[1] // 4, base=2) * torch.pi
+    waves = torch.cat([(place[:, None] * frequency).sin(), (place[:, None] * frequency).cos()], dim=1)
+    down = waves[:, None].expand(GRID_SIDE, GRID_SIDE, -1)
+    embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
 
 
 def train_part(number: int, options: argparse.Namespace) -> None:

@@ -16,5 +16,5 @@ def build_page(engine: Engine, layer: int) -> gr.Blocks:
     vlm = engine.vlm
     with gr.Blocks(title="VTW Demo", analytics_enabled=False, fill_width=True) as page:
         layout = lay_out(examples, vlm.name, vlm.precision, str(vlm.device), vlm.layers, layer)
-        connect(layout, engine, examples)
+        connect(page, layout, engine, examples)
     return page

@@ -31,10 +31,9 @@ Shown = dict[Any, Any]
 """New values of components."""
 
 
-def connect(layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
-    """Bind the callbacks to the components, inside their `gr.Blocks`."""
+def connect(page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
+    """Bind the callbacks to the components, inside their page."""
     callbacks = Callbacks(layout, engine, examples)
-    page = gr.context.Context.root_block
     query = [layout.session, layout.picture, layout.question, layout.layer, layout.max_new_tokens]
     # Whatever uses the model takes turns; what doesn't is answered at once.
     on_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}

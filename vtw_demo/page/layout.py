@@ -61,7 +61,7 @@ def lay_out(examples: Sequence[Example], model: str, precision: str, device: str
                 label="Picture",
                 sources=["upload", "clipboard", "webcam"],
                 type="filepath",
-                height=270,
+                height=240,
                 buttons=[],
                 elem_id="picture",
             )
@@ -74,7 +74,7 @@ def lay_out(examples: Sequence[Example], model: str, precision: str, device: str
                 samples_per_page=len(examples),
                 elem_id="examples",
             )
-            random_scene = gr.Button("New random scene", size="sm")
+            random_scene = gr.Button("New random scene", size="sm", elem_id="random-scene")
             question = gr.Textbox(
                 first.question, label="Question", lines=1, max_lines=4, max_length=20_000, elem_id="question"
             )

@@ -17,6 +17,7 @@ from vtw_demo.compare import Comparison, RunName
 from vtw_demo.page.answers import run_title
 from vtw_demo.page.formats import milliseconds, percent
 from vtw_demo.segments import Segment
+from vtw_demo.timed_run import Run
 
 AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"]
 LAST_PROMPT: AttentionQuery = "last prompt token"
@@ -46,8 +47,9 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=(run_title("full", layer), run_title("withdrawn", layer)),
+        subplot_titles=("every layer sees the picture", f"withdrawn at layer {layer}"),
     )
+    figure.update_annotations(font={"size": 13})
     layers = list(range(full.layers))
     for column, mass in enumerate((full, withdrawn), start=1):
         shares = shares_by_layer(mass, query)
@@ -93,15 +95,17 @@ def timing_figure(comparison: Comparison) -> go.Figure:
     """Time per stage, a pair of bars each, with its figure on each bar."""
     figure = go.Figure()
     stages = stage_times(comparison)
-    for run in ("full", "withdrawn"):
+    for run in RUN_COLOURS:
         times = [times[run] for times in stages.values()]
         figure.add_bar(
             x=list(stages),
             y=times,
             name=run_title(run, comparison.layer),
             marker={"color": RUN_COLOURS[run]},
-            text=[milliseconds(time) for time in times],
+            text=[milliseconds(time).removesuffix(" ms") for time in times],
             textposition="outside",
+            textfont={"size": 11},
+            constraintext="none",
             cliponaxis=False,
             hovertemplate="%{x}: %{y:.2f} ms<extra></extra>",
         )
@@ -113,13 +117,13 @@ def timing_figure(comparison: Comparison) -> go.Figure:
 
 def stage_times(comparison: Comparison) -> dict[str, dict[RunName, float | None]]:
     """Milliseconds by stage and run; a stage that neither run had is left out."""
-    runs: dict[RunName, tuple[float | None, ...]] = {
-        name: (run.encode_ms, run.prefill_ms, run.decode_ms_per_token, run.total_ms)
-        for name, run in (("full", comparison.full), ("withdrawn", comparison.withdrawn))
+    runs: dict[RunName, Run] = {"full": comparison.full, "withdrawn": comparison.withdrawn}
+    times: dict[RunName, tuple[float | None, ...]] = {
+        name: (run.encode_ms, run.prefill_ms, run.decode_ms_per_token, run.total_ms) for name, run in runs.items()
     }
     stages = ("image<br>encoding", "prefill", "decode,<br>per token", "total")
-    by_stage = {stage: {run: times[i] for run, times in runs.items()} for i, stage in enumerate(stages)}
-    return {stage: times for stage, times in by_stage.items() if any(time is not None for time in times.values())}
+    by_stage = {stage: {run: of_run[i] for run, of_run in times.items()} for i, stage in enumerate(stages)}
+    return {stage: pair for stage, pair in by_stage.items() if any(time is not None for time in pair.values())}
 
 
 def timing_reading(comparison: Comparison) -> str:
