@@ -111,7 +111,7 @@ def lay_out(examples: Sequence[Example], model: str, precision: str, device: str
             )
         with gr.Column(scale=5, min_width=320):
             verdict = gr.HTML(progress_line("Starting with the first example."), padding=False, elem_id="verdict")
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=True, elem_id="answers"):
                 full = gr.HTML(Answer("full", layer).to_html(), padding=False, min_width=300, elem_id="full")
                 withdrawn = gr.HTML(
                     Answer("withdrawn", layer).to_html(), padding=False, min_width=300, elem_id="withdrawn"

@@ -38,11 +38,11 @@ CSS = """
 .figures dd {margin: 0; font-size: 15px; font-weight: 600; font-variant-numeric: tabular-nums;}
 .reading, .note {margin: 0; font-size: 13px; color: var(--body-text-color-subdued);}
 .plot-heading {margin: 0; font-size: 15px; font-weight: 600;}
-#examples .gallery {display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 4px;}
+#examples > .gallery {display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 4px;}
 #examples .gallery-item {width: 100%; aspect-ratio: 1; padding: 0; overflow: hidden;}
 #examples .gallery-item * {width: 100%; height: 100%; max-width: none; max-height: none; border: 0;}
 #examples img {object-fit: cover;}
-#suggestions .gallery {gap: 4px;}
+#suggestions > .gallery {gap: 4px;}
 #suggestions .gallery-item {padding: 1px 8px; font-size: 13px;}
 #attention-query, #attention-query .wrap {padding: 0 !important; margin: 0 !important;}
 #random-scene {color: var(--body-text-color);}
@@ -54,6 +54,7 @@ CSS = """
   .header .facts {margin-left: 0;}
   .figures {grid-template-columns: repeat(2, minmax(0, 1fr));}
   .verdict {font-size: 16px;}
+  #answers {flex-direction: column;}
 }
 """
 

@@ -1,0 +1,125 @@
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from vtw_demo.compare import Comparison
+from vtw_demo.timed_run import Run
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 180
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The page's address, served by `python app.py` itself; it must end well on SIGTERM."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port), "--layer", "8"],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"NO_PROXY": "127.0.0.1"},
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                try:
+                    urllib.request.urlopen(url, timeout=5).close()
+                    break
+                except (urllib.error.URLError, OSError):
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.3)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert code == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium: Debian's, or Playwright's own."""
+    from playwright.sync_api import Error, sync_playwright
+
+    installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        except Error as error:
+            reason = f"no Chromium to drive: {str(error).splitlines()[0]}"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(server)
+    yield page
+    page.close()
+    assert not problems
+
+
+def run(answer="red", tokens=(7, 2), **changes):
+    values = {
+        "answer": answer,
+        "tokens": tokens,
+        "encode_ms": 5.0,
+        "prefill_ms": 40.0,
+        "decode_ms_per_token": 4.0,
+        "total_ms": 49.0,
+        "prefill_flops": 1000,
+        "kv_cache_bytes": 200,
+    }
+    return Run(**(values | changes))
+
+
+@pytest.fixture
+def make_run():
+    return run
+
+
+@pytest.fixture
+def make_comparison():
+    """A comparison of two runs of a 12-layer model, withdrawn at layer 6 unless told otherwise."""
+
+    def make(full=None, withdrawn=None, layer=6):
+        return Comparison(
+            model="embedded",
+            precision="float32",
+            device="cpu",
+            question="What color is it?",
+            layer=layer,
+            layers=12,
+            visual_tokens=196,
+            text_tokens=14,
+            full=full or run(),
+            withdrawn=withdrawn or run(prefill_ms=25.0, prefill_flops=560, kv_cache_bytes=118),
+        )
+
+    return make

@@ -1,0 +1,145 @@
+"""The page in a real browser: a real server, a real model, headless Chromium."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+from PIL import Image
+
+# Generous: the machine may be doing other things. Nothing here asserts a time.
+WAIT = 60_000
+VERDICT = re.compile(r"^(Same answer|Different answers|Same words).*(FLOPs|nothing is withdrawn)")
+
+
+def wait_for_verdict(page):
+    expect(page.locator("#verdict")).to_contain_text(VERDICT, timeout=WAIT)
+    return page.locator("#verdict").inner_text()
+
+
+def wait_for_attention(page, layer):
+    expect(page.locator("#attention .annotation-text", has_text=f"withdrawn at layer {layer}")).to_be_visible(
+        timeout=WAIT
+    )
+
+
+def ask(page, question):
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
+def move_slider(page, layer):
+    number = page.locator("#layer input[type=number]")
+    number.fill(str(layer))
+    number.press("Enter")
+
+
+def answer(page, run):
+    return page.locator(f"#{run} .answer").inner_text()
+
+
+def test_the_first_example_is_answered_unasked(page):
+    wait_for_verdict(page)
+    assert answer(page, "full").strip()
+    assert answer(page, "withdrawn").strip()
+    wait_for_attention(page, 8)
+    expect(page.locator("#timing .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#attention-reading")).to_contain_text("of the attention")
+
+
+def test_a_question_is_answered_twice_and_the_slider_reruns_the_withdrawn_side(page):
+    wait_for_attention(page, 8)
+    ask(page, "How many objects are there?")
+    expect(page.locator("#full .figures")).to_have_count(0, timeout=WAIT)
+    wait_for_verdict(page)
+    wait_for_attention(page, 8)
+    full = page.locator("#full").inner_text()
+    move_slider(page, 3)
+    expect(page.locator("#withdrawn h3")).to_contain_text("layer 3", timeout=WAIT)
+    wait_for_attention(page, 3)
+    assert wait_for_verdict(page)
+    # Not one of its figures is measured again: the full run was left alone.
+    assert page.locator("#full").inner_text() == full
+
+
+def test_the_last_layer_withdraws_nothing(page):
+    wait_for_attention(page, 8)
+    move_slider(page, 12)
+    expect(page.locator("#verdict")).to_contain_text("nothing is withdrawn", timeout=WAIT)
+    assert answer(page, "full") == answer(page, "withdrawn")
+
+
+def test_an_empty_question_gets_one_sentence_and_the_page_goes_on(page):
+    wait_for_attention(page, 8)
+    ask(page, "  ")
+    expect(page.locator("#verdict")).to_contain_text("The question is empty", timeout=WAIT)
+    ask(page, "What shape is it?")
+    wait_for_verdict(page)
+
+
+@pytest.mark.parametrize("content", [b"not a picture", b""])
+def test_a_bad_picture_gets_one_sentence_and_the_page_goes_on(page, tmp_path, content):
+    wait_for_attention(page, 8)
+    file = tmp_path / "picture.png"
+    file.write_bytes(content)
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    page.locator("#picture input[type=file]").first.set_input_files(file)
+    page.wait_for_timeout(1500)
+    ask(page, "What is it?")
+    expect(page.locator("#verdict .problem")).to_contain_text("picture", timeout=WAIT)
+    assert "Traceback" not in page.content()
+    page.locator("#examples button").nth(1).click()
+    wait_for_verdict(page)
+
+
+def test_an_own_picture_is_answered(page, tmp_path):
+    wait_for_attention(page, 8)
+    file = tmp_path / "own.jpg"
+    Image.effect_noise((640, 333), 60).convert("RGB").save(file)
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    page.locator("#picture input[type=file]").first.set_input_files(file)
+    expect(page.locator("#suggestions")).to_contain_text("Describe the picture.", timeout=WAIT)
+    ask(page, "Describe the picture.")
+    wait_for_verdict(page)
+
+
+def test_an_example_a_suggestion_and_a_random_scene_run_at_once(page):
+    wait_for_attention(page, 8)
+    page.locator("#examples button").nth(2).click()
+    expect(page.get_by_label("Question")).not_to_have_value("What is the colour of the heart?", timeout=WAIT)
+    wait_for_verdict(page)
+    suggestion = page.locator("#suggestions button").last
+    text = suggestion.inner_text()
+    suggestion.click()
+    expect(page.get_by_label("Question")).to_have_value(text, timeout=WAIT)
+    wait_for_verdict(page)
+    picture = page.locator("#picture img").first.get_attribute("src")
+    page.get_by_role("button", name="New random scene").click()
+    expect(page.locator("#picture img").first).not_to_have_attribute("src", picture, timeout=WAIT)
+    wait_for_verdict(page)
+
+
+def test_stop_ends_the_run_and_leaves_the_page_working(page):
+    wait_for_attention(page, 8)
+    page.locator("#max-new-tokens input[type=number]").fill("900")
+    page.get_by_label("Question").fill("Describe the scene. " * 3)
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#verdict")).not_to_contain_text("Running", timeout=WAIT)
+    expect(page.locator("#verdict")).to_contain_text(re.compile("Stopped|answer"), timeout=WAIT)
+    page.locator("#max-new-tokens input[type=number]").fill("8")
+    ask(page, "What shape is it?")
+    wait_for_verdict(page)
+
+
+def test_the_attention_of_the_answer_is_shown_when_asked_for(page):
+    wait_for_attention(page, 8)
+    page.get_by_label("mean over the answer's tokens").check()
+    expect(page.locator("#attention-reading")).to_contain_text("the answer's tokens", timeout=WAIT)
+
+
+def test_a_phone_has_no_sideways_scrolling(browser, server):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(server)
+    wait_for_verdict(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
