@@ -8,7 +8,7 @@ from PIL import Image
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
 WAIT = 60_000
-VERDICT = re.compile(r"^(Same answer|Different answers|Same words).*(FLOPs|nothing is withdrawn)")
+VERDICT = re.compile(r"(Same answer|Different answers|Same words).*(FLOPs|nothing is withdrawn)", re.DOTALL)
 
 
 def wait_for_verdict(page):

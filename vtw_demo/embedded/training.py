@@ -69,13 +69,21 @@ class Shares:
         before = self.smooth.get(kind, 0.0)
         self.smooth[kind] = before + 0.01 * (right - before)
 
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of short answers, each more often the more often it is wrong: up to eight times."""
+        return tuple(
+            kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.smooth.get(kind, 0.0))))
+        )
+
     def figures(self) -> dict[str, str]:
         return {kind: f"{share:.2f}" for kind, share in sorted(self.smooth.items())}
 
 
 class Training:
-    """One training stage's model, optimizers and state, which a checkpoint holds whole. `others_rate` is AdamW's learning
-    rate, for what is no matrix, as a share of Muon's."""
+    """One training stage's model, optimizers and state, which a checkpoint holds whole.
+
+    `others_rate` is AdamW's learning rate, for what is no matrix, as a share of Muon's.
+    """
 
     def __init__(
         self, model: nn.Module, peak_rate: float, steps: int, cooldown: int, others_rate: float = 0.05
@@ -143,15 +151,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def scene_questions(scene: Scene, turns: int, generator: random.Random) -> list[tuple[str, str, str]]:
-    questions = ask_several(scene, turns, generator, SHORT_ANSWER_KINDS)
+def scene_questions(
+    scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]
+) -> list[tuple[str, str, str]]:
+    questions = ask_several(scene, turns, generator, kinds)
     if generator.random() < 0.4:
         questions[generator.randrange(4)] = ask_several(scene, 1, generator, ("description",))[0]
     return [(question.kind, question.text, question.answer) for question in questions]
 
 
 def mixed_pictures(
-    pictured: list[PicturedQuestions], curriculum: Curriculum, generator: random.Random, options: argparse.Namespace
+    pictured: list[PicturedQuestions],
+    curriculum: Curriculum,
+    kinds: tuple[str, ...],
+    generator: random.Random,
+    options: argparse.Namespace,
 ) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
     """One process's share of a step: pictures, a quarter of them easy-vqa's, what is asked about each, and each
     one's scene, None for easy-vqa."""
@@ -167,7 +181,7 @@ def mixed_pictures(
         else:
             scene = random_scene(generator, curriculum.objects(generator))
             pictures.append(draw(scene))
-            asked.append(scene_questions(scene, options.turns, generator))
+            asked.append(scene_questions(scene, options.turns, generator, kinds))
             scenes.append(scene)
     return pictures, asked, scenes
 
@@ -261,7 +275,7 @@ def train_decoder(
             scenes = [
                 random_scene(generator, curriculum.objects(generator)) for _ in range(options.batch // processes())
             ]
-            asked = [scene_questions(scene, options.turns, generator) for scene in scenes]
+            asked = [scene_questions(scene, options.turns, generator, shares.kinds()) for scene in scenes]
             samples = pack(processor, asked, length, COARSE_SIDE).to(options.device)
             tokens = patch_contents(scenes, COARSE_SIDE).to(options.device).weights @ book
             tokens = tokens + CODE_NOISE * torch.randn(tokens.shape, generator=noise, device=options.device)
@@ -302,7 +316,7 @@ def train_answers(
     with tqdm(total=options.steps, initial=training.step, desc="answers", disable=rank() > 0) as bar:
         while training.step < options.steps:
             generator = random.Random(f"{options.seed} answers {training.step} {rank()}")
-            pictures, asked, scenes = mixed_pictures(pictured, curriculum, generator, options)
+            pictures, asked, scenes = mixed_pictures(pictured, curriculum, shares.kinds(), generator, options)
             samples = pack(processor, asked, options.length).to(options.device)
             written.clear()
             hidden = model.model(
