@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from playwright.sync_api import expect
 from PIL import Image
+from playwright.sync_api import expect
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
 WAIT = 60_000
