@@ -258,7 +258,7 @@ def train_decoder(
 ) -> Curriculum:
     """The decoder learns to answer from the codes themselves; returns how far its curriculum came."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "decoder.pt"
-    curriculum, shares, decoder = Curriculum(options.mastery), Shares(), model.model.language_model
+    curriculum, shares, decoder = Curriculum(options.mastery, options.level), Shares(), model.model.language_model
     training = Training(decoder, options.rate, options.decoder_steps, cooldown=options.decoder_steps // 10)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
@@ -364,6 +364,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
     parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate")
+    parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     return parser.parse_args(arguments)
 
@@ -411,7 +412,7 @@ def train_part(number: int, options: argparse.Namespace) -> None:
 def train_together(number: int, options: argparse.Namespace, rendezvous: str) -> None:
     """One of `options.processes` equal processes; the first one prints and saves."""
     model, processor = start(options)
-    curriculum = Curriculum(options.mastery)
+    curriculum = Curriculum(options.mastery, options.level)
     if options.tower_steps:
         writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
         saved = torch.load(options.runs / "tower.pt", weights_only=True, map_location=options.device)
