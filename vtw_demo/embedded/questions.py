@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, Scene, SceneObject
+from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
 
 # An object counts as left of another only if it is at least this share of the picture's side further left.
 DIRECTION_MARGIN = 0.10
@@ -245,4 +245,3 @@ _ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 }
 KINDS: tuple[str, ...] = tuple(_ASK)
 SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")
-COUNTS: tuple[str, ...] = tuple(str(number) for number in range(MAXIMUM_OBJECTS + 1))

@@ -1,8 +1,7 @@
 """Trains the embedded model, from nothing, in one command: python -m vtw_demo.embedded.training
 
-The tower and projector learn to write what is at each patch in a fixed code, while the decoder learns to answer from
-that code; then everything together learns to answer. No step of it withdraws, drops or masks a visual token in any
-layer.
+The tower and projector learn to write what is at each patch in a fixed code, the decoder learns to answer from that
+code, then everything together learns to answer. No step of it withdraws, drops or masks a visual token in any layer.
 """
 
 from __future__ import annotations
@@ -125,8 +124,6 @@ class Training:
 
 def average_gradients(model: nn.Module) -> None:
     """One exchange a step. Processes of one thread each wait less for each other than threads do."""
-    if not torch.distributed.is_initialized():
-        return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients]) / torch.distributed.get_world_size()
     torch.distributed.all_reduce(flat)
@@ -135,11 +132,11 @@ def average_gradients(model: nn.Module) -> None:
 
 
 def processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return torch.distributed.get_world_size()
 
 
 def rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return torch.distributed.get_rank()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -221,8 +218,7 @@ def record(
             if scene is not None and len(scene.objects) == curriculum.level and kind != "description":
                 newest.append(is_right)
     counts = torch.tensor([float(sum(newest)), float(len(newest))])
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
+    torch.distributed.all_reduce(counts)
     if counts[1] > 0:
         curriculum.record(step, (counts[0] / counts[1]).item())
 
@@ -231,7 +227,7 @@ def train_tower(model: LlavaForConditionalGeneration, options: argparse.Namespac
     """The tower and the projector learn to write what is at each patch, in codes."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "tower.pt"
     writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
-    training = Training(writer, options.rate, options.tower_steps, cooldown=options.tower_steps // 5, others_rate=0.12)
+    training = Training(writer, options.rate, options.tower_steps, options.tower_steps // 2, others_rate=0.12)
     if checkpoint.exists():
         training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
     with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=rank() > 0) as bar:
@@ -259,7 +255,7 @@ def train_decoder(
     """The decoder learns to answer from the codes themselves; returns how far its curriculum came."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "decoder.pt"
     curriculum, shares, decoder = Curriculum(options.mastery, options.level), Shares(), model.model.language_model
-    training = Training(decoder, options.rate, options.decoder_steps, cooldown=options.decoder_steps // 10)
+    training = Training(decoder, options.rate, options.decoder_steps, options.decoder_steps // 2)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         training.restore(saved["training"])
@@ -357,10 +353,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--tower-steps", type=int, default=1500)
     parser.add_argument("--decoder-steps", type=int, default=1200)
-    parser.add_argument("--part-batch", type=int, default=16, help="pictures a step of tower and decoder alone")
     parser.add_argument("--steps", type=int, default=900, help="steps of everything together")
     parser.add_argument("--cooldown", type=int, default=300, help="last steps, in which the learning rate falls to 0")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step of everything together")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
     parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate")
@@ -399,34 +394,17 @@ def start_places(model: LlavaForConditionalGeneration) -> None:
     embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
 
 
-def train_part(number: int, options: argparse.Namespace) -> None:
-    """The tower (0) or the decoder (1), side by side: neither needs the other."""
-    options = argparse.Namespace(**{**vars(options), "batch": options.part_batch})
-    model, processor = start(options)
-    if number == 0:
-        train_tower(model, options)
-    else:
-        train_decoder(model, processor, options)
-
-
-def train_together(number: int, options: argparse.Namespace, rendezvous: str) -> None:
+def train(number: int, options: argparse.Namespace, rendezvous: str) -> None:
     """One of `options.processes` equal processes; the first one prints and saves."""
-    model, processor = start(options)
-    curriculum = Curriculum(options.mastery, options.level)
-    if options.tower_steps:
-        writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
-        saved = torch.load(options.runs / "tower.pt", weights_only=True, map_location=options.device)
-        writer.load_state_dict(saved["model"])
-    if options.decoder_steps:
-        saved = torch.load(options.runs / "decoder.pt", weights_only=True, map_location=options.device)
-        model.model.language_model.load_state_dict(saved["training"]["model"])
-        curriculum = Curriculum(**saved["curriculum"])
     torch.distributed.init_process_group(
         "nccl" if options.device == "cuda" else "gloo",
         init_method=f"file://{rendezvous}",
         rank=number,
         world_size=options.processes,
     )
+    model, processor = start(options)
+    train_tower(model, options)
+    curriculum = train_decoder(model, processor, options)
     train_answers(model, processor, curriculum, options)
     if number == 0:
         model.bfloat16().save_pretrained(options.out)
@@ -445,10 +423,8 @@ def main() -> None:
     else:
         tokenizer = cut(fetch_source_tokenizer(options.runs / "smollm2"), corpus())
     tokenizer.save_pretrained(options.runs / "tokenizer")
-    if options.tower_steps or options.decoder_steps:
-        torch.multiprocessing.spawn(train_part, (options,), nprocs=2)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(train_together, (options, f"{folder}/rendezvous"), nprocs=options.processes)
+        torch.multiprocessing.spawn(train, (options, f"{folder}/rendezvous"), nprocs=options.processes)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,6 @@ class Engine:
         self._stop = threading.Event()
         self._closing = False
 
-    @property
-    def layers(self) -> int:
-        return self.vlm.layers
-
     def compare(self, query: Query, full: Run | None = None, stop: threading.Event | None = None) -> Iterator[Event]:
         """`vtw_demo.compare` for `query`, once nobody else uses the model; closing the iterator ends the turn."""
         stop = stop or threading.Event()
