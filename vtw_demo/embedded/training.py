@@ -302,7 +302,7 @@ def train_answers(
     """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "answers.pt"
     pictured, shares = easy_vqa_pictures("train"), Shares()
-    training = Training(model, options.rate, options.steps, options.cooldown)
+    training = Training(model, options.joint_rate, options.steps, options.cooldown)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         training.restore(saved["training"])
@@ -352,13 +352,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="compile the layers, which takes a C++ compiler; a step then takes two thirds of the time",
     )
     parser.add_argument("--tower-steps", type=int, default=1500)
-    parser.add_argument("--decoder-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=900, help="steps of everything together")
-    parser.add_argument("--cooldown", type=int, default=300, help="last steps, in which the learning rate falls to 0")
+    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600, help="steps of everything together")
+    parser.add_argument("--cooldown", type=int, default=570, help="last steps, in which the learning rate falls to 0")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=384, help="positions a row")
-    parser.add_argument("--rate", type=float, default=0.015, help="Muon's peak learning rate")
+    parser.add_argument("--rate", type=float, default=0.012, help="Muon's peak learning rate for tower and decoder")
+    parser.add_argument("--joint-rate", type=float, default=0.006, help="and for everything together")
     parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     return parser.parse_args(arguments)
