@@ -360,7 +360,7 @@ def test_sum_by_segment():
     [
         ({}, ANSWER, "no input_ids"),
         ({"input_ids": torch.ones(2, 3, dtype=torch.long)}, ANSWER, r"one prompt at a time.*\(2, 3\)"),
-        ({"input_ids": torch.ones(3, dtype=torch.long)}, ANSWER, r"one prompt at a time.*\(3,\)"),
+        ({"input_ids": torch.ones(3, dtype=torch.long)}, ANSWER, r"shape \(batch, prompt\).*\(3,\)"),
         (
             {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.tensor([[1, 1, 0]])},
             ANSWER,
@@ -371,8 +371,8 @@ def test_sum_by_segment():
             ANSWER,
             r"attention_mask has the shape \(1, 4\)",
         ),
-        (prompt(1, 2), [[3, 4]], r"one sequence of integers; these have the shape \(1, 2\)"),
-        (prompt(1, 2), [3.5], "one sequence of integers"),
+        (prompt(1, 2), [[3, 4], [5, 6]], r"integers of the shape \(1, answer tokens\); these have the shape \(2, 2\)"),
+        (prompt(1, 2), [3.5], "must be integers"),
         (prompt(1, 2), [3, IMAGE], "placeholder of an image"),
     ],
 )
@@ -383,7 +383,7 @@ def test_bad_inputs(model, inputs, answer, message):
 
 def test_prompt_that_ends_with_a_visual_token(model):
     inputs = prompt(1, 2, "image")
-    with pytest.raises(ValueError, match="ends with a visual token, which is withdrawn at layer 2"):
+    with pytest.raises(ValueError, match="ends with a visual token"):
         measure_attention(model, inputs, ANSWER, layer=2)
     segments = FIRST + SYSTEM + PICTURE * VISUAL
     expected = shares_of(eager_matrices(model, with_answer(inputs)), segments)

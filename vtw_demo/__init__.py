@@ -3,6 +3,7 @@
 from vtw_demo.attention import measure_attention
 from vtw_demo.compare import compare
 from vtw_demo.models import load
+from vtw_demo.sweep import Sweep, choose_layer, sweep
 from vtw_demo.withdrawal import withdraw
 
-__all__ = ["compare", "load", "measure_attention", "withdraw"]
+__all__ = ["Sweep", "choose_layer", "compare", "load", "measure_attention", "sweep", "withdraw"]

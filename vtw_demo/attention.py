@@ -18,8 +18,11 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from vtw_demo.family_cases import find_decoder
+from vtw_demo.kept_positions import keep_positions
 from vtw_demo.segments import PADDING, Segment, segment_ids, visual_token_mask
-from vtw_demo.withdrawal import find_decoder, keep_positions, withdraw
+from vtw_demo.teacher_forcing import check_prompt, check_prompt_end, with_answer
+from vtw_demo.withdrawal import withdraw
 
 Shares = tuple[float, ...]
 """The share of attention that each segment gets, in the order of `AttentionMass.segments`."""
@@ -133,25 +136,22 @@ def measure_attention(
     - RuntimeError for a model whose attention doesn't run through transformers' attention interface,
     - what `withdraw` raises.
     """
-    input_ids, attention_mask, prompt_length = _with_answer(model, inputs, answer_token_ids)
+    check_prompt(inputs)
+    if len(inputs["input_ids"]) != 1:
+        raise ValueError(
+            "Attention mass is measured for one prompt at a time, input_ids of the shape (1, prompt); "
+            f"these have {tuple(inputs['input_ids'].shape)}."
+        )
+    prompt_length = inputs["input_ids"].shape[1]
+    prompt_and_answer = with_answer(model, inputs, answer_token_ids)
+    input_ids, attention_mask = prompt_and_answer["input_ids"], prompt_and_answer.get("attention_mask")
     visual = visual_token_mask(model.config, input_ids)
-    prompt_and_answer = {**inputs, "input_ids": input_ids}
-    if attention_mask is not None:
-        prompt_and_answer["attention_mask"] = attention_mask
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in inputs:  # 0 stands for text
-            answer_length = input_ids.shape[1] - prompt_length
-            prompt_and_answer[name] = torch.nn.functional.pad(inputs[name], (0, answer_length))
-
     segments = segment_ids(model.config, input_ids, attention_mask, prompt_length)[0]
     layer_count = len(find_decoder(model).layers)
     kept = keep_positions(visual, attention_mask)
     kept_segments = segments if kept is None else segments[kept.index[0]]
-    if layer not in (None, layer_count) and visual[0, prompt_length - 1]:
-        raise ValueError(
-            f"The prompt ends with a visual token, which is withdrawn at layer {layer}: from there on its "
-            "last position attends to nothing. Put text after the image, or measure without withdrawal."
-        )
+    if layer not in (None, layer_count):
+        check_prompt_end(model, inputs)
 
     mass_by_layer: dict[int, torch.Tensor] = {}
 
@@ -315,41 +315,3 @@ def _sdpa_with_capture(
 # Registered for good: a pass of another thread may look it up while a measurement ends.
 AttentionInterface.register(_INTERFACE, _sdpa_with_capture)
 AttentionMaskInterface.register(_INTERFACE, sdpa_mask)
-
-
-def _with_answer(
-    model: PreTrainedModel, inputs: Mapping[str, Any], answer_token_ids: Sequence[int] | torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-    """Ids and attention mask of prompt and answer, both of shape (1, prompt + answer), and prompt length."""
-    input_ids = inputs.get("input_ids")
-    if input_ids is None:
-        raise ValueError("The inputs have no input_ids; hand what the model's processor returns.")
-    if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
-        raise ValueError(
-            "Attention mass is measured for one prompt at a time, input_ids of the shape (1, prompt); "
-            f"these have {tuple(input_ids.shape)}."
-        )
-    attention_mask = inputs.get("attention_mask")
-    if attention_mask is not None:
-        if attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has the shape {tuple(attention_mask.shape)}, input_ids have "
-                f"{tuple(input_ids.shape)}; give the mask of these ids."
-            )
-        if not attention_mask[0, -1]:
-            raise ValueError("The prompt is padded on the right; pad it on the left, or not at all.")
-    answer = torch.as_tensor([] if answer_token_ids is None else answer_token_ids)
-    if answer.ndim != 1 or (answer.numel() and (answer.is_floating_point() or answer.is_complex())):
-        raise ValueError(
-            "answer_token_ids must be one sequence of integers; these have the shape "
-            f"{tuple(answer.shape)} and the type {answer.dtype}."
-        )
-    answer = answer.to(device=input_ids.device, dtype=input_ids.dtype)[None]
-    if visual_token_mask(model.config, answer).any():
-        raise ValueError(
-            "answer_token_ids contain the placeholder of an image, which would be read as a picture. "
-            "Generate with suppress_tokens=[its id]."
-        )
-    if attention_mask is not None:
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(answer.shape)], dim=1)
-    return torch.cat([input_ids, answer], dim=1), attention_mask, input_ids.shape[1]

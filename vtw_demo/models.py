@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from vtw_demo.family_cases import check_family, find_decoder
 from vtw_demo.segments import visual_token_ids
-from vtw_demo.withdrawal import check_family, find_decoder, withdraw
+from vtw_demo.withdrawal import withdraw
 
 Quantization = Literal["4bit", "8bit"]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)

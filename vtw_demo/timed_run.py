@@ -16,8 +16,9 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
 from vtw_demo.cost import prefill_flops
+from vtw_demo.family_cases import find_decoder
 from vtw_demo.models import VisionLanguageModel
-from vtw_demo.withdrawal import find_decoder, withdraw
+from vtw_demo.withdrawal import withdraw
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 Lin, Lin, Lin, Ji, "Boosting Multimodal Large Language Models with Visual Tokens Withdrawal for Rapid
 Inference", AAAI 2025, arXiv 2405.05803; authors' code: github lzhxmu/VTW. This module is the only one of
-the project that changes a forward pass. It does so with hooks on the model and its decoder layers.
-
-Words used below: a *column* is a position of the whole sequence as layers below K see it; a *slot* is a place
-among the keys of layers from K on, which hold kept tokens only. Rows of a batch that keep fewer tokens than
-others have empty slots on their left, as in left padding.
+the project that changes a forward pass. It does so with hooks on the model and its decoder layers. Columns and
+slots are those of `vtw_demo.kept_positions`.
 """
 
 import functools
@@ -15,14 +12,33 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin, StaticLayer
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
 
+from vtw_demo.family_cases import (
+    check_family,
+    check_flash_window,
+    find_decoder,
+    key_sources,
+    rescale_query,
+    scales_attention_by_position,
+    without_late_features,
+)
+from vtw_demo.kept_positions import (
+    KeptPositions,
+    LayerArguments,
+    Slots,
+    add_slots,
+    keep_positions,
+    key_span,
+    put_hidden_states,
+    take_hidden_states,
+)
 from vtw_demo.segments import visual_token_ids, visual_token_mask
 
 
@@ -65,6 +81,20 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     check_family(model)
     layers = find_decoder(model).layers
     check_layer(layer, len(layers))
+    with exclusive(model):
+        withdrawal = _Withdrawal(model, layers, layer)
+        try:
+            if layer < len(layers):
+                withdrawal.register()
+            yield
+        finally:
+            withdrawal.remove()
+
+
+@contextmanager
+def exclusive(model: PreTrainedModel) -> Iterator[None]:
+    """Keep other withdrawals off `model` inside a `with` block. Raises RuntimeError if one is active already."""
+    layers = find_decoder(model).layers
     with _active_lock:
         if layers in _active:
             raise RuntimeError(
@@ -72,13 +102,9 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
                 "(one model has one withdrawal layer at a time)."
             )
         _active.add(layers)
-    withdrawal = _Withdrawal(model, layers, layer)
     try:
-        if layer < len(layers):
-            withdrawal.register()
         yield
     finally:
-        withdrawal.remove()
         with _active_lock:
             _active.discard(layers)
 
@@ -99,182 +125,6 @@ def check_layer(layer: int, layer_count: int) -> None:
         raise ValueError(
             f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is {layer}."
         )
-
-
-@dataclass(frozen=True)
-class KeptPositions:
-    """The positions of one prefill that go on.
-
-    - `index`, int64, shape (batch, kept): positions in ascending order, right-aligned in each row.
-    - `valid`, bool, shape (batch, kept): False for an empty slot, whose index means nothing; None where
-      every row keeps equally many, so that there are none.
-    - `tail`: how many positions at the end of the sequence are kept in every row.
-    """
-
-    index: torch.Tensor
-    valid: torch.Tensor | None
-    tail: int
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Which column each slot of a layer holds.
-
-    - `column`, int64, shape (batch, slots), and `valid` as in `KeptPositions`.
-    - `columns`: how many columns this accounts for; each later column has the next slot.
-    """
-
-    column: torch.Tensor
-    valid: torch.Tensor | None
-    columns: int
-
-    @property
-    def count(self) -> int:
-        return self.column.shape[1]
-
-    def count_at(self, columns: int) -> int:
-        """How many slots there are when there are that many columns."""
-        return self.count + columns - self.columns
-
-    def append(self, column: torch.Tensor, valid: torch.Tensor | None, columns: int) -> "Slots":
-        """The same with further slots to the right, accounting for so many columns."""
-        if self.valid is not None or valid is not None:
-            old = torch.ones_like(self.column, dtype=torch.bool) if self.valid is None else self.valid
-            new = torch.ones_like(column, dtype=torch.bool) if valid is None else valid
-            valid = torch.cat([old, new], dim=1)
-        return Slots(torch.cat([self.column, column], dim=1), valid, columns)
-
-    def extend(self, columns: int) -> "Slots":
-        """The same, accounting for so many columns, of which all new ones are kept."""
-        batch = self.column.shape[0]
-        new = torch.arange(self.columns, columns, device=self.column.device).expand(batch, -1)
-        return self.append(new, None, columns)
-
-    def span(self, first: int, count: int) -> "Slots":
-        """The slots from `first` on, `count` in number, further ones included where there are fewer."""
-        missing = first + count - self.count
-        slots = self.extend(self.columns + missing) if missing > 0 else self
-        chosen = slice(first, first + count)
-        valid = None if slots.valid is None else slots.valid[:, chosen]
-        return Slots(slots.column[:, chosen], valid, slots.columns)
-
-    def with_withdrawn_columns(self) -> "Slots":
-        """Slots for all columns, those empty that have no slot here: for layers that hold every column."""
-        batch = self.column.shape[0]
-        held = torch.zeros((batch, self.columns), dtype=torch.bool, device=self.column.device)
-        valid = torch.ones_like(self.column, dtype=torch.bool) if self.valid is None else self.valid
-        held = held.scatter_reduce(1, self.column, valid, reduce="amax")
-        return Slots(torch.arange(self.columns, device=held.device).expand(batch, -1), held, self.columns)
-
-    def rows(self, rows: torch.Tensor) -> "Slots":
-        """The same for these rows of the batch."""
-        return Slots(self.column[rows], None if self.valid is None else self.valid[rows], self.columns)
-
-
-def keep_positions(visual: torch.Tensor, attention_mask: torch.Tensor | None) -> KeptPositions | None:
-    """Which positions to keep, from bool or 0/1 tensors of shape (batch, sequence); None if none is visual.
-
-    Padding isn't kept. Waits for the device once.
-    """
-    keep = ~visual
-    if attention_mask is not None:
-        keep &= attention_mask.bool()
-    counts = keep.sum(1)
-    tail = keep.all(0).flip(0).cumprod(0).sum()
-    any_visual, most, fewest, tail_length = torch.stack(
-        [visual.any().long(), counts.max(), counts.min(), tail]
-    ).tolist()
-    if not any_visual:
-        return None
-    slots = max(most, 1)  # layers can't run on no token at all
-    # A stable sort of False and True puts what is kept at the end, in order.
-    index = keep.byte().argsort(dim=1, stable=True)[:, keep.shape[1] - slots :]
-    return KeptPositions(index, keep.gather(1, index) if fewest < slots else None, tail_length)
-
-
-def take_positions(tensor: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    """Gather along the sequence dimension `dim`, row by row; the batch is the dimension before it.
-
-    `index` has the shape (batch, kept). A tensor whose batch has size 1 serves all rows.
-    """
-    dim = dim % tensor.ndim
-    batch, kept = index.shape
-    shape = list(tensor.shape)
-    shape[dim - 1] = batch
-    index_shape = [1] * tensor.ndim
-    index_shape[dim - 1], index_shape[dim] = batch, kept
-    gathered_shape = [*shape[:dim], kept, *shape[dim + 1 :]]
-    return tensor.expand(shape).gather(dim, index.view(index_shape).expand(gathered_shape))
-
-
-def take_hidden_states(hidden_states: torch.Tensor, kept: KeptPositions) -> torch.Tensor:
-    """Hidden states of the kept positions, shape (..., batch, kept, hidden); empty slots are zero."""
-    taken = take_positions(hidden_states, kept.index, -2)
-    if kept.valid is not None:  # no key or value of a visual token may come about, masked or not
-        taken = taken.masked_fill(~kept.valid[..., None], 0)
-    return taken
-
-
-def put_hidden_states(full: torch.Tensor, taken: torch.Tensor, kept: KeptPositions) -> torch.Tensor:
-    """`full`, shape (..., batch, sequence, hidden), with the kept positions replaced by `taken`."""
-    if kept.valid is not None:
-        taken = torch.where(kept.valid[..., None], taken, take_positions(full, kept.index, -2))
-    return full.scatter(-2, kept.index[..., None].expand_as(taken), taken)
-
-
-def take_mask(mask: torch.Tensor, keys: Slots, queries: torch.Tensor | None, first_column: int) -> torch.Tensor:
-    """An attention mask for the layers from K on, out of the mask for layers that keep every token.
-
-    - `mask`, shape (batch or 1, heads or 1, queries, columns), bool (True: attend) or float (added), or of
-      shape (batch, columns), 1 for what isn't padding; its columns are those from `first_column` on.
-    - `queries`, shape (batch, kept): the rows to take; None takes all.
-
-    The result has one column for each of `keys`; those beyond the mask's columns are blocked.
-    """
-    column = keys.column - first_column
-    visible = (column >= 0) & (column < mask.shape[-1])
-    if keys.valid is not None:
-        visible = visible & keys.valid
-    column = column.clamp(0, mask.shape[-1] - 1)
-    blocked = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
-    if mask.ndim == 2:
-        return take_positions(mask, column, 1).masked_fill(~visible, blocked)
-    mask = mask.expand(column.shape[0], -1, -1, -1)
-    if queries is not None:
-        mask = mask.gather(2, queries[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-    taken = mask.gather(3, column[:, None, None, :].expand(-1, *mask.shape[1:3], -1))
-    return taken.masked_fill(~visible[:, None, None, :], blocked)
-
-
-def make_mask(keys: Slots, query_column: torch.Tensor | None) -> torch.Tensor:
-    """The mask for the layers from K on where the others need none, but these have empty slots.
-
-    `query_column`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
-    The result is bool, shape (batch, 1, queries or 1, keys).
-    """
-    assert keys.valid is not None
-    visible = keys.valid[:, None, :]
-    if query_column is not None:
-        visible = visible & (keys.column[:, None, :] <= query_column[:, :, None])
-    return visible[:, None]
-
-
-def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
-    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
-
-    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
-    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
-    a layer that lost some must answer as if it hadn't.
-    """
-    if layer is None:
-        return held + query_count, 0
-    static = isinstance(layer, StaticLayer)
-    if static and not layer.is_sliding:
-        return layer.max_cache_len, 0
-    window = (layer.max_cache_len if static else layer.sliding_window) if layer.is_sliding else None
-    first = 0 if window is None else max(held - window + 1, 0)
-    count = held - first + query_count
-    return (max(count, layer.max_cache_len) if static else count), first
 
 
 class WithdrawnCacheLayer(CacheLayerMixin):
@@ -356,18 +206,12 @@ class _Forward:
     restore_each_layer: bool
     tail: int
     """How many positions of the final hidden states are read; 0 means all."""
-    slots: Slots | None = None
+    arguments: LayerArguments | None
     """None where layers from K on see all that the others see."""
     full: torch.Tensor | None = None
     """The hidden states that enter layer K."""
     only_tail: bool = False
     """True once the model itself has cut the sequence to its tail."""
-    made: dict[tuple, tuple[Any, Any]] = field(default_factory=dict)
-    """What layers from K on get in place of what they are handed, made once for all of them."""
-
-    @property
-    def columns_after(self) -> int:
-        return self.columns_before + self.sequence_length
 
 
 class _Withdrawal:
@@ -443,6 +287,8 @@ class _Withdrawal:
                     f"its tokens is one of the placeholders {visual_token_ids(self.model.config)}, so the "
                     "visual tokens can't be found."
                 )
+        if kept is not None:
+            slots = add_slots(slots, kept, columns_before, columns_before + sequence_length)
         output_hidden_states = given.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.decoder.config.output_hidden_states
@@ -454,7 +300,9 @@ class _Withdrawal:
             columns_before=columns_before,
             restore_each_layer=bool(output_hidden_states),
             tail=logits_to_keep if only_tail and not output_hidden_states else 0,
-            slots=slots,
+            arguments=None
+            if slots is None
+            else LayerArguments(kept, slots, sequence_length, columns_before, self.is_flash),
         )
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -483,11 +331,10 @@ class _Withdrawal:
         hidden_states = args[0]
         kwargs = dict(zip(self.layer_parameters[index][1:], args[1:], strict=False)) | kwargs
         cache = kwargs.get("past_key_values")
-        if index == self.layer and forward.kept is not None:
-            forward.slots = add_slots(forward.slots, forward.kept, forward.columns_before, forward.columns_after)
-            forward.full = hidden_states
-        if forward.slots is None:
+        if forward.arguments is None:
             return None
+        if index == self.layer and forward.kept is not None:
+            forward.full = hidden_states
         if forward.kept is not None:
             whole = index == self.layer or forward.restore_each_layer
             length = forward.sequence_length if whole else forward.kept.index.shape[1]
@@ -497,22 +344,28 @@ class _Withdrawal:
                     hidden_states = take_hidden_states(hidden_states, forward.kept)
                 for name, value in tuple(kwargs.items()):
                     if name != "attention_mask":
-                        kwargs[name] = self.take_argument(forward, module, name, value)
+                        kwargs[name] = forward.arguments.take(module, name, value)
         if self.is_flash:
-            check_flash_window(module, forward.columns_after)
+            check_flash_window(module, forward.columns_before + forward.sequence_length)
             kwargs["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
-        kwargs["attention_mask"] = self.mask(
-            forward, index, module, cache, kwargs.get("attention_mask"), hidden_states.shape[-2]
+        source = self.key_sources[index]
+        kwargs["attention_mask"] = forward.arguments.mask(
+            module,
+            kwargs.get("attention_mask"),
+            query_count=hidden_states.shape[-2],
+            cache_layer=cache.layers[source] if cache is not None and source < len(cache.layers) else None,
+            sees_all_columns=source < self.layer,
+            tail_only=forward.only_tail,
         )
         return (hidden_states,), kwargs
 
     def after_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         forward = self.forward
-        if forward is None or forward.kept is None or forward.slots is None:
+        if forward is None or forward.kept is None or forward.arguments is None:
             return None
         cache = kwargs.get("past_key_values")
         if cache is not None:
-            note_slots(cache.layers[index], forward.slots)
+            note_slots(cache.layers[index], forward.arguments.slots)
         last = index == len(self.layers) - 1
         if forward.only_tail or not (forward.restore_each_layer or last):
             return None
@@ -535,81 +388,7 @@ class _Withdrawal:
         forward = self.forward
         if forward is None or forward.kept is None or forward.only_tail:
             return None
-        position = forward.columns_before + forward.kept.index
-        assumed = forward.columns_before + torch.arange(position.shape[1], device=position.device)
-        ratio = attention_temperature(attention, position) / attention_temperature(attention, assumed)
-        return (output * ratio[..., None]).to(output.dtype)
-
-    def take_argument(self, forward: _Forward, module: nn.Module, name: str, value: Any) -> Any:
-        """What a layer from K on gets in place of an argument that has something for every token."""
-        if not isinstance(value, torch.Tensor | tuple):
-            return value
-        identity = (name, id(value))
-        if identity not in forward.made:
-            kept = forward.kept
-            assert kept is not None
-            parts = value if isinstance(value, tuple) else (value,)
-            taken = []
-            for part in parts:
-                dim = sequence_dim(name, part, kept.index.shape[0], forward.sequence_length, module)
-                taken.append(part if dim is None else take_positions(part, kept.index, dim))
-            forward.made[identity] = (value, tuple(taken) if isinstance(value, tuple) else taken[0])
-        return forward.made[identity][1]
-
-    def mask(
-        self,
-        forward: _Forward,
-        index: int,
-        module: nn.Module,
-        cache: Cache | None,
-        mask: Any,
-        query_count: int,
-    ) -> torch.Tensor | None:
-        """The attention mask of layer `index`, out of the one that the model hands to it."""
-        if not (mask is None or isinstance(mask, torch.Tensor)):
-            raise RuntimeError(
-                f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
-                'Load the model with attn_implementation="sdpa" or "eager".'
-            )
-        assert forward.slots is not None
-        source = self.key_sources[index]
-        shares_all_columns = source < self.layer
-        if mask is None and forward.slots.valid is None and not shares_all_columns:
-            return None  # attention among the slots is right without a mask
-        layer = cache.layers[source] if cache is not None and source < len(cache.layers) else None
-        count, first_column = key_span(layer, forward.columns_before, forward.sequence_length)
-        first = first_column
-        if not shares_all_columns:
-            new = forward.sequence_length if forward.kept is None else forward.kept.index.shape[1]
-            count, first = key_span(layer, forward.slots.count_at(forward.columns_after) - new, new)
-        is_causal = getattr(module.self_attn, "is_causal", True)
-        identity = ("attention_mask", id(mask), shares_all_columns, first, count, is_causal)
-        if identity not in forward.made:
-            slots = forward.slots.with_withdrawn_columns() if shares_all_columns else forward.slots
-            keys = slots.span(first, count)
-            queries = None if forward.kept is None or forward.only_tail else forward.kept.index
-            if mask is not None and mask.ndim == 4 and mask.shape[2] != forward.sequence_length:
-                queries = None  # the model has cut it to the tail already
-            made: torch.Tensor | None
-            if mask is not None:
-                made = take_mask(mask, keys, queries, first_column)
-            elif self.is_flash:
-                made = keys.valid
-            else:
-                after = forward.columns_after
-                last = torch.arange(after - query_count, after, device=keys.column.device)[None]
-                columns = last if queries is None else forward.columns_before + queries
-                made = make_mask(keys, columns if is_causal else None)
-            forward.made[identity] = (mask, made)
-        return forward.made[identity][1]
-
-
-def add_slots(slots: Slots | None, kept: KeptPositions, columns_before: int, columns_after: int) -> Slots:
-    """The slots after a prefill that keeps `kept` of the columns from `columns_before` on."""
-    if slots is None:
-        none = torch.empty((kept.index.shape[0], 0), dtype=torch.long, device=kept.index.device)
-        slots = Slots(none, None, 0)
-    return slots.extend(columns_before).append(columns_before + kept.index, kept.valid, columns_after)
+        return rescale_query(attention, output, forward.columns_before, forward.kept.index)
 
 
 def count_columns(cache: Cache | None, sequence_length: int) -> int:
@@ -640,117 +419,29 @@ def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tenso
     return mask[:, -sequence_length:] if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
 
 
-def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
-    """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
-    if not isinstance(value, torch.Tensor) or sequence_length not in value.shape:
-        return None
-    if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
-        return -1
-    if name == "position_embeddings":  # (batch or 1, sequence, dim), or three of these for M-RoPE
-        return -2
-    for dim in range(1, value.ndim):
-        if value.shape[dim] == sequence_length and value.shape[dim - 1] in (1, batch):
-            return dim
-    raise RuntimeError(
-        f"withdraw doesn't understand the argument {name} of {type(module).__name__}, of shape "
-        f"{tuple(value.shape)} for {batch} rows of {sequence_length} tokens."
-    )
+def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int) -> torch.Tensor:
+    """The logits that `model` makes of hidden states as its last decoder layer hands them on.
 
+    - `hidden_states`, shape (..., positions, hidden).
+    - `token_id`: of any text token; the forward pass that this takes begins with so many of them.
 
-def check_flash_window(module: nn.Module, columns: int) -> None:
-    """Raise RuntimeError where flash attention would count a sliding window in kept tokens."""
-    window = getattr(module.self_attn, "sliding_window", None)
-    if window is not None and columns > window:
-        raise RuntimeError(
-            f"With flash attention, a sliding window of {window} tokens would be counted without the "
-            f'withdrawn ones, among {columns}. Load the model with attn_implementation="sdpa" or "eager".'
-        )
-
-
-# The family cases: what single families do beyond handing every layer the same sequence of tokens.
-
-INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
-"""Model types whose `generate` hands embeddings to a language model's own, past the model's forward."""
-
-ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of decoder layers in which a token that is gone is one that no other attends to."""
-
-
-def find_decoder(model: PreTrainedModel) -> Any:
-    """The module that runs the decoder layers."""
-    decoder = model.get_decoder()
-    # llama4 answers with a language model, head included.
-    return decoder if hasattr(decoder, "layers") else getattr(decoder, "model", decoder)
-
-
-def check_family(model: PreTrainedModel) -> None:
-    """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
-    name, config = type(model).__name__, model.config
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual tokens."
-        )
-    if config.model_type in INNER_GENERATE:
-        raise ValueError(
-            f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
-            "generate of its language model, where visual tokens can't be found."
-        )
-    decoder = find_decoder(model)
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise ValueError(
-            f"{name} can't be used with withdraw: its decoder, a {type(decoder).__name__}, has no decoder "
-            "layers in `layers`."
-        )
-    kinds = set(getattr(decoder.config, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
-    without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
-    if kinds or without is not None:
-        found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
-        raise ValueError(
-            f"{name} can't be used with withdraw: not all of its decoder layers attend to the tokens of "
-            f"their own sequence; it has {found} (cross-attention, convolution or linear attention)."
-        )
-    visual_token_ids(config)
-
-
-def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
-    """Arguments of a decoder without the visual features that it would add from layer K on.
-
-    Deepstack (qwen3_vl, granite4_vision, granite_docling): features of further vision layers are added to the
-    visual tokens between decoder layers: a list has those that follow layer 0, 1, ..., a dict those that
-    precede a layer.
+    The result has the shape (positions, vocabulary). All but the decoder layers runs, in the model's own forward
+    pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
     """
-    late = dict(kwargs)
-    if isinstance(following := kwargs.get("deepstack_visual_embeds"), list | tuple):
-        late["deepstack_visual_embeds"] = following[:layer]
-    if isinstance(preceding := kwargs.get("deepstack_features"), dict):
-        late["deepstack_features"] = {index: part for index, part in preceding.items() if index <= layer}
-    return late
+    layers = find_decoder(model).layers
+    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
 
+    def hand_on(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states.unsqueeze(-3)
 
-def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
-    """For each decoder layer, the layer whose keys and values it attends to.
-
-    That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
-    that one is below K, they see the keys of visual tokens too, which have to be masked.
-    """
-    modes = getattr(config, "kv_sharing_modes", None) or [None] * layer_count
-    stored: dict[str, int] = {}
-    sources = []
-    for index, mode in enumerate(modes):
-        if mode == "store":
-            stored[config.layer_types[index]] = index
-        sources.append(stored[config.layer_types[index]] if mode == "reuse" else index)
-    return sources
-
-
-def scales_attention_by_position(layer: Any) -> bool:
-    """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
-    attention = layer.self_attn
-    return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
-
-
-def attention_temperature(attention: Any, position: torch.Tensor) -> torch.Tensor:
-    """The factor by which llama4 scales the query at a position, counted from 0."""
-    steps = torch.floor((position.float() + 1.0) / attention.floor_scale)
-    return torch.log1p(steps) * attention.attn_scale + 1.0
+    replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = hand_on
+        return model(input_ids=input_ids, use_cache=False).logits[0]
+    finally:
+        for layer, forward in replaced:
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

@@ -42,14 +42,17 @@ def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple
 
 def describe(scene: Scene) -> str:
     """One sentence that names every object in reading order, row by row."""
-    rows = {place: (row, column) for row, line in enumerate(PLACES) for column, place in enumerate(line)}
-    ordered = sorted(scene.objects, key=lambda item: (*rows[item.place], item.x))
     parts = []
-    for item in ordered:
+    for item in _in_reading_order(scene):
         written = f" with {_article(item.character)} {item.character} on it" if item.character else ""
         parts.append(f"a {item.size} {item.colour} {item.shape}{written} {_at(item.place)}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"There is {listed}."
+
+
+def _in_reading_order(scene: Scene) -> list[SceneObject]:
+    rows = {place: (row, column) for row, line in enumerate(PLACES) for column, place in enumerate(line)}
+    return sorted(scene.objects, key=lambda item: (*rows[item.place], item.x))
 
 
 def _article(character: str) -> str:
@@ -232,6 +235,23 @@ def _description(scene: Scene, generator: random.Random) -> Question | None:
     return Question("description", generator.choice(forms), describe(scene))
 
 
+def _listing(scene: Scene, generator: random.Random) -> Question | None:
+    """The shapes in reading order, each with one thing about it.
+
+    In such an answer a shape's name comes right before what is looked up by it. Without it a model in training looks
+    things up by colour only, since everywhere else a shape's name is words away from the answer.
+    """
+    told: dict[str, Callable[[SceneObject], str]] = {
+        "colors": lambda item: item.colour,
+        "sizes": lambda item: item.size,
+        "parts": lambda item: item.place,
+    }
+    what = generator.choice(tuple(told))
+    forms: tuple[str, ...] = (f"What are the shapes and the {what}?", f"What {what} are the shapes?")
+    listed = ", ".join(f"{item.shape} {told[what](item)}" for item in _in_reading_order(scene))
+    return Question("listing", generator.choice(forms), listed)
+
+
 _ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "colour": _colour,
     "shape": _shape,
@@ -242,6 +262,8 @@ _ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "size": _size,
     "reading": _reading,
     "description": _description,
+    "listing": _listing,
 }
 KINDS: tuple[str, ...] = tuple(_ASK)
-SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")
+LONG_ANSWER_KINDS = ("description", "listing")
+SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in LONG_ANSWER_KINDS)

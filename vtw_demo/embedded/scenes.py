@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -90,15 +91,21 @@ class Scene:
             raise ValueError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {len(self.objects)}")
 
 
-def random_scene(generator: random.Random, objects: int) -> Scene:
-    """A scene of `objects` shapes that don't overlap and differ from each other in colour or shape."""
+def random_scene(generator: random.Random, objects: int, colours: Sequence[str] = tuple(COLOURS)) -> Scene:
+    """A scene of `objects` shapes in `colours` that don't overlap and differ from each other in colour or shape.
+
+    Raises:
+        ValueError: a number of objects outside 1..6, or more than `colours` and the shapes can tell apart.
+    """
     if not 1 <= objects <= MAXIMUM_OBJECTS:
         raise ValueError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {objects}")
+    if objects > len(colours) * len(SHAPES):
+        raise ValueError(f"{len(colours)} colours are too few for {objects} different objects")
     while True:
         base, other = _background_colours(generator)
         placed: list[SceneObject] = []
         for _ in range(60 * objects):
-            candidate = _random_object(generator, base, other)
+            candidate = _random_object(generator, colours, base, other)
             if candidate is not None and all(_compatible(candidate, o) for o in placed):
                 placed.append(candidate)
                 if len(placed) == objects:
@@ -129,9 +136,9 @@ def _background_colours(generator: random.Random) -> tuple[tuple[int, int, int],
 
 
 def _random_object(
-    generator: random.Random, base: tuple[int, int, int], other: tuple[int, int, int]
+    generator: random.Random, colours: Sequence[str], base: tuple[int, int, int], other: tuple[int, int, int]
 ) -> SceneObject | None:
-    colour = generator.choice(tuple(COLOURS))
+    colour = generator.choice(colours)
     if min(_contrast(COLOURS[colour], base), _contrast(COLOURS[colour], other)) < 100:
         return None
     size = generator.choice(SIZES)

@@ -30,7 +30,7 @@ from vtw_demo.embedded.easy_vqa_data import PicturedQuestions, easy_vqa_pictures
 from vtw_demo.embedded.muon import Muon
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.samples import IGNORED, PackedSamples, pack, pixels, shuffled
-from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.embedded.tokenizer import corpus, cut, fetch_source_tokenizer
 
 # The decoder's own stage shows it the scene on a coarser grid, whose rows are two thirds as long.
@@ -62,6 +62,8 @@ class Curriculum:
 class Shares:
     """Running shares of right answers, by kind of question."""
 
+    emphasis: tuple[str, ...] = ()
+    """Kinds that half of the questions are about."""
     smooth: dict[str, float] = field(default_factory=dict)
 
     def record(self, kind: str, right: bool) -> None:
@@ -70,9 +72,10 @@ class Shares:
 
     def kinds(self) -> tuple[str, ...]:
         """The kinds of short answers, each more often the more often it is wrong: up to eight times."""
-        return tuple(
-            kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.smooth.get(kind, 0.0))))
-        )
+        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.smooth.get(kind, 0.0))))]
+        for number in range(len(kinds) if self.emphasis else 0):
+            kinds.append(self.emphasis[number % len(self.emphasis)])
+        return tuple(kinds)
 
     def figures(self) -> dict[str, str]:
         return {kind: f"{share:.2f}" for kind, share in sorted(self.smooth.items())}
@@ -148,12 +151,20 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     unfinished.replace(path)
 
 
+def practice_scene(generator: random.Random, curriculum: Curriculum) -> Scene:
+    """Half of the scenes have two colours only: where a colour tells objects apart, nobody learns to use the shape."""
+    colours = generator.sample(tuple(COLOURS), 2 if generator.random() < 0.5 else len(COLOURS))
+    return random_scene(generator, curriculum.objects(generator), colours)
+
+
 def scene_questions(
     scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]
 ) -> list[tuple[str, str, str]]:
     questions = ask_several(scene, turns, generator, kinds)
-    if generator.random() < 0.4:
-        questions[generator.randrange(4)] = ask_several(scene, 1, generator, ("description",))[0]
+    for number, (kind, share) in enumerate((("description", 0.4), ("listing", 0.6), ("listing", 0.4))):
+        if generator.random() < share:
+            questions[number] = ask_several(scene, 1, generator, (kind,))[0]
+    generator.shuffle(questions)
     return [(question.kind, question.text, question.answer) for question in questions]
 
 
@@ -176,7 +187,7 @@ def mixed_pictures(
             asked.append(shuffled(generator, chosen.questions))
             scenes.append(None)
         else:
-            scene = random_scene(generator, curriculum.objects(generator))
+            scene = practice_scene(generator, curriculum)
             pictures.append(draw(scene))
             asked.append(scene_questions(scene, options.turns, generator, kinds))
             scenes.append(scene)
@@ -215,7 +226,7 @@ def record(
     for row_right, kinds, scene in zip(right, samples.kinds, scenes, strict=True):
         for is_right, kind in zip(row_right, kinds, strict=True):
             shares.record(kind, is_right)
-            if scene is not None and len(scene.objects) == curriculum.level and kind != "description":
+            if scene is not None and len(scene.objects) == curriculum.level and kind in SHORT_ANSWER_KINDS:
                 newest.append(is_right)
     counts = torch.tensor([float(sum(newest)), float(len(newest))])
     torch.distributed.all_reduce(counts)
@@ -254,7 +265,8 @@ def train_decoder(
 ) -> Curriculum:
     """The decoder learns to answer from the codes themselves; returns how far its curriculum came."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "decoder.pt"
-    curriculum, shares, decoder = Curriculum(options.mastery, options.level), Shares(), model.model.language_model
+    curriculum, shares = Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis))
+    decoder = model.model.language_model
     training = Training(decoder, options.rate, options.decoder_steps, options.decoder_steps // 2)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
@@ -268,9 +280,7 @@ def train_decoder(
                 random.Random(seed),
                 torch.Generator(options.device).manual_seed(zlib.crc32(seed.encode())),
             )
-            scenes = [
-                random_scene(generator, curriculum.objects(generator)) for _ in range(options.batch // processes())
-            ]
+            scenes = [practice_scene(generator, curriculum) for _ in range(options.batch // processes())]
             asked = [scene_questions(scene, options.turns, generator, shares.kinds()) for scene in scenes]
             samples = pack(processor, asked, length, COARSE_SIDE).to(options.device)
             tokens = patch_contents(scenes, COARSE_SIDE).to(options.device).weights @ book
@@ -301,7 +311,7 @@ def train_answers(
 ) -> None:
     """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "answers.pt"
-    pictured, shares = easy_vqa_pictures("train"), Shares()
+    pictured, shares = easy_vqa_pictures("train"), Shares(tuple(options.emphasis))
     training = Training(model, options.joint_rate, options.steps, options.cooldown)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
@@ -362,6 +372,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--joint-rate", type=float, default=0.006, help="and for everything together")
     parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
+    parser.add_argument(
+        "--emphasis",
+        nargs="*",
+        choices=SHORT_ANSWER_KINDS,
+        default=(),
+        metavar="KIND",
+        help=f"ask half of the questions of these kinds: {', '.join(SHORT_ANSWER_KINDS)}",
+    )
     return parser.parse_args(arguments)
 
 
