@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,17 @@ EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "embedded"
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """A loaded model with its processor. `quantization` is None where weights are in `model.dtype`."""
+    """A loaded model with its processor. `quantization` is None where weights are in `model.dtype`.
+
+    `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
+    times; "" where it isn't known.
+    """
 
     name: str
     model: PreTrainedModel
     processor: Any
     quantization: Quantization | None = None
+    revision: str = ""
 
     @property
     def layers(self) -> int:
@@ -99,6 +105,12 @@ class VisionLanguageModel:
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
+    def token_text(self, token_id: int) -> str:
+        """One token as it stands in an answer, its leading space included; "(end)" for the one that ends it."""
+        if token_id == self.processor.tokenizer.eos_token_id:
+            return "(end)"
+        return self.processor.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+
     def _plain_text(self, text: str) -> str:
         """`text` with special tokens broken by a space after their first character."""
         for token in self.processor.tokenizer.all_special_tokens:
@@ -142,9 +154,19 @@ def load(
             f"The model {str(name)!r} can't be loaded: {reason} Check the id or the folder, or use {EMBEDDED!r}."
         ) from error
     check_family(model)
-    vlm = VisionLanguageModel(str(name), model.eval(), processor, quantization)
+    revision = getattr(model.config, "_commit_hash", None) or _folder_revision(Path(source))
+    vlm = VisionLanguageModel(str(name), model.eval(), processor, quantization, revision)
     _warm_up(vlm)
     return vlm
+
+
+def _folder_revision(folder: Path) -> str:
+    """Another one whenever a file of the model has changed; reading gigabytes of weights would take too long."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return f"files-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
 
 
 def _device(asked: str | None) -> torch.device:

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from html import escape
 
 from vtw_demo.compare import RunName
-from vtw_demo.page.formats import amount, milliseconds
+from vtw_demo.figures.formats import amount, milliseconds, run_title
 from vtw_demo.timed_run import Run
-
-
-def run_title(run: RunName, layer: int) -> str:
-    return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
 
 
 @dataclass(frozen=True)

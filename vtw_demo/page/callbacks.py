@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from vtw_demo.calibration import DEFAULT_THRESHOLD, Calibration, CalibrationProgress
 from vtw_demo.compare import Comparison, RunFinished, RunProgress
+from vtw_demo.figures.answers_by_layer import layer_times_figure
+from vtw_demo.figures.attention import AttentionQuery, attention_figure, attention_reading
+from vtw_demo.figures.divergence import divergence_figure, divergence_reading, words_figure, words_reading
+from vtw_demo.figures.timing import timing_figure, timing_reading
 from vtw_demo.page.answers import Answer, header, problem_line, progress_line, reading_line, verdict_line
+from vtw_demo.page.answers_table import answers_table, stable_sentence
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
-from vtw_demo.page.layout import Layout
-from vtw_demo.page.plots import (
-    AttentionQuery,
-    attention_figure,
-    attention_reading,
-    timing_figure,
-    timing_reading,
-)
-from vtw_demo.page.query import Query
+from vtw_demo.page.layout import CALIBRATION_SAMPLES, CHOOSE_K, Layout, default_layer, layer_info
+from vtw_demo.page.query import Query, layer_range, read_threshold
 from vtw_demo.page.session import FullRun, Session
 from vtw_demo.page.verdict import verdict
+from vtw_demo.query_sweep import QuerySweep
+
+# A function of the slider's K and the sweep's JSON, run in the browser.
+LIVE_LAYER = (Path(__file__).parent / "live_layer.js").read_text(encoding="utf-8")
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +35,24 @@ Shown = dict[Any, Any]
 """New values of components."""
 
 
-def connect(page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
-    """Bind the callbacks to the components, inside their page."""
-    callbacks = Callbacks(layout, engine, examples)
+def connect(
+    page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[Example], first_layer: int | None
+) -> None:
+    """Bind the callbacks to the components, inside their page. `first_layer` is the K asked for at the start."""
+    callbacks = Callbacks(layout, engine, examples, first_layer)
     query = [layout.session, layout.picture, layout.question, layout.layer, layout.max_new_tokens]
     # Whatever uses the model takes turns; what doesn't is answered at once.
     on_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    answers = [layout.header, layout.verdict, layout.full, layout.withdrawn]
-    plots = [layout.attention, layout.attention_reading, layout.timing, layout.timing_reading]
+    shown = [
+        *(layout.header, layout.verdict, layout.full, layout.withdrawn),
+        *(layout.attention, layout.attention_reading, layout.timing, layout.timing_reading),
+        *(layout.swept, layout.divergence, layout.divergence_reading, layout.words, layout.words_reading),
+        *(layout.layer, layout.tabs, layout.answers_table, layout.layer_times),
+    ]
 
-    def run_after(event: Any, name: str, withdrawn_only: bool = False) -> None:
-        """After `event`, a new comparison: `name` tells its steps apart."""
+    def run_after(event: Any, name: str, run: Callable[..., Iterator[Shown]] = callbacks.run, *more: Any) -> None:
+        """After `event`, what uses the model: `name` tells its steps apart, `more` are further inputs."""
         begun = event(
             callbacks.begin,
             [layout.session],
@@ -52,9 +62,9 @@ def connect(page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[
             **at_once,
         )
         begun.then(
-            callbacks.run_withdrawn if withdrawn_only else callbacks.run,
-            [*query, layout.attention_query],
-            [*answers, *plots],
+            run,
+            [*query, layout.attention_query, *more],
+            shown,
             # Raw values: Gradio's own readers answer a broken picture with a stack trace.
             preprocess=False,
             show_progress="hidden",
@@ -64,10 +74,24 @@ def connect(page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[
             **on_model,
         )
 
-    run_after(page.load, "run_first_example")
+    started = page.load(callbacks.start, outputs=[layout.layer], api_name="start", **at_once)
+    run_after(started.then, "run_first_example")
     run_after(layout.run.click, "run")
     run_after(layout.question.submit, "run_on_enter")
-    run_after(layout.layer.release, "run_withdrawn", withdrawn_only=True)
+    run_after(layout.layer.release, "run_withdrawn", callbacks.run_withdrawn)
+    run_after(layout.calibrate.click, "calibrate", callbacks.calibrate, layout.threshold)
+    run_after(
+        layout.answer_all.click, "answer_at_layers", callbacks.answer_at_layers, layout.first_layer, layout.last_layer
+    )
+    # In the browser alone: the slider is live while it is dragged.
+    gr.on(
+        [layout.layer.input, layout.layer.change, layout.swept.change, page.load],
+        fn=None,
+        inputs=[layout.layer, layout.swept],
+        outputs=[layout.live],
+        js=LIVE_LAYER,
+        api_visibility="private",
+    )
     layout.stop.click(callbacks.stop, [layout.session], api_name="stop", trigger_mode="multiple", **at_once)
 
     chosen = layout.examples.click(
@@ -108,10 +132,11 @@ def connect(page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[
 
 
 class Callbacks:
-    def __init__(self, layout: Layout, engine: Engine, examples: Sequence[Example]) -> None:
+    def __init__(self, layout: Layout, engine: Engine, examples: Sequence[Example], first_layer: int | None) -> None:
         self.layout = layout
         self.engine = engine
         self.examples = examples
+        self.first_layer = first_layer
         self.generator = random.Random()
 
     def begin(self, session: Session) -> str:
@@ -184,12 +209,121 @@ class Callbacks:
         full_attention = (
             earlier.attention if earlier else self.engine.measure_attention(query, comparison.full, layer=None)
         )
-        session.full = FullRun(query.identity, comparison.full, full_attention)
         session.attention = (
             full_attention,
             self.engine.measure_attention(query, comparison.withdrawn, layer=query.layer),
         )
         yield self.show_attention(session, attention_query)
+        swept = earlier.sweep if earlier else self.engine.sweep(query, comparison.full)
+        session.full = FullRun(query.identity, comparison.full, full_attention, swept)
+        if not earlier:
+            yield self._show_sweep(query, swept)
+
+    def _show_sweep(self, query: Query, swept: QuerySweep) -> Shown:
+        layout, calibration = self.layout, self.engine.calibration
+        threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
+        return {
+            layout.swept: {**swept.to_json(), "question": query.question.strip()},
+            **self._show_calibration(calibration, swept),
+            layout.words: words_figure(swept),
+            layout.words_reading: reading_line(words_reading(swept, threshold)),
+        }
+
+    def _show_calibration(self, calibration: Calibration | None, swept: QuerySweep | None) -> Shown:
+        return {
+            self.layout.divergence: divergence_figure(calibration, swept),
+            self.layout.divergence_reading: reading_line(divergence_reading(calibration, swept)),
+        }
+
+    def start(self) -> gr.Slider:
+        """The slider for a new visitor: somebody may have calibrated the model since the page was built."""
+        layers, calibration = self.engine.vlm.layers, self.engine.calibration
+        first = self.first_layer or default_layer(layers, calibration)
+        return gr.Slider(value=first, info=layer_info(layers, calibration))
+
+    def calibrate(
+        self,
+        session: Session,
+        picture: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        attention_query: AttentionQuery,
+        threshold: Any,
+    ) -> Iterator[Shown]:
+        """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
+        layout, stop = self.layout, session.stop
+        swept = session.full.sweep if session.full else None
+        calibration = None
+        yield {layout.tabs: gr.Tabs(selected=CHOOSE_K)}
+        try:
+            for event in self.engine.calibrate(CALIBRATION_SAMPLES, read_threshold(threshold), stop):
+                if isinstance(event, CalibrationProgress):
+                    done = progress_line(f"Measured {event.measured} of {event.samples} samples at every K.")
+                    yield {layout.verdict: done, **self._show_calibration(event.so_far, swept)}
+                else:
+                    calibration = event
+        except (ValueError, TypeError) as error:
+            yield self._problem(str(error))
+            return
+        except Exception:
+            logger.exception("a calibration failed")
+            yield self._problem("The calibration failed, and the server's log says why; what was measured is kept.")
+            return
+        if calibration is None:
+            if stop is session.stop:
+                yield {
+                    layout.verdict: progress_line("Stopped. What was measured is kept; the next time goes on there.")
+                }
+            return
+        chosen = calibration.nearest_layer
+        yield {
+            layout.layer: gr.Slider(value=chosen, info=layer_info(self.engine.vlm.layers, calibration)),
+            **self._show_calibration(calibration, swept),
+        }
+        yield from self.run_withdrawn(session, picture, question, chosen, max_new_tokens, attention_query)
+
+    def answer_at_layers(
+        self,
+        session: Session,
+        picture: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        attention_query: AttentionQuery,
+        first_layer: Any,
+        last_layer: Any,
+    ) -> Iterator[Shown]:
+        """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
+        layout, stop = self.layout, session.stop
+        try:
+            query = Query.read(picture, question, layer, max_new_tokens)
+            layers = layer_range(first_layer, last_layer, self.engine.vlm.layers)
+            if session.earlier_full(query) is None:
+                yield from self._run(session, query, attention_query)
+            earlier = session.earlier_full(query)
+            if earlier is None:
+                return
+            full, answers = earlier.run, []
+            for answer in self.engine.answer_at_layers(query, layers, full, stop):
+                answers.append(answer)
+                done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
+                yield {layout.verdict: done, layout.answers_table: answers_table(full, answers, is_complete=False)}
+            if len(answers) < len(layers):
+                if stop is session.stop:
+                    stopped = f"Stopped after {len(answers)} of {len(layers)} answers."
+                    yield {layout.verdict: progress_line(stopped)}
+                return
+            yield {
+                layout.verdict: verdict_line(stable_sentence(full, answers)),
+                layout.answers_table: answers_table(full, answers, is_complete=True),
+                layout.layer_times: layer_times_figure(full, answers),
+            }
+        except (ValueError, TypeError) as error:
+            yield self._problem(str(error))
+        except Exception:
+            logger.exception("answering at every K failed")
+            yield self._problem("The run failed, and the server's log says why; the model is ready for the next one.")
 
     def _card(self, run: str) -> gr.HTML:
         return self.layout.full if run == "full" else self.layout.withdrawn

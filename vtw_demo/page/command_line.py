@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vtw_demo import load
+from vtw_demo.calibration_store import CalibrationStore
 from vtw_demo.models import EMBEDDED, QUANTIZATIONS
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
-from vtw_demo.page.layout import MAXIMUM_UPLOAD, default_layer
+from vtw_demo.page.layout import MAXIMUM_UPLOAD
 from vtw_demo.page.theme import CSS, KEYBOARD_RELEASE, THEME
-from vtw_demo.withdrawal import check_layer
 
 NO_QUANTIZATION = "none"
 # A visitor's session holds a few figures and attention shares; the oldest are dropped beyond this many.
@@ -55,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--layer",
         type=int,
         metavar="K",
-        help="withdrawal layer that the page starts with, from 1 to the number of decoder layers",
+        help="withdrawal layer that the page starts with, from 1 to the number of decoder layers (default: the "
+        "calibrated one, else three quarters of the layers)",
     )
     return parser
 
@@ -78,10 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> int:
     quantization = None if options.quantization == NO_QUANTIZATION else options.quantization
     vlm = load(options.model, quantization=quantization, device=options.device)
-    layer = default_layer(vlm.layers) if options.layer is None else options.layer
-    check_layer(layer, vlm.layers)
-    engine = Engine(vlm)
-    page = build_page(engine, layer)
+    engine = Engine(vlm, CalibrationStore.of(vlm))
+    page = build_page(engine, options.layer)
     try:
         page.launch(
             server_name=options.host,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from vtw_demo import compare, measure_attention
+from vtw_demo.answers_by_layer import LayerAnswer, answer_at_layers
 from vtw_demo.attention import AttentionMass
+from vtw_demo.calibration import Calibration, CalibrationProgress, calibrate, stored_calibration
+from vtw_demo.calibration_samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.calibration_store import CalibrationStore
 from vtw_demo.compare import Comparison, Event
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.page.query import Query
+from vtw_demo.query_sweep import QuerySweep, sweep_query
 from vtw_demo.timed_run import Run
 
 # How long a run in hand may take to end when the page closes: it ends within a token.
@@ -17,30 +23,66 @@ CLOSING_SECONDS = 8.0
 
 
 class Engine:
-    def __init__(self, vlm: VisionLanguageModel) -> None:
+    """`calibration` is the last one of this model, by anyone in this cache folder; None before the first."""
+
+    def __init__(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
         self.vlm = vlm
+        self.store = store
+        self.calibration = stored_calibration(store)
         # Not reentrant, and released by whichever of the server's threads gets to the end of a run.
         self._turn = threading.Lock()
         self._stop = threading.Event()
         self._closing = False
 
-    def compare(self, query: Query, full: Run | None = None, stop: threading.Event | None = None) -> Iterator[Event]:
-        """`vtw_demo.compare` for `query`, once nobody else uses the model; closing the iterator ends the turn."""
-        stop = stop or threading.Event()
+    @contextmanager
+    def _own_turn(self, stop: threading.Event) -> Iterator[None]:
+        """The model, once nobody else uses it; `stop` is set when the page closes."""
         with self._turn:
             self._stop = stop
             if self._closing:
+                stop.set()
+            yield
+
+    def compare(self, query: Query, full: Run | None = None, stop: threading.Event | None = None) -> Iterator[Event]:
+        """`vtw_demo.compare` for `query`; closing the iterator ends the turn."""
+        stop = stop or threading.Event()
+        with self._own_turn(stop):
+            if self._closing:
                 return
-            events = compare(
+            yield from compare(
                 self.vlm, query.picture, query.question, query.layer, query.max_new_tokens, full=full, stop=stop
             )
-            yield from events
+
+    def answer_at_layers(
+        self, query: Query, layers: Sequence[int], full: Run, stop: threading.Event
+    ) -> Iterator[LayerAnswer]:
+        """`query` answered at each of `layers`; closing the iterator ends the turn."""
+        with self._own_turn(stop):
+            yield from answer_at_layers(
+                self.vlm, query.picture, query.question, layers, full, query.max_new_tokens, stop=stop
+            )
+
+    def calibrate(
+        self, samples: int, threshold: float, stop: threading.Event
+    ) -> Iterator[CalibrationProgress | Calibration]:
+        """Calibrate the model on samples that need no file; closing the iterator ends the turn."""
+        with self._own_turn(stop):
+            chosen = embedded_samples(samples)
+            for event in calibrate(self.vlm, chosen, threshold, EMBEDDED_DATA, self.store, stop):
+                if isinstance(event, Calibration):
+                    self.calibration = event
+                yield event
 
     def measure_attention(self, query: Query, run: Run, layer: int | None) -> AttentionMass:
         """The attention mass of `query` and the answer of `run`, with the visual tokens withdrawn at `layer`."""
         with self._turn:
             inputs = self.vlm.prepare(query.picture, query.question)
             return measure_attention(self.vlm.model, inputs, run.tokens, layer=layer)
+
+    def sweep(self, query: Query, run: Run) -> QuerySweep:
+        """`query` at every K, with the answer of `run`, the full one."""
+        with self._turn:
+            return sweep_query(self.vlm, query.picture, query.question, run.tokens)
 
     def compare_to_end(self, query: Query) -> Comparison:
         """Both runs at once, for those who don't watch. Raises RuntimeError if the page closes meanwhile."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
-from vtw_demo.page.picture import read_picture
+from vtw_demo.picture import open_picture
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Query:
         if not (question or "").strip():
             raise ValueError("The question is empty: type what you want to know about the picture.")
         return cls(
-            picture=read_picture(picture_file),
+            picture=open_picture(_path(picture_file)),
             question=str(question),
             layer=_whole_number("withdrawal layer", layer),
             max_new_tokens=_whole_number("number of new tokens", max_new_tokens),
@@ -42,6 +43,14 @@ class Query:
         return pixels, self.question.strip(), self.max_new_tokens
 
 
+def _path(file: Any) -> str:
+    """Of a file that Gradio has stored: a mapping with its `path`."""
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str) or not path:
+        raise ValueError("There is no picture: upload one, paste one, or choose an example.")
+    return path
+
+
 def _whole_number(name: str, value: Any) -> int:
     # JSON knows no whole numbers: 7.0 is one.
     if isinstance(value, float) and value.is_integer():
@@ -49,3 +58,18 @@ def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"The {name} must be a whole number; this is {value!r}.")
     return value
+
+
+def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
+    """The withdrawal layers from `first` to `last`. Raises ValueError, in a sentence for people."""
+    first, last = _whole_number("first K", first), _whole_number("last K", last)
+    if not 1 <= first <= last <= layers:
+        raise ValueError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
+    return tuple(range(first, last + 1))
+
+
+def read_threshold(value: Any) -> float:
+    """A threshold of KL divergence. Raises ValueError, in a sentence for people."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"The threshold must be a number from 0 on, for example 0.003; this is {value!r}.")
+    return float(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vtw_demo.attention import AttentionMass
 from vtw_demo.page.query import Query
+from vtw_demo.query_sweep import QuerySweep
 from vtw_demo.timed_run import Run
 
 
@@ -18,6 +19,7 @@ class FullRun:
     identity: tuple[str, str, int]
     run: Run
     attention: AttentionMass
+    sweep: QuerySweep
 
 
 class Session:

@@ -36,6 +36,23 @@ CSS = """
 .figures {display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 6px 12px; margin: 0;}
 .figures dt {font-size: 11px; color: var(--body-text-color-subdued);}
 .figures dd {margin: 0; font-size: 15px; font-weight: 600; font-variant-numeric: tabular-nums;}
+.live p {margin: 0; font-size: 13px;}
+.live h4 {margin: 4px 0 2px; font-size: 11px; font-weight: 400; color: var(--body-text-color-subdued);}
+.live .tokens {display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 12px;}
+.live ol {list-style: none; margin: 0; padding: 0;}
+.live li {position: relative; display: flex; justify-content: space-between; gap: 6px; font-size: 12px;
+  line-height: 1.5; padding: 0 4px; font-variant-numeric: tabular-nums; margin: 0;}
+.live .bar {position: absolute; inset: 1px auto 1px 0; background: #56B4E9; opacity: .3; border-radius: 2px;}
+.live .token {overflow: hidden; text-overflow: ellipsis; white-space: nowrap;}
+.answers-table {width: 100%; border-collapse: collapse; border: 0 !important; font-size: 13px;}
+.answers-table th, .answers-table td {text-align: left; padding: 3px 8px; border: 0;
+  border-bottom: 1px solid var(--border-color-primary); vertical-align: top; font-variant-numeric: tabular-nums;}
+.answers-table th {font-weight: 600; white-space: nowrap;}
+.answers-table td:nth-child(n+3) {white-space: nowrap;}
+.answers-table small {display: block; font-weight: 400; color: var(--body-text-color-subdued);}
+.answers-table mark {background: #D55E00; color: #fff; padding: 0 3px; border-radius: 3px;}
+.answers-table tr.stable th, .answers-table tr.stable td {border-top: 2px solid #009E73;}
+.answers-table tr.full {background: var(--background-fill-secondary);}
 .reading, .note {margin: 0; font-size: 13px; color: var(--body-text-color-subdued);}
 .plot-heading {margin: 0; font-size: 15px; font-weight: 600;}
 #examples > .gallery {display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 4px;}

@@ -1,8 +1,4 @@
-"""The page's plots: pure functions from plain data to plotly figures, and a sentence that reads each.
-
-Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.theme`), because a figure doesn't
-know whether it is shown in light or dark.
-"""
+"""Where attention goes: attention mass by layer and segment."""
 
 from __future__ import annotations
 
@@ -13,26 +9,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vtw_demo.attention import AttentionMass, Shares
-from vtw_demo.compare import Comparison, RunName
-from vtw_demo.page.answers import run_title
-from vtw_demo.page.formats import milliseconds, percent
+from vtw_demo.figures.formats import percent
+from vtw_demo.figures.style import K_LINE, SEGMENT_COLOURS, styled
 from vtw_demo.segments import Segment
-from vtw_demo.timed_run import Run
 
 AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"]
 LAST_PROMPT: AttentionQuery = "last prompt token"
 ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
-
-# Colours of Okabe and Ito, which colour-blind people can tell apart; one for each segment, everywhere.
-SEGMENT_COLOURS = {
-    Segment.FIRST_TOKEN: "#0072B2",
-    Segment.SYSTEM_TEXT: "#56B4E9",
-    Segment.IMAGE: "#E69F00",
-    Segment.QUESTION: "#009E73",
-    Segment.ANSWER: "#CC79A7",
-}
-RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00"}
-FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
@@ -67,13 +50,13 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
             )
         # At K = L nothing is withdrawn, and there is no layer to mark.
         if layer < full.layers:
-            figure.add_vline(x=layer - 0.5, line={"dash": "dash", "width": 2, "color": "#D55E00"}, row=1, col=column)
+            figure.add_vline(x=layer - 0.5, line=K_LINE, row=1, col=column)
     figure.update_layout(barmode="stack", bargap=0.08, height=330, legend={"orientation": "h", "y": -0.22, "x": 0})
     figure.update_xaxes(title={"text": "decoder layer, counted from 0", "standoff": 4}, range=[-0.5, full.layers - 0.5])
     figure.update_xaxes(dtick=1 if full.layers <= 16 else 4)
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
     figure.update_yaxes(title={"text": "share of attention", "standoff": 4}, row=1, col=1)
-    return _styled(figure)
+    return styled(figure)
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
@@ -91,53 +74,6 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
     )
 
 
-def timing_figure(comparison: Comparison) -> go.Figure:
-    """Time per stage, a pair of bars each, with its figure on each bar."""
-    figure = go.Figure()
-    stages = stage_times(comparison)
-    for run in RUN_COLOURS:
-        times = [times[run] for times in stages.values()]
-        figure.add_bar(
-            x=list(stages),
-            y=times,
-            name=run_title(run, comparison.layer),
-            marker={"color": RUN_COLOURS[run]},
-            text=[milliseconds(time).removesuffix(" ms") for time in times],
-            textposition="outside",
-            textfont={"size": 11},
-            constraintext="none",
-            cliponaxis=False,
-            hovertemplate="%{x}: %{y:.2f} ms<extra></extra>",
-        )
-    figure.update_layout(barmode="group", bargap=0.25, height=330, legend={"orientation": "h", "y": -0.22, "x": 0})
-    figure.update_xaxes(title={"text": "stage", "standoff": 4})
-    figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero")
-    return _styled(figure)
-
-
-def stage_times(comparison: Comparison) -> dict[str, dict[RunName, float | None]]:
-    """Milliseconds by stage and run; a stage that neither run had is left out."""
-    runs: dict[RunName, Run] = {"full": comparison.full, "withdrawn": comparison.withdrawn}
-    times: dict[RunName, tuple[float | None, ...]] = {
-        name: (run.encode_ms, run.prefill_ms, run.decode_ms_per_token, run.total_ms) for name, run in runs.items()
-    }
-    stages = ("image<br>encoding", "prefill", "decode,<br>per token", "total")
-    by_stage = {stage: {run: of_run[i] for run, of_run in times.items()} for i, stage in enumerate(stages)}
-    return {stage: pair for stage, pair in by_stage.items() if any(time is not None for time in pair.values())}
-
-
-def timing_reading(comparison: Comparison) -> str:
-    full, withdrawn = comparison.full, comparison.withdrawn
-    parts = [f"withdrawn, prefill took {milliseconds(withdrawn.prefill_ms)} instead of {milliseconds(full.prefill_ms)}"]
-    if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
-        parts.append(
-            f"each further token {milliseconds(withdrawn.decode_ms_per_token)} instead of "
-            f"{milliseconds(full.decode_ms_per_token)}"
-        )
-    parts.append("encoding the image is the same work in both runs")
-    return f"{'; '.join(parts)}.".capitalize()
-
-
 def _withdrawal_layer(mass: AttentionMass) -> int:
     if mass.withdrawal_layer is None:
         raise ValueError("This attention mass is of a run without withdrawal: there is no layer K to mark.")
@@ -150,14 +86,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _layers(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
-
-
-def _styled(figure: go.Figure) -> go.Figure:
-    return figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font=FONT,
-        margin={"l": 56, "r": 12, "t": 34, "b": 40},
-        autosize=True,
-    )

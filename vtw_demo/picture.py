@@ -1,9 +1,8 @@
-"""A picture from a visitor's file, or one sentence that says why there is none."""
+"""A picture from a file, or one sentence that says why there is none."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -12,14 +11,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAXIMUM_PIXELS = 50_000_000
 
 
-def read_picture(file: Any) -> Image.Image:
-    """The picture in a file that Gradio has stored, upright, in RGB, on white where it is transparent.
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture in a file, upright, in RGB, on white where it is transparent.
 
-    `file` is what Gradio sends for a file: a mapping with its `path`. Raises ValueError, in a sentence for people.
+    Raises ValueError, in a sentence for people, for what is no picture, and OSError for a file that isn't there.
     """
-    path = file.get("path") if isinstance(file, dict) else None
-    if not isinstance(path, str) or not path:
-        raise ValueError("There is no picture: upload one, paste one, or choose an example.")
     if Path(path).stat().st_size == 0:
         raise ValueError("The picture's file is empty: choose another one.")
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vtw_demo.compare import RunName
+
 MISSING = "–"
 
 
@@ -30,3 +32,12 @@ def percent(share: float) -> str:
     if 0 < value < 0.1:
         return "less than 0.1 %"
     return f"{value:.1f} %" if value < 10 and round(value, 1) != round(value) else f"{value:.0f} %"
+
+
+def run_title(run: RunName, layer: int) -> str:
+    return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
+
+
+def count(number: int, noun: str) -> str:
+    """With the noun's plural where it is asked for: "1 sample", "20 samples"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

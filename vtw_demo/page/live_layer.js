@@ -1,0 +1,38 @@
+// What the last question's sweep says of withdrawal at K, while the slider is dragged: no server is asked.
+(layer, swept) => {
+  const escaped = (text) =>
+    String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+  if (!swept || !swept.kl) {
+    return '<p class="live note">Once a question has been answered, this line says what withdrawal at each K does to it.</p>';
+  }
+  const index = layer - 1;
+  const isLast = index >= swept.kl.length;
+  const figure = (value) => (value === 0 ? "0" : value < 0.001 ? value.toExponential(1) : value.toPrecision(2));
+  const less = (shares, noun) =>
+    shares && !isLast ? ` · <b>${Math.round(100 * (1 - shares[index]))} %</b> ${noun}` : "";
+  const bars = (title, tokens) => {
+    const rows = tokens
+      .map((token) => {
+        const share = 100 * token.probability;
+        return (
+          `<li><span class="bar" style="width:${share.toFixed(1)}%"></span>` +
+          `<span class="token">${escaped(token.text.trim() || "␣")}</span><span>${share.toFixed(1)} %</span></li>`
+        );
+      })
+      .join("");
+    return `<div><h4>${title}</h4><ol>${rows}</ol></div>`;
+  };
+  const kl = isLast ? 0 : swept.kl[index];
+  const facts = isLast
+    ? `At <b>K = ${layer}</b> nothing is withdrawn`
+    : `At <b>K = ${layer}</b> KL <b>${figure(kl)}</b>` +
+      less(swept.flops_left, "fewer FLOPs") +
+      less(swept.cache_left, "less cache");
+  const withdrawn = isLast ? swept.full_tokens : swept.withdrawn_tokens[index];
+  return (
+    `<div class="live" data-layer="${layer}"><p>${facts}</p><div class="tokens">` +
+    bars("Next token, full", swept.full_tokens) +
+    bars(`Next token, withdrawn at ${layer}`, withdrawn) +
+    `</div><p class="note">For “${escaped(swept.question)}”</p></div>`
+  );
+};
