@@ -159,13 +159,13 @@ def take_mask(mask: torch.Tensor, keys: Slots, queries: torch.Tensor | None, fir
 
 
 def make_mask(keys: Slots, query_column: torch.Tensor | None) -> torch.Tensor:
-    """The mask for the layers from K on where the others need none, but these have empty slots.
+    """The mask for the layers from K on where the others need none, but these have empty slots or further keys.
 
     `query_column`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
     The result is bool, shape (batch, 1, queries or 1, keys).
     """
-    assert keys.valid is not None
-    visible = keys.valid[:, None, :]
+    valid = torch.ones_like(keys.column, dtype=torch.bool) if keys.valid is None else keys.valid
+    visible = valid[:, None, :]
     if query_column is not None:
         visible = visible & (keys.column[:, None, :] <= query_column[:, :, None])
     return visible[:, None]
@@ -200,8 +200,9 @@ def add_slots(slots: Slots | None, kept: KeptPositions, columns_before: int, col
 class LayerArguments:
     """What decoder layers without the visual tokens get in place of what they are handed, made once for all of them.
 
-    - `kept`: None in a forward pass of layers that have slots already, and withdraw nothing more: decoding.
-    - `slots`: those of the layers after this pass.
+    - `kept`: the positions that layers run on; None in a forward pass of layers that have slots already, and withdraw
+      nothing more: decoding.
+    - `slots`: those of the layers after this pass. There may be more than `kept`, whose keys are had from elsewhere.
     - `columns_before`: columns that the KV cache held before this pass.
     - `is_flash`: whether attention takes a mask of padding alone, as flash attention does.
     """
@@ -251,7 +252,8 @@ class LayerArguments:
                 f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
                 'Load the model with attn_implementation="sdpa" or "eager".'
             )
-        if mask is None and self.slots.valid is None and not sees_all_columns:
+        aligned = self.is_flash or self.kept is None or self.kept.index.shape[1] == self.slots.count
+        if mask is None and self.slots.valid is None and aligned and not sees_all_columns:
             return None  # attention among the slots is right without a mask
         columns_after = self.columns_before + self.sequence_length
         count, first_column = key_span(cache_layer, self.columns_before, self.sequence_length)

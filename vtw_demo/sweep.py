@@ -1,8 +1,10 @@
 """Every withdrawal layer in one forward pass: how far withdrawal at each moves the next token's distribution.
 
 The full sequence runs once. Before decoder layer K its kept tokens branch off as a *stream*, the one whose visual
-tokens are withdrawn at K, and all streams that have branched off run through each further layer as one batch. So
-no layer runs twice on the same thing, where the authors' code (lzhxmu/VTW) reruns the model for each K.
+tokens are withdrawn at K, and all streams that have branched off run through each further layer as one batch. Text
+before the first visual token can't see the picture where attention is causal: it is the same in every stream, which
+takes its keys and values from the full sequence. So no layer runs twice on the same thing, where the authors'
+code (lzhxmu/VTW) reruns the model for each K.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
-from transformers.cache_utils import KVSharingDict
+from transformers.cache_utils import DynamicCache, KVSharingDict
 
 from vtw_demo.family_cases import (
     check_family,
@@ -124,7 +126,7 @@ def sweep(
     with torch.no_grad(), exclusive(model), ExitStack() as hooks:
         streams.register(hooks)
         # No decoding follows: a cache and further logits would only take memory.
-        model(**whole, use_cache=False, logits_to_keep=1)
+        model(**whole, **streams.cache_argument(), use_cache=False, logits_to_keep=1)
         hooks.close()
         return streams.read(answer_token_ids is not None)
 
@@ -151,6 +153,30 @@ def choose_layer(
     return next((layer for layer, is_met in zip(layers, met, strict=True) if is_met), None)
 
 
+class _PrefixCache(DynamicCache):
+    """Takes a layer's keys and values of the first `length` positions from one forward pass, and puts them before those
+    of another. It holds no layer of its own, so that models count positions and size masks as without a cache.
+
+    - `states`, each of shape (batch, heads, length, dim): what was taken last.
+    - `times`: how many times each of its rows serves, in passes that get it; 0 where it is taken.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.states: tuple[torch.Tensor, ...] = ()
+        self.times = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.times:
+            self.states = (key_states[..., : self.length, :], value_states[..., : self.length, :])
+            return key_states, value_states
+        keys, values = (_tile(states, self.times) for states in self.states)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
 class _Streams:
     """The streams of one sweep, and the hooks that run them beside the full sequence.
 
@@ -166,24 +192,30 @@ class _Streams:
         self.layer_parameters = [tuple(inspect.signature(layer.forward).parameters) for layer in self.layers]
         self.key_sources = key_sources(decoder.config, len(self.layers))
         self.is_flash = "flash" in decoder.config._attn_implementation
-        input_ids = inputs["input_ids"]
+        input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.length = input_ids.shape
         self.read_positions = read_positions
+        self.positions_at_once = positions_at_once or self.batch * self.length
         self.text_token = int(input_ids[0, -1])
-        self.kept: KeptPositions | None = keep_positions(
-            visual_token_mask(model.config, input_ids), inputs.get("attention_mask")
-        )
-        if self.kept is not None:
-            slots = add_slots(None, self.kept, 0, self.length)
-            self.arguments = LayerArguments(self.kept, slots, self.length, 0, self.is_flash)
-            at_once = positions_at_once or self.batch * self.length
-            self.streams_at_once = max(1, at_once // self.kept.index.numel())
+        visual = visual_token_mask(model.config, input_ids)
+        self.kept: KeptPositions | None = keep_positions(visual, attention_mask)
+        """The positions that streams run on."""
+        shares_keys = self.key_sources != list(range(len(self.layers)))
+        is_padded = attention_mask is not None and not attention_mask.all()
+        # Positions before the first visual token, which may be the same in all streams.
+        prefix = 0 if self.kept is None or shares_keys or is_padded else int(visual.any(0).byte().argmax())
+        self.prefix = _PrefixCache(prefix) if prefix else None
+        self.arguments: LayerArguments | None = None
         self.hidden: torch.Tensor | None = None
         """Shape (..., streams x batch, kept, hidden): what enters the next layer."""
         self.shared: dict[str, tuple[torch.Tensor, ...]] = {}
         """The streams' keys and values that later layers use too, each (streams x batch, ...), by type of layer."""
         self.full: torch.Tensor | None = None
         self.runs_streams = False
+
+    def cache_argument(self) -> dict[str, Any]:
+        """What the full sequence's forward pass gets for a cache."""
+        return {} if self.prefix is None else {"past_key_values": self.prefix}
 
     def register(self, hooks: ExitStack) -> None:
         handle = find_decoder(self.model).register_forward_pre_hook(_keep_all_positions, with_kwargs=True)
@@ -199,13 +231,27 @@ class _Streams:
         def hook(layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             if self.runs_streams:
                 return
-            if index > 0 and self.kept is not None:
+            if self.kept is not None:
                 kwargs = dict(zip(self.layer_parameters[index][1:], args[1:], strict=False)) | kwargs
-                self._run(index, layer, args[0], kwargs)
+                if index == 0:
+                    self._begin(layer, kwargs)
+                else:
+                    self._run(index, layer, args[0], kwargs)
             if index == len(self.layers) - 1:
                 self.full = _hidden_states(output)[..., -self.read_positions :, :]
 
         return hook
+
+    def _begin(self, layer: nn.Module, kwargs: dict[str, Any]) -> None:
+        """After the first layer, which tells whether text before the picture is the same in all streams."""
+        assert self.kept is not None
+        slots = add_slots(None, self.kept, 0, self.length)
+        if self.prefix is not None:
+            if self.prefix.states and _is_blind(layer, kwargs.get("attention_mask"), self.prefix.length):
+                self.kept = KeptPositions(self.kept.index[:, self.prefix.length :], None, self.kept.tail)
+            else:
+                self.prefix = None
+        self.arguments = LayerArguments(self.kept, slots, self.length, 0, self.is_flash)
 
     def _rescale(self, attention: nn.Module) -> Any:
         def hook(projection: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -240,9 +286,13 @@ class _Streams:
                         held.update({kind: tuple(s[rows] for s in states) for kind, states in self.shared.items()})
                     given["shared_kv_states"] = held
                     stored.append(held)
+                if self.prefix is not None:
+                    self.prefix.times = last - first
                 parts.append(_hidden_states(layer(hidden[..., rows, :, :], **given)))
         finally:
             self.runs_streams = False
+            if self.prefix is not None:
+                self.prefix.times = 0
         self.hidden = torch.cat(parts, dim=-3)
         if shares_keys and source == index:
             for kind in stored[0]:
@@ -254,16 +304,18 @@ class _Streams:
 
         They do where the layer's keys are of one before their withdrawal layer.
         """
-        source = self.key_sources[index]
+        assert self.kept is not None
+        source, at_once = self.key_sources[index], max(1, self.positions_at_once // self.kept.index.numel())
         for begin, end, sees_all_columns in ((0, source, False), (source, index, True)):
-            for first in range(begin, end, self.streams_at_once):
-                yield first, min(first + self.streams_at_once, end), sees_all_columns
+            for first in range(begin, end, at_once):
+                yield first, min(first + at_once, end), sees_all_columns
 
     def _arguments(
         self, layer: nn.Module, kwargs: dict[str, Any], streams: int, sees_all_columns: bool
     ) -> dict[str, Any]:
         """What a layer gets for so many streams in place of what it was handed for the full sequence."""
         assert self.kept is not None
+        assert self.arguments is not None
         given = {name: self._tiled(layer, name, value, streams) for name, value in kwargs.items()}
         if self.is_flash:
             given["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
@@ -276,6 +328,7 @@ class _Streams:
     def _tiled(self, layer: nn.Module, name: str, value: Any, streams: int) -> Any:
         if name == "attention_mask" or not isinstance(value, torch.Tensor | tuple):
             return value
+        assert self.arguments is not None
         taken = self.arguments.take(layer, name, value)
         if isinstance(value, tuple):
             pairs = zip(value, taken, strict=True)
@@ -328,6 +381,14 @@ class _Streams:
 def _keep_all_positions(decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
     # gemma4 would cut the sequence to its tail before its last layers, which streams still branch off from.
     return (args, {**kwargs, "logits_to_keep": 0}) if "logits_to_keep" in kwargs else None
+
+
+def _is_blind(layer: nn.Module, mask: Any, length: int) -> bool:
+    """Whether a layer's first `length` positions attend to none after them: not so in paligemma, for one."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim == 2:
+        return getattr(layer.self_attn, "is_causal", True)
+    beyond = mask[..., :length, length:]
+    return not beyond.any() if mask.dtype == torch.bool else bool((beyond < -1e4).all())
 
 
 def _hidden_states(output: Any) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""What `python -m vtw_demo` does, a command a module."""
