@@ -1,6 +1,8 @@
 import pytest
 
 from tests import golden
+from vtw_demo.compare import Comparison
+from vtw_demo.timed_run import Run
 
 
 @pytest.fixture(scope="module")
@@ -11,3 +13,43 @@ def golden_model():
 @pytest.fixture(scope="module")
 def golden_inputs():
     return golden.inputs()
+
+
+def run(answer="red", tokens=(7, 2), **changes):
+    values = {
+        "answer": answer,
+        "tokens": tokens,
+        "encode_ms": 5.0,
+        "prefill_ms": 40.0,
+        "decode_ms_per_token": 4.0,
+        "total_ms": 49.0,
+        "prefill_flops": 1000,
+        "kv_cache_bytes": 200,
+    }
+    return Run(**(values | changes))
+
+
+@pytest.fixture
+def make_run():
+    return run
+
+
+@pytest.fixture
+def make_comparison():
+    """A comparison of two runs of a 12-layer model, withdrawn at layer 6 unless told otherwise."""
+
+    def make(full=None, withdrawn=None, layer=6):
+        return Comparison(
+            model="embedded",
+            precision="float32",
+            device="cpu",
+            question="What color is it?",
+            layer=layer,
+            layers=12,
+            visual_tokens=196,
+            text_tokens=14,
+            full=full or run(),
+            withdrawn=withdrawn or run(prefill_ms=25.0, prefill_flops=560, kv_cache_bytes=118),
+        )
+
+    return make

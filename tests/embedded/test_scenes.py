@@ -57,3 +57,12 @@ def test_an_impossible_object_is_refused(field, value):
 def test_too_few_or_many_objects_are_refused(objects):
     with pytest.raises(ValueError, match=str(objects)):
         random_scene(random.Random(0), objects)
+
+
+def test_a_scene_of_few_colours_has_no_others():
+    for seed in range(20):
+        scene = random_scene(random.Random(seed), 6, ("red", "blue"))
+        assert {item.colour for item in scene.objects} <= {"red", "blue"}
+        assert len({(item.colour, item.shape) for item in scene.objects}) == 6
+    with pytest.raises(ValueError, match="1 colours are too few for 6 different objects"):
+        random_scene(random.Random(0), 6, ("red",))

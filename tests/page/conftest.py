@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from vtw_demo.compare import Comparison
-from vtw_demo.timed_run import Run
-
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
 
@@ -27,12 +24,14 @@ def free_port():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The page's address, served by `python app.py` itself; it must end well on SIGTERM."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    folder = tmp_path_factory.mktemp("server")
+    port, log = free_port(), folder / "log"
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py", "--port", str(port), "--layer", "8"],
-            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"NO_PROXY": "127.0.0.1"},
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+            env=os.environ | {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(folder)},
         )  # fmt: skip
         try:
             deadline = time.monotonic() + START_SECONDS
@@ -83,43 +82,3 @@ def page(browser, server):
     yield page
     page.close()
     assert not problems
-
-
-def run(answer="red", tokens=(7, 2), **changes):
-    values = {
-        "answer": answer,
-        "tokens": tokens,
-        "encode_ms": 5.0,
-        "prefill_ms": 40.0,
-        "decode_ms_per_token": 4.0,
-        "total_ms": 49.0,
-        "prefill_flops": 1000,
-        "kv_cache_bytes": 200,
-    }
-    return Run(**(values | changes))
-
-
-@pytest.fixture
-def make_run():
-    return run
-
-
-@pytest.fixture
-def make_comparison():
-    """A comparison of two runs of a 12-layer model, withdrawn at layer 6 unless told otherwise."""
-
-    def make(full=None, withdrawn=None, layer=6):
-        return Comparison(
-            model="embedded",
-            precision="float32",
-            device="cpu",
-            question="What color is it?",
-            layer=layer,
-            layers=12,
-            visual_tokens=196,
-            text_tokens=14,
-            full=full or run(),
-            withdrawn=withdrawn or run(prefill_ms=25.0, prefill_flops=560, kv_cache_bytes=118),
-        )
-
-    return make

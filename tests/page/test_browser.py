@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from vtw_demo.models import load
 from vtw_demo.page.examples import load_examples
+from vtw_demo.picture import open_picture
+from vtw_demo.sweep import sweep
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
 WAIT = 60_000
@@ -145,3 +148,109 @@ def test_a_phone_has_no_sideways_scrolling(browser, server):
     wait_for_verdict(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
+
+
+def wait_for_sweep(page):
+    expect(page.locator("#live .live[data-layer]")).to_be_visible(timeout=WAIT)
+
+
+@pytest.fixture(scope="module")
+def first_example_kl():
+    """The divergence of the first example's question at each K, from the library."""
+    vlm, example = load("embedded", device="cpu"), load_examples()[0]
+    return sweep(vlm.model, vlm.prepare(open_picture(example.picture), example.question)).kl[0].tolist()
+
+
+def test_the_slider_is_live_while_it_is_dragged_and_no_run_is_started(page, first_example_kl):
+    wait_for_sweep(page)
+    wait_for_attention(page, 8)
+    withdrawn, verdict = page.locator("#withdrawn").inner_text(), page.locator("#verdict").inner_text()
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    track = page.locator("#layer input[type=range]").bounding_box()
+    middle = track["y"] + track["height"] / 2
+
+    def place(layer):
+        # The thumb's middle stays half a thumb's width inside the track.
+        return track["x"] + 8 + (layer - 1) / 11 * (track["width"] - 16)
+
+    page.mouse.move(place(8), middle)
+    page.mouse.down()
+    for layer in (*range(8, 0, -1), *range(1, 13)):
+        page.mouse.move(place(layer), middle)
+        live = page.locator(f'#live .live[data-layer="{layer}"]')
+        expect(live).to_be_visible(timeout=WAIT)
+        if layer == 12:
+            expect(live).to_contain_text("nothing is withdrawn")
+            continue
+        shown = float(re.search(r"KL ([\d.e+-]+)", live.inner_text()).group(1))
+        assert shown == pytest.approx(first_example_kl[layer - 1], rel=0.06, abs=1e-5)
+        expect(live).to_contain_text("fewer FLOPs")
+        expect(live).to_contain_text("less cache")
+        assert live.locator("li").count() == 10
+    assert not [url for url in requests if "/gradio_api/" in url]
+    assert (page.locator("#withdrawn").inner_text(), page.locator("#verdict").inner_text()) == (withdrawn, verdict)
+    page.mouse.up()
+    expect(page.locator("#verdict")).to_contain_text("nothing is withdrawn", timeout=WAIT)
+
+
+def test_the_live_line_shows_what_a_question_says_as_text(page):
+    wait_for_sweep(page)
+    ask(page, "What is <img src=x onerror=alert(1)> it?")
+    expect(page.locator("#live .note")).to_contain_text("<img src=x onerror=alert(1)>", timeout=WAIT)
+    assert page.locator("#live img").count() == 0
+
+
+def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side(page):
+    wait_for_sweep(page)
+    page.get_by_role("button", name="Choose K for me").click()
+    expect(page.locator("#verdict")).to_contain_text(re.compile(r"Measured \d+ of 20 samples"), timeout=WAIT)
+    expect(page.locator("#layer")).to_contain_text("Calibrated on 20 samples", timeout=WAIT)
+    reading = page.locator("#divergence-reading").inner_text()
+    layer = re.search(r"K = (\d+)", reading).group(1)
+    assert "on 20 samples" in reading
+    assert "This question" in reading
+    expect(page.locator("#layer input[type=number]")).to_have_value(layer)
+    expect(page.locator("#withdrawn h3")).to_contain_text(f"layer {layer}", timeout=WAIT)
+    wait_for_verdict(page)
+    expect(page.locator("#divergence .legendtext", has_text="mean of 20 samples")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#divergence .legendtext", has_text="this question")).to_be_visible()
+
+
+def test_a_bad_threshold_gets_one_sentence(page):
+    wait_for_sweep(page)
+    page.get_by_role("tab", name="Choose K").click()
+    page.locator("#threshold input").fill("-1")
+    page.get_by_role("button", name="Choose K for me").click()
+    expect(page.locator("#verdict .problem")).to_contain_text("threshold must be a number from 0 on", timeout=WAIT)
+
+
+def test_answers_at_every_k_of_a_range(page):
+    wait_for_sweep(page)
+    page.get_by_role("tab", name="Answers at every K").click()
+    page.locator("#first-layer input").fill("3")
+    page.locator("#last-layer input").fill("6")
+    page.get_by_role("button", name="Answer at every K").click()
+    rows = page.locator("#answers-table tbody tr")
+    expect(rows.last).to_contain_text("full", timeout=WAIT)
+    expect(page.locator("#verdict")).to_contain_text(re.compile("(to|K =) 6"), timeout=WAIT)
+    expect(page.locator("#layer-times .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    layers = [row.inner_text().split()[:3] for row in rows.all()]
+    assert [" ".join(words) for words in layers[:-1]] == ["K = 3", "K = 4", "K = 5", "K = 6"]
+    full = answer(page, "full").strip()
+    for row in rows.all()[:-1]:
+        text, kind = row.locator("td").first.inner_text().strip(), row.get_attribute("class")
+        assert (text == full) == ("same" in kind)
+    page.locator("#last-layer input").fill("99")
+    page.get_by_role("button", name="Answer at every K").click()
+    expect(page.locator("#verdict .problem")).to_contain_text("range of K must lie within 1 to 12", timeout=WAIT)
+
+
+def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
+    wait_for_sweep(page)
+    page.get_by_role("tab", name="Word by word").click()
+    expect(page.locator("#words .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#words-reading")).to_contain_text(re.compile("token", re.IGNORECASE))
+    heatmap = page.evaluate("document.querySelector('#words .js-plotly-plot').data[0]")
+    assert len(heatmap["customdata"]) == 11
+    assert "".join(cell[0] for cell in heatmap["customdata"][0]).replace("(end)", "").strip() == answer(page, "full")
