@@ -1,7 +1,11 @@
+import random
+
 import pytest
 
 from tests import golden
 from vtw_demo.compare import Comparison
+from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.models import load
 from vtw_demo.timed_run import Run
 
 
@@ -13,6 +17,16 @@ def golden_model():
 @pytest.fixture(scope="module")
 def golden_inputs():
     return golden.inputs()
+
+
+@pytest.fixture(scope="session")
+def vlm():
+    return load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def picture():
+    return draw(random_scene(random.Random(4), 2))
 
 
 def run(answer="red", tokens=(7, 2), **changes):

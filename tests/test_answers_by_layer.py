@@ -1,24 +1,11 @@
-import random
 import threading
 
 import pytest
 
 from vtw_demo.answers_by_layer import LayerAnswer, answer_at_layers, first_stable_layer
 from vtw_demo.compare import compare
-from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models import load
 
 QUESTION = "What do you see?"
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return load("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return draw(random_scene(random.Random(4), 2))
 
 
 @pytest.fixture(scope="module")

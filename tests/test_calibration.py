@@ -12,13 +12,7 @@ from vtw_demo.calibration_samples import Sample
 from vtw_demo.calibration_store import CalibrationStore, write_whole
 from vtw_demo.cost import prefill_flops
 from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models import load
 from vtw_demo.sweep import sweep
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return load("embedded", device="cpu")
 
 
 @pytest.fixture(scope="module")

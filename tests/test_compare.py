@@ -1,5 +1,4 @@
 import json
-import random
 import threading
 
 import pytest
@@ -8,19 +7,8 @@ from PIL import Image
 
 from vtw_demo import compare, load, withdraw
 from vtw_demo.compare import Comparison, RunFinished, RunProgress
-from vtw_demo.embedded.scenes import draw, random_scene
 
 QUESTION = "Describe the picture."
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return load("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return draw(random_scene(random.Random(5), 2))
 
 
 def hooks(vlm):

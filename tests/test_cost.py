@@ -23,6 +23,8 @@ from transformers import (
 from vtw_demo.cost import (
     LayerFlops,
     PrefillFlops,
+    cache_left,
+    flops_left,
     kv_cache_bytes,
     kv_cache_bytes_by_layer,
     prefill_flops,
@@ -233,3 +235,12 @@ def test_results_are_immutable_and_valid():
         PrefillFlops(layers=(), head=1)
     with pytest.raises(ValueError, match="don't come back"):
         PrefillFlops(layers=(layer, dataclasses.replace(layer, tokens=5)), head=1)
+
+
+def test_shares_left_at_every_layer():
+    config = TEXT_CONFIGS["grouped-query"]
+    for cost, left in ((prefill_flops, flops_left), (kv_cache_bytes, cache_left)):
+        full = cost(config, PROMPT, VISUAL, LAYERS)
+        expected = [cost(config, PROMPT, VISUAL, layer) / full for layer in range(1, LAYERS)]
+        assert left(config, PROMPT, VISUAL) == pytest.approx(expected)
+        assert left(MixtralConfig(), PROMPT, VISUAL) is None

@@ -1,26 +1,13 @@
 import json
-import random
 
 import pytest
 import torch
 
 from vtw_demo.compare import compare
-from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models import load
 from vtw_demo.query_sweep import QuerySweep, TokenProbability, sweep_query
 from vtw_demo.withdrawal import withdraw
 
 QUESTION = "What do you see?"
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return load("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return draw(random_scene(random.Random(4), 2))
 
 
 def test_everything_is_what_single_runs_give(vlm, picture):

@@ -15,7 +15,7 @@ from typing import Any
 
 from vtw_demo.calibration_samples import Sample
 from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.cost import prefill_flops
+from vtw_demo.cost import flops_left
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import choose_layer, sweep
 
@@ -201,22 +201,15 @@ def calibrate(
 
 
 def stored_calibration(store: CalibrationStore) -> Calibration | None:
-    """The last calibration that `store` has kept; None if there is none."""
+    """The last calibration that `store` has kept; None if there is none that can be read."""
     written = store.result()
-    return None if written is None else Calibration.from_json(written)
+    try:
+        return None if written is None else Calibration.from_json(written)
+    except ValueError:  # of another version of this project
+        return None
 
 
 def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
     inputs = vlm.prepare(sample.picture, sample.question)
     kl = tuple(sweep(vlm.model, inputs).kl[0].tolist())
-    return Measurement(kl, flops_left(vlm, inputs))
-
-
-def flops_left(vlm: VisionLanguageModel, inputs: dict[str, Any]) -> tuple[float, ...] | None:
-    """The share of the prefill's FLOPs left at K = 1 to L - 1; None for decoders whose costs aren't known."""
-    prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)
-    try:
-        full = prefill_flops(vlm.model.config, prompt, visual, vlm.layers)
-        return tuple(prefill_flops(vlm.model.config, prompt, visual, layer) / full for layer in range(1, vlm.layers))
-    except ValueError:
-        return None
+    return Measurement(kl, flops_left(vlm.model.config, inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)))

@@ -5,6 +5,7 @@ tokens (arXiv 2405.05803, section 4). Everything is for one sequence; a batch of
 times as much. The vision encoder and the projector aren't counted: withdrawal leaves them as they are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
@@ -157,6 +158,30 @@ def kv_cache_bytes_by_layer(
         (tokens + decoded_tokens if window is None else min(tokens + decoded_tokens, window - 1)) * bytes_per_token
         for tokens, window in zip(tokens_by_layer, shape.sliding_windows, strict=True)
     )
+
+
+def flops_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:
+    """The share of a prefill's FLOPs left at each K from 1 to L - 1; None for decoders whose costs aren't known."""
+    return _shares_left(prefill_flops, config, prompt_tokens, visual_tokens)
+
+
+def cache_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:
+    """The share of a prompt's KV cache left at each K from 1 to L - 1; None for decoders whose costs aren't known."""
+    return _shares_left(kv_cache_bytes, config, prompt_tokens, visual_tokens)
+
+
+def _shares_left(
+    cost: Callable[[PreTrainedConfig, int, int, int], int],
+    config: PreTrainedConfig,
+    prompt_tokens: int,
+    visual_tokens: int,
+) -> tuple[float, ...] | None:
+    try:
+        layers = _DecoderShape.of(config, None).layers
+    except ValueError:
+        return None
+    costs = [cost(config, prompt_tokens, visual_tokens, layer) for layer in range(1, layers + 1)]
+    return tuple(part / costs[-1] for part in costs[:-1])
 
 
 @dataclass(frozen=True)

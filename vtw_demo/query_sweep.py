@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vtw_demo.calibration import flops_left
-from vtw_demo.cost import kv_cache_bytes
+from vtw_demo.cost import cache_left, flops_left
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import sweep
 
@@ -80,6 +79,7 @@ def sweep_query(
 ) -> QuerySweep:
     """Sweep one query with the full model's answer given. Raises what `VisionLanguageModel.prepare` and `sweep` do."""
     inputs = vlm.prepare(image, question)
+    prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)
     swept = sweep(vlm.model, inputs, answer_token_ids)
     assert swept.answer_kl is not None
     assert swept.answer_choices is not None
@@ -87,8 +87,8 @@ def sweep_query(
         kl=tuple(swept.kl[0].tolist()),
         full_tokens=_likeliest(vlm, swept.full_logits[0]),
         withdrawn_tokens=tuple(_likeliest(vlm, logits) for logits in swept.logits[0]),
-        flops_left=flops_left(vlm, inputs),
-        cache_left=_cache_left(vlm, inputs),
+        flops_left=flops_left(vlm.model.config, prompt, visual),
+        cache_left=cache_left(vlm.model.config, prompt, visual),
         answer=tuple(vlm.token_text(token) for token in answer_token_ids),
         answer_kl=tuple(map(tuple, swept.answer_kl[0].tolist())),
         answer_choices=tuple(tuple(map(vlm.token_text, row)) for row in swept.answer_choices[0].tolist()),
@@ -99,12 +99,3 @@ def _likeliest(vlm: VisionLanguageModel, logits: torch.Tensor) -> tuple[TokenPro
     probabilities, tokens = logits.softmax(-1).topk(min(LIKELIEST, logits.shape[-1]))
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
     return tuple(TokenProbability(vlm.token_text(token), probability) for token, probability in pairs)
-
-
-def _cache_left(vlm: VisionLanguageModel, inputs: dict[str, Any]) -> tuple[float, ...] | None:
-    prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)
-    try:
-        full = kv_cache_bytes(vlm.model.config, prompt, visual, vlm.layers)
-        return tuple(kv_cache_bytes(vlm.model.config, prompt, visual, layer) / full for layer in range(1, vlm.layers))
-    except ValueError:
-        return None

@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -33,6 +33,20 @@ logger = logging.getLogger(__name__)
 
 Shown = dict[Any, Any]
 """New values of components."""
+
+
+class Asked(NamedTuple):
+    """What a visitor asks for, as the browser sends it: nothing of it is checked yet."""
+
+    picture: Any
+    question: Any
+    layer: Any
+    max_new_tokens: Any
+    attention_query: AttentionQuery
+
+    def query(self) -> Query:
+        """Raises ValueError, in a sentence for people."""
+        return Query.read(self.picture, self.question, self.layer, self.max_new_tokens)
 
 
 def connect(
@@ -146,40 +160,37 @@ class Callbacks:
     def stop(self, session: Session) -> None:
         session.stop.set()
 
-    def run(
-        self,
-        session: Session,
-        picture: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        attention_query: AttentionQuery,
-    ) -> Iterator[Shown]:
+    def run(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Both runs, then what was measured."""
         session.full = None
-        yield from self.run_withdrawn(session, picture, question, layer, max_new_tokens, attention_query)
+        return self.run_withdrawn(session, *asked)
 
-    def run_withdrawn(
-        self,
-        session: Session,
-        picture: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        attention_query: AttentionQuery,
-    ) -> Iterator[Shown]:
+    def run_withdrawn(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
+        return self._in_sentences(self._run(session, Asked(*asked)))
+
+    def calibrate(self, session: Session, *asked: Any) -> Iterator[Shown]:
+        """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
+        *query, threshold = asked
+        return self._in_sentences(self._calibrate(session, Asked(*query), threshold))
+
+    def answer_at_layers(self, session: Session, *asked: Any) -> Iterator[Shown]:
+        """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
+        *query, first_layer, last_layer = asked
+        return self._in_sentences(self._answer_at_layers(session, Asked(*query), first_layer, last_layer))
+
+    def _in_sentences(self, steps: Iterator[Shown]) -> Iterator[Shown]:
+        """`steps`, and in place of an exception one sentence on the page."""
         try:
-            query = Query.read(picture, question, layer, max_new_tokens)
-            yield from self._run(session, query, attention_query)
+            yield from steps
         except (ValueError, TypeError) as error:
             yield self._problem(str(error))
         except Exception:
             logger.exception("a run failed")
             yield self._problem("The run failed, and the server's log says why; the model is ready for the next one.")
 
-    def _run(self, session: Session, query: Query, attention_query: AttentionQuery) -> Iterator[Shown]:
-        layout, stop = self.layout, session.stop
+    def _run(self, session: Session, asked: Asked) -> Iterator[Shown]:
+        layout, stop, query = self.layout, session.stop, asked.query()
         earlier = session.earlier_full(query)
         comparison = None
         yield {
@@ -213,7 +224,7 @@ class Callbacks:
             full_attention,
             self.engine.measure_attention(query, comparison.withdrawn, layer=query.layer),
         )
-        yield self.show_attention(session, attention_query)
+        yield self.show_attention(session, asked.attention_query)
         swept = earlier.sweep if earlier else self.engine.sweep(query, comparison.full)
         session.full = FullRun(query.identity, comparison.full, full_attention, swept)
         if not earlier:
@@ -241,39 +252,23 @@ class Callbacks:
         first = self.first_layer or default_layer(layers, calibration)
         return gr.Slider(value=first, info=layer_info(layers, calibration))
 
-    def calibrate(
-        self,
-        session: Session,
-        picture: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        attention_query: AttentionQuery,
-        threshold: Any,
-    ) -> Iterator[Shown]:
-        """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
+    def _calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         layout, stop = self.layout, session.stop
         swept = session.full.sweep if session.full else None
         calibration = None
         yield {layout.tabs: gr.Tabs(selected=CHOOSE_K)}
-        try:
-            for event in self.engine.calibrate(CALIBRATION_SAMPLES, read_threshold(threshold), stop):
-                if isinstance(event, CalibrationProgress):
-                    done = progress_line(f"Measured {event.measured} of {event.samples} samples at every K.")
-                    yield {layout.verdict: done, **self._show_calibration(event.so_far, swept)}
-                else:
-                    calibration = event
-        except (ValueError, TypeError) as error:
-            yield self._problem(str(error))
-            return
-        except Exception:
-            logger.exception("a calibration failed")
-            yield self._problem("The calibration failed, and the server's log says why; what was measured is kept.")
-            return
+        for event in self.engine.calibrate(CALIBRATION_SAMPLES, read_threshold(threshold), stop):
+            if isinstance(event, CalibrationProgress):
+                done = progress_line(f"Measured {event.measured} of {event.samples} samples at every K.")
+                yield {layout.verdict: done, **self._show_calibration(event.so_far, swept)}
+            else:
+                calibration = event
         if calibration is None:
             if stop is session.stop:
+                sentence = "Stopped. What was measured is kept; the next time goes on there."
                 yield {
-                    layout.verdict: progress_line("Stopped. What was measured is kept; the next time goes on there.")
+                    layout.verdict: progress_line(sentence),
+                    **self._show_calibration(self.engine.calibration, swept),
                 }
             return
         chosen = calibration.nearest_layer
@@ -281,49 +276,30 @@ class Callbacks:
             layout.layer: gr.Slider(value=chosen, info=layer_info(self.engine.vlm.layers, calibration)),
             **self._show_calibration(calibration, swept),
         }
-        yield from self.run_withdrawn(session, picture, question, chosen, max_new_tokens, attention_query)
+        yield from self._run(session, asked._replace(layer=chosen))
 
-    def answer_at_layers(
-        self,
-        session: Session,
-        picture: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        attention_query: AttentionQuery,
-        first_layer: Any,
-        last_layer: Any,
-    ) -> Iterator[Shown]:
-        """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
-        layout, stop = self.layout, session.stop
-        try:
-            query = Query.read(picture, question, layer, max_new_tokens)
-            layers = layer_range(first_layer, last_layer, self.engine.vlm.layers)
-            if session.earlier_full(query) is None:
-                yield from self._run(session, query, attention_query)
-            earlier = session.earlier_full(query)
-            if earlier is None:
-                return
-            full, answers = earlier.run, []
-            for answer in self.engine.answer_at_layers(query, layers, full, stop):
-                answers.append(answer)
-                done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
-                yield {layout.verdict: done, layout.answers_table: answers_table(full, answers, is_complete=False)}
-            if len(answers) < len(layers):
-                if stop is session.stop:
-                    stopped = f"Stopped after {len(answers)} of {len(layers)} answers."
-                    yield {layout.verdict: progress_line(stopped)}
-                return
-            yield {
-                layout.verdict: verdict_line(stable_sentence(full, answers)),
-                layout.answers_table: answers_table(full, answers, is_complete=True),
-                layout.layer_times: layer_times_figure(full, answers),
-            }
-        except (ValueError, TypeError) as error:
-            yield self._problem(str(error))
-        except Exception:
-            logger.exception("answering at every K failed")
-            yield self._problem("The run failed, and the server's log says why; the model is ready for the next one.")
+    def _answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
+        layout, stop, query = self.layout, session.stop, asked.query()
+        layers = layer_range(first_layer, last_layer, self.engine.vlm.layers)
+        if session.earlier_full(query) is None:
+            yield from self._run(session, asked)
+        earlier = session.earlier_full(query)
+        if earlier is None:
+            return
+        full, answers = earlier.run, []
+        for answer in self.engine.answer_at_layers(query, layers, full, stop):
+            answers.append(answer)
+            done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
+            yield {layout.verdict: done, layout.answers_table: answers_table(full, answers, is_complete=False)}
+        if len(answers) < len(layers):
+            if stop is session.stop:
+                yield {layout.verdict: progress_line(f"Stopped after {len(answers)} of {len(layers)} answers.")}
+            return
+        yield {
+            layout.verdict: verdict_line(stable_sentence(full, answers)),
+            layout.answers_table: answers_table(full, answers, is_complete=True),
+            layout.layer_times: layer_times_figure(full, answers),
+        }
 
     def _card(self, run: str) -> gr.HTML:
         return self.layout.full if run == "full" else self.layout.withdrawn

@@ -1,0 +1,35 @@
+from vtw_demo.calibration import Calibration, Measurement
+from vtw_demo.calibration_store import CalibrationStore
+from vtw_demo.page.build import build_page
+from vtw_demo.page.engine import Engine
+from vtw_demo.page.layout import default_layer, layer_info
+
+
+def calibration(threshold):
+    measured = Measurement((0.5, 0.1, 0.01, 0.02), None)
+    return Calibration("m", "r", None, "float32", "tests", threshold, tuple("abc"), (measured,) * 3)
+
+
+def test_the_slider_starts_with_the_calibrated_layer():
+    assert default_layer(12, None) == 9
+    assert default_layer(12, calibration(0.05)) == 3
+    assert default_layer(12, calibration(0.001)) == 3
+    assert "Calibrated on 3 samples: K = 3" in layer_info(12, calibration(0.05))
+    assert "nearest to the threshold, K = 3" in layer_info(12, calibration(0.001))
+    assert "alibrated" not in layer_info(12, None)
+
+
+def slider(page):
+    return next(block for block in page.blocks.values() if getattr(block, "elem_id", None) == "layer")
+
+
+def test_the_page_starts_from_what_the_cache_folder_holds(vlm, tmp_path):
+    store = CalibrationStore.of(vlm, tmp_path)
+    assert slider(build_page(Engine(vlm, store))).value == 9
+    store.keep_result(calibration(0.05).to_json())
+    calibrated = slider(build_page(Engine(vlm, store)))
+    assert calibrated.value == 3
+    assert "Calibrated on 3 samples" in calibrated.info
+    assert slider(build_page(Engine(vlm, store), first_layer=7)).value == 7
+    store.result_file.write_text('{"model": 1}')
+    assert slider(build_page(Engine(vlm, store))).value == 9
