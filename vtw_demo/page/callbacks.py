@@ -163,21 +163,21 @@ class Callbacks:
     def run(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Both runs, then what was measured."""
         session.full = None
-        return self.run_withdrawn(session, *asked)
+        yield from self.run_withdrawn(session, *asked)
 
     def run_withdrawn(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
-        return self._in_sentences(self._run(session, Asked(*asked)))
+        yield from self._in_sentences(self._run(session, Asked(*asked)))
 
     def calibrate(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
         *query, threshold = asked
-        return self._in_sentences(self._calibrate(session, Asked(*query), threshold))
+        yield from self._in_sentences(self._calibrate(session, Asked(*query), threshold))
 
     def answer_at_layers(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
         *query, first_layer, last_layer = asked
-        return self._in_sentences(self._answer_at_layers(session, Asked(*query), first_layer, last_layer))
+        yield from self._in_sentences(self._answer_at_layers(session, Asked(*query), first_layer, last_layer))
 
     def _in_sentences(self, steps: Iterator[Shown]) -> Iterator[Shown]:
         """`steps`, and in place of an exception one sentence on the page."""

@@ -47,6 +47,7 @@ CSS = """
 .answers-table {width: 100%; border-collapse: collapse; border: 0 !important; font-size: 13px;}
 .answers-table th, .answers-table td {text-align: left; padding: 3px 8px; border: 0;
   border-bottom: 1px solid var(--border-color-primary); vertical-align: top; font-variant-numeric: tabular-nums;}
+.answers-table thead, .answers-table tbody, .answers-table tr {border: 0 !important;}
 .answers-table th {font-weight: 600; white-space: nowrap;}
 .answers-table td:nth-child(n+3) {white-space: nowrap;}
 .answers-table small {display: block; font-weight: 400; color: var(--body-text-color-subdued);}
