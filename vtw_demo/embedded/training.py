@@ -12,186 +12,29 @@ import random
 import shutil
 import tempfile
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed
 import torch.multiprocessing
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from vtw_demo.embedded.architecture import GRID_SIDE, build_model, build_processor
 from vtw_demo.embedded.codes import code_loss, codebook, names_right, patch_contents, start_words
-from vtw_demo.embedded.easy_vqa_data import PicturedQuestions, easy_vqa_pictures
-from vtw_demo.embedded.muon import Muon
-from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
-from vtw_demo.embedded.samples import IGNORED, PackedSamples, pack, pixels, shuffled
-from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
+from vtw_demo.embedded.practice import Curriculum, Shares, mixed_pictures, practice_scene, scene_questions
+from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS
+from vtw_demo.embedded.samples import IGNORED, PackedSamples, pack, pixels
+from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.stage import Stage, processes, rank, save_checkpoint
 from vtw_demo.embedded.tokenizer import corpus, cut, fetch_source_tokenizer
 
 # The decoder's own stage shows it the scene on a coarser grid, whose rows are two thirds as long.
 COARSE_SIDE = 7
 # How unsure the coded tokens are made, in lengths of a code: the tower's are never perfect.
 CODE_NOISE = 0.1
-
-
-@dataclass
-class Curriculum:
-    """More objects a scene once those before are mastered: `mastery` of the newest level's answers right."""
-
-    mastery: float
-    level: int = 1
-    right: float = 0.0
-    history: list[tuple[int, int]] = field(default_factory=list)
-
-    def objects(self, generator: random.Random) -> int:
-        return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
-
-    def record(self, step: int, right: float) -> None:
-        self.right += 0.05 * (right - self.right)
-        if self.right > self.mastery and self.level < MAXIMUM_OBJECTS:
-            self.history.append((step, self.level))
-            self.level, self.right = self.level + 1, 0.0
-
-
-@dataclass
-class Shares:
-    """Running shares of right answers, by kind of question."""
-
-    emphasis: tuple[str, ...] = ()
-    """Kinds that half of the questions are about."""
-    smooth: dict[str, float] = field(default_factory=dict)
-
-    def record(self, kind: str, right: bool) -> None:
-        before = self.smooth.get(kind, 0.0)
-        self.smooth[kind] = before + 0.01 * (right - before)
-
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of short answers, each more often the more often it is wrong: up to eight times."""
-        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.smooth.get(kind, 0.0))))]
-        for number in range(len(kinds) if self.emphasis else 0):
-            kinds.append(self.emphasis[number % len(self.emphasis)])
-        return tuple(kinds)
-
-    def figures(self) -> dict[str, str]:
-        return {kind: f"{share:.2f}" for kind, share in sorted(self.smooth.items())}
-
-
-class Training:
-    """One training stage's model, optimizers and state, which a checkpoint holds whole.
-
-    `others_rate` is AdamW's learning rate, for what is no matrix, as a share of Muon's.
-    """
-
-    def __init__(
-        self, model: nn.Module, peak_rate: float, steps: int, cooldown: int, others_rate: float = 0.05
-    ) -> None:
-        self.model, self.steps, self.cooldown = model, steps, cooldown
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
-        others = [p for name, p in named if p.ndim < 2 or "embed" in name]
-        # Muon makes a step's update orthogonal, which took a quarter of AdamW's steps; it is for matrices only.
-        self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=peak_rate),
-            torch.optim.AdamW(others, lr=peak_rate * others_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.peaks = (peak_rate, peak_rate * others_rate)
-        self.step = 0
-
-    def take_step(self, loss: torch.Tensor) -> None:
-        share = min(1.0, (self.step + 1) / 30, (self.steps - self.step) / max(1, self.cooldown))
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * share
-        loss.backward()
-        average_gradients(self.model)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.step += 1
-
-    def state(self) -> dict[str, Any]:
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"step": self.step, "model": self.model.state_dict(), "optimizers": optimizers}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-
-
-def average_gradients(model: nn.Module) -> None:
-    """One exchange a step. Processes of one thread each wait less for each other than threads do."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients]) / torch.distributed.get_world_size()
-    torch.distributed.all_reduce(flat)
-    for gradient, averaged in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(averaged.view_as(gradient))
-
-
-def processes() -> int:
-    return torch.distributed.get_world_size()
-
-
-def rank() -> int:
-    return torch.distributed.get_rank()
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Written whole or not at all: a killed run leaves the last complete checkpoint."""
-    if rank() > 0:
-        return
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
-
-
-def practice_scene(generator: random.Random, curriculum: Curriculum) -> Scene:
-    """Half of the scenes have two colours only: where a colour tells objects apart, nobody learns to use the shape."""
-    colours = generator.sample(tuple(COLOURS), 2 if generator.random() < 0.5 else len(COLOURS))
-    return random_scene(generator, curriculum.objects(generator), colours)
-
-
-def scene_questions(
-    scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]
-) -> list[tuple[str, str, str]]:
-    questions = ask_several(scene, turns, generator, kinds)
-    for number, (kind, share) in enumerate((("description", 0.4), ("listing", 0.6), ("listing", 0.4))):
-        if generator.random() < share:
-            questions[number] = ask_several(scene, 1, generator, (kind,))[0]
-    generator.shuffle(questions)
-    return [(question.kind, question.text, question.answer) for question in questions]
-
-
-def mixed_pictures(
-    pictured: list[PicturedQuestions],
-    curriculum: Curriculum,
-    kinds: tuple[str, ...],
-    generator: random.Random,
-    options: argparse.Namespace,
-) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
-    """One process's share of a step: pictures, a quarter of them easy-vqa's, what is asked about each, and each
-    one's scene, None for easy-vqa."""
-    pictures: list[Image.Image] = []
-    asked: list[list[tuple[str, str, str]]] = []
-    scenes: list[Scene | None] = []
-    for _ in range(options.batch // processes()):
-        if generator.random() < 0.25:
-            chosen = generator.choice(pictured)
-            pictures.append(chosen.picture())
-            asked.append(shuffled(generator, chosen.questions))
-            scenes.append(None)
-        else:
-            scene = practice_scene(generator, curriculum)
-            pictures.append(draw(scene))
-            asked.append(scene_questions(scene, options.turns, generator, kinds))
-            scenes.append(scene)
-    return pictures, asked, scenes
 
 
 def answer_loss(
@@ -238,12 +81,12 @@ def train_tower(model: LlavaForConditionalGeneration, options: argparse.Namespac
     """The tower and the projector learn to write what is at each patch, in codes."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "tower.pt"
     writer = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
-    training = Training(writer, options.rate, options.tower_steps, options.tower_steps // 2, others_rate=0.12)
+    stage = Stage(writer, options.rate, options.tower_steps, options.tower_steps // 2, others_rate=0.12)
     if checkpoint.exists():
-        training.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
-    with tqdm(total=options.tower_steps, initial=training.step, desc="tower", disable=rank() > 0) as bar:
-        while training.step < options.tower_steps:
-            generator = random.Random(f"{options.seed} tower {training.step} {rank()}")
+        stage.restore(torch.load(checkpoint, weights_only=True, map_location=options.device))
+    with tqdm(total=options.tower_steps, initial=stage.step, desc="tower", disable=rank() > 0) as bar:
+        while stage.step < options.tower_steps:
+            generator = random.Random(f"{options.seed} tower {stage.step} {rank()}")
             scenes = [
                 random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
                 for _ in range(options.batch // processes())
@@ -252,12 +95,12 @@ def train_tower(model: LlavaForConditionalGeneration, options: argparse.Namespac
             contents = patch_contents(scenes, GRID_SIDE).to(options.device)
             written = writer["projector"](writer["tower"](shown).last_hidden_state[:, 1:])
             loss = code_loss(written, contents, book)
-            training.take_step(loss)
+            stage.take_step(loss)
             right = names_right(written.detach(), contents, book)
             bar.set_postfix(loss=f"{loss.item():.3f}", **{name: f"{share:.2f}" for name, share in right.items()})
             bar.update()
-            if training.step % 100 == 0 or training.step == options.tower_steps:
-                save_checkpoint(checkpoint, training.state())
+            if stage.step % 100 == 0 or stage.step == options.tower_steps:
+                save_checkpoint(checkpoint, stage.state())
 
 
 def train_decoder(
@@ -267,15 +110,15 @@ def train_decoder(
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "decoder.pt"
     curriculum, shares = Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis))
     decoder = model.model.language_model
-    training = Training(decoder, options.rate, options.decoder_steps, options.decoder_steps // 2)
+    stage = Stage(decoder, options.rate, options.decoder_steps, options.decoder_steps // 2)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
-        training.restore(saved["training"])
+        stage.restore(saved["training"])
         curriculum = Curriculum(**saved["curriculum"])
     length = options.length - GRID_SIDE**2 + COARSE_SIDE**2
-    with tqdm(total=options.decoder_steps, initial=training.step, desc="decoder", disable=rank() > 0) as bar:
-        while training.step < options.decoder_steps:
-            seed = f"{options.seed} decoder {training.step} {rank()}"
+    with tqdm(total=options.decoder_steps, initial=stage.step, desc="decoder", disable=rank() > 0) as bar:
+        while stage.step < options.decoder_steps:
+            seed = f"{options.seed} decoder {stage.step} {rank()}"
             generator, noise = (
                 random.Random(seed),
                 torch.Generator(options.device).manual_seed(zlib.crc32(seed.encode())),
@@ -294,12 +137,12 @@ def train_decoder(
                 use_cache=False,
             ).last_hidden_state
             loss, right = answer_loss(model, samples, hidden)
-            training.take_step(loss)
-            record(right, samples, list(scenes), curriculum, shares, training.step)
+            stage.take_step(loss)
+            record(right, samples, list(scenes), curriculum, shares, stage.step)
             bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
             bar.update()
-            if training.step % 50 == 0 or training.step == options.decoder_steps:
-                save_checkpoint(checkpoint, {"training": training.state(), "curriculum": vars(curriculum)})
+            if stage.step % 50 == 0 or stage.step == options.decoder_steps:
+                save_checkpoint(checkpoint, {"training": stage.state(), "curriculum": vars(curriculum)})
     return curriculum
 
 
@@ -312,17 +155,19 @@ def train_answers(
     """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
     book, checkpoint = codebook(model.lm_head.in_features).to(options.device), options.runs / "answers.pt"
     pictured, shares = easy_vqa_pictures("train"), Shares(tuple(options.emphasis))
-    training = Training(model, options.joint_rate, options.steps, options.cooldown)
+    stage = Stage(model, options.joint_rate, options.steps, options.cooldown)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
-        training.restore(saved["training"])
+        stage.restore(saved["training"])
         curriculum = Curriculum(**saved["curriculum"])
     written: list[torch.Tensor] = []
     hook = model.model.multi_modal_projector.register_forward_hook(lambda *call: written.append(call[-1]))
-    with tqdm(total=options.steps, initial=training.step, desc="answers", disable=rank() > 0) as bar:
-        while training.step < options.steps:
-            generator = random.Random(f"{options.seed} answers {training.step} {rank()}")
-            pictures, asked, scenes = mixed_pictures(pictured, curriculum, shares.kinds(), generator, options)
+    with tqdm(total=options.steps, initial=stage.step, desc="answers", disable=rank() > 0) as bar:
+        while stage.step < options.steps:
+            generator = random.Random(f"{options.seed} answers {stage.step} {rank()}")
+            pictures, asked, scenes = mixed_pictures(
+                pictured, curriculum, shares.kinds(), generator, options.batch // processes(), options.turns
+            )
             samples = pack(processor, asked, options.length).to(options.device)
             written.clear()
             hidden = model.model(
@@ -338,12 +183,12 @@ def train_answers(
                 contents = patch_contents([scene for scene in scenes if scene is not None], GRID_SIDE)
                 tokens = written[0].view(len(scenes), -1, book.shape[1])[drawn]
                 loss = loss + 0.1 * code_loss(tokens, contents.to(options.device), book)
-            training.take_step(loss)
-            record(right, samples, scenes, curriculum, shares, training.step)
+            stage.take_step(loss)
+            record(right, samples, scenes, curriculum, shares, stage.step)
             bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
             bar.update()
-            if training.step % 50 == 0 or training.step == options.steps:
-                save_checkpoint(checkpoint, {"training": training.state(), "curriculum": vars(curriculum)})
+            if stage.step % 50 == 0 or stage.step == options.steps:
+                save_checkpoint(checkpoint, {"training": stage.state(), "curriculum": vars(curriculum)})
     hook.remove()
 
 
