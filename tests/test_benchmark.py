@@ -19,9 +19,12 @@ def test_ratios_have_medians_and_are_positive():
 
 def test_a_shape_is_built_as_it_says(monkeypatch):
     monkeypatch.setitem(benchmark.SHAPES, "tiny", Shape(3, 32, 48, 2, 16))
-    model, inputs = random_model("tiny", text_tokens=7)
+    model, inputs = random_model("tiny", text_tokens=7, tokens_before=2)
     assert inputs["input_ids"].shape == (1, 23)
     assert (inputs["input_ids"] == model.config.image_token_id).sum() == 16
+    assert inputs["input_ids"][0, 2] == inputs["input_ids"][0, 17] == model.config.image_token_id
+    with pytest.raises(ValueError, match="at least one comes after it"):
+        random_model("tiny", text_tokens=7, tokens_before=7)
     assert len(model.get_decoder().layers) == 3
     ratios = measure_sweep(model, inputs, rounds=2)
     assert [len(ratio.rounds) for ratio in ratios] == [2, 2]

@@ -52,12 +52,17 @@ class Ratio:
         return {**asdict(self), "median": self.median}
 
 
-def random_model(name: str, text_tokens: int) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """A LLaVA of a shape of `SHAPES` with random weights, and inputs with a picture and so many text tokens.
+def random_model(name: str, text_tokens: int, tokens_before: int) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """A LLaVA of a shape of `SHAPES` with random weights, and inputs with a picture and so many text tokens, of which
+    `tokens_before` come before the picture.
 
     Its vision tower is a small one: encoding the picture is left out of what is measured here.
     """
     shape = SHAPES[name]
+    if not 0 <= tokens_before < text_tokens:
+        raise ValueError(
+            f"Of {text_tokens} text tokens {tokens_before} can't come before the picture: at least one comes after it."
+        )
     side = round(shape.visual_tokens**0.5)
     text = LlamaConfig(
         hidden_size=shape.hidden,
@@ -78,10 +83,9 @@ def random_model(name: str, text_tokens: int) -> tuple[PreTrainedModel, dict[str
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
-    before = text_tokens // 2
     ids = torch.randint(3, 30_000, (1, text_tokens))
     image = torch.full((1, shape.visual_tokens), config.image_token_id)
-    ids = torch.cat([ids[:, :before], image, ids[:, before:]], dim=1)
+    ids = torch.cat([ids[:, :tokens_before], image, ids[:, tokens_before:]], dim=1)
     pixels = torch.randn(1, 3, 2 * side, 2 * side)
     return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 

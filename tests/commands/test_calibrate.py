@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vtw_demo.__main__ import main
+from vtw_demo.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +47,26 @@ def test_result_plots_and_skipped_rows(data, tmp_path, capsys):
     page = (out / "calibration.html").read_text()
     assert "mean of 2 samples" in page
     assert "<script src=" not in page  # opens offline
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(data, tmp_path, capsys, monkeypatch):
+    out, measured, real = tmp_path / "out", [], sweep
+
+    def interrupted(model, inputs):
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return real(model, inputs)
+
+    monkeypatch.setattr("vtw_demo.calibration.sweep", interrupted)
+    arguments = ["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out)]
+    assert main(arguments) == 130
+    assert "the same command goes on there" in capsys.readouterr().err
+    assert not out.exists()
+    measured.clear()
+    assert main(arguments) == 0
+    assert len(measured) == 1
+    assert len(json.loads((out / "calibration.json").read_text())["measurements"]) == 2
 
 
 def test_strict_writes_nothing(data, tmp_path, capsys, cache):

@@ -49,12 +49,16 @@ def run(options: argparse.Namespace) -> int:
     vlm = load_model(options)
     store = CalibrationStore.of(vlm)
     calibration = None
-    with tqdm(total=len(samples), desc="calibrating", unit="sample") as bar:
-        for event in calibrate(vlm, samples, options.threshold, data, store):
-            if isinstance(event, CalibrationProgress):
-                bar.update(event.measured - bar.n)
-            else:
-                calibration = event
+    try:
+        with tqdm(total=len(samples), desc="calibrating", unit="sample") as bar:
+            for event in calibrate(vlm, samples, options.threshold, data, store):
+                if isinstance(event, CalibrationProgress):
+                    bar.update(event.measured - bar.n)
+                else:
+                    calibration = event
+    except KeyboardInterrupt:
+        print("Stopped. What was measured is kept: the same command goes on there.", file=sys.stderr)
+        return 130
     assert calibration is not None
     print(table(calibration))
     print(calibration.sentence())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from vtw_demo.page.callbacks import connect
+from vtw_demo.page.bindings import connect
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.examples import load_examples
 from vtw_demo.page.layout import default_layer, lay_out
