@@ -111,6 +111,21 @@ def test_answer_of_a_single_prompt():
     assert swept.answer_kl.shape == swept.answer_choices.shape == (1, LAYERS - 1, 2)
     torch.testing.assert_close(swept.answer_kl, sweep(tiny.model, inputs, torch.tensor([[11, 12]])).answer_kl)
     assert sweep(tiny.model, inputs).answer_kl is None
+    assert sweep(tiny.model, inputs, []).answer_kl.shape == (1, LAYERS - 1, 0)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "llama4"])
+def test_rows_of_one_length_with_different_numbers_of_visual_tokens(family):
+    tiny = tiny_model(family)
+    rows = [[1, 2, "image", 3, 4], [5, 6, 7]]
+    length = tiny.prompt(rows[0])["input_ids"].shape[1]
+    rows[1] += [8] * (length - 3)
+    inputs = tiny.prompt(*rows)
+    assert inputs["attention_mask"].all()
+    swept = sweep(tiny.model, inputs)
+    for layer in swept.layers:
+        expected = logits_by_masking(tiny.model, inputs, layer)[:, -1]
+        torch.testing.assert_close(swept.logits[:, layer - 1], expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3n", "gemma4", "llama4", "qwen2_vl"])

@@ -128,7 +128,7 @@ def sweep(
         # No decoding follows: a cache and further logits would only take memory.
         model(**whole, **streams.cache_argument(), use_cache=False, logits_to_keep=1)
         hooks.close()
-        return streams.read(answer_token_ids is not None)
+        return streams.read(None if answer_token_ids is None else answer_length)
 
 
 def choose_layer(
@@ -202,8 +202,9 @@ class _Streams:
         """The positions that streams run on."""
         shares_keys = self.key_sources != list(range(len(self.layers)))
         is_padded = attention_mask is not None and not attention_mask.all()
+        is_ragged = self.kept is not None and self.kept.valid is not None
         # Positions before the first visual token, which may be the same in all streams.
-        prefix = 0 if self.kept is None or shares_keys or is_padded else int(visual.any(0).byte().argmax())
+        prefix = 0 if is_padded or is_ragged or shares_keys else int(visual.any(0).byte().argmax())
         self.prefix = _PrefixCache(prefix) if prefix else None
         self.arguments: LayerArguments | None = None
         self.hidden: torch.Tensor | None = None
@@ -339,8 +340,8 @@ class _Streams:
         dim = sequence_dim(name, part, self.batch, self.length, layer)
         return of_kept if dim is None else _tile(of_kept, streams, dim % of_kept.ndim - 1)
 
-    def read(self, has_answer: bool) -> Sweep:
-        """What the streams came to, after the forward pass."""
+    def read(self, answer_length: int | None) -> Sweep:
+        """What the streams came to, after the forward pass, for an answer of so many tokens; None for none."""
         assert self.full is not None
         layer_count, batch, positions = len(self.layers), self.batch, self.read_positions
         # (batch, positions, vocabulary)
@@ -369,8 +370,8 @@ class _Streams:
             kl=answer_kl[..., 0],
             logits=torch.cat(next_logits).transpose(0, 1),
             full_logits=full_logits[:, 0],
-            answer_kl=answer_kl if has_answer else None,
-            answer_choices=answer_choices if has_answer else None,
+            answer_kl=None if answer_length is None else answer_kl[..., :answer_length],
+            answer_choices=None if answer_length is None else answer_choices[..., :answer_length],
         )
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
