@@ -16,7 +16,7 @@
         const share = 100 * token.probability;
         return (
           `<li><span class="bar" style="width:${share.toFixed(1)}%"></span>` +
-          `<span class="token">${escaped(token.text.trim() || "␣")}</span><span>${share.toFixed(1)} %</span></li>`
+          `<span class="token">${escaped(token.text.trim() || "␣")}</span><span>${share < 0.05 ? "under 0.1" : share.toFixed(1)} %</span></li>`
         );
       })
       .join("");
