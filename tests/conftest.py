@@ -1,4 +1,6 @@
+import os
 import random
+import shutil
 
 import pytest
 
@@ -27,6 +29,24 @@ def vlm():
 @pytest.fixture(scope="session")
 def picture():
     return draw(random_scene(random.Random(4), 2))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium: Debian's, or Playwright's own."""
+    from playwright.sync_api import Error, sync_playwright
+
+    installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        except Error as error:
+            reason = f"no Chromium to drive: {str(error).splitlines()[0]}"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield browser
+        browser.close()
 
 
 def run(answer="red", tokens=(7, 2), **changes):

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from tests.oracles import visual_keys_blocked
-from vtw_demo.attention import AttentionMass, attention_rows, captured_rows, measure_attention, sum_by_segment
+from vtw_demo.attention import AttentionMass, measure_attention
 from vtw_demo.segments import Segment
 from vtw_demo.withdrawal import withdraw
 
@@ -203,7 +203,7 @@ def test_answer_mean(model):
 def test_longer_answers_than_are_taken_at_once(model, monkeypatch):
     inputs = PROMPTS["padded"][0]
     expected = measure_attention(model, inputs, ANSWER, layer=2)
-    monkeypatch.setattr("vtw_demo.attention._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("vtw_demo.attention_rows._ROWS_AT_ONCE", 3)
     mass = measure_attention(model, inputs, ANSWER, layer=2)
     torch.testing.assert_close(torch.tensor(mass.answer), torch.tensor(expected.answer))
     torch.testing.assert_close(torch.tensor(mass.last_prompt), torch.tensor(expected.last_prompt))
@@ -282,23 +282,6 @@ def test_model_is_left_as_it_was(attention, layer):
     assert measure_attention(model, inputs, ANSWER, layer=layer) == mass
 
 
-def test_passes_of_other_threads_are_not_captured(model):
-    inputs = PROMPTS["image in the middle"][0]
-    layers: list[int] = []
-
-    def other_pass():
-        with torch.no_grad():
-            model(**inputs)
-
-    thread = threading.Thread(target=other_pass)
-    with captured_rows(model, 1, lambda layer, weights: layers.append(layer)), torch.no_grad():
-        thread.start()
-        thread.join()
-        assert layers == []
-        model(**inputs)
-    assert layers == list(range(LAYERS))
-
-
 def test_measurements_in_several_threads_take_turns(model):
     inputs = PROMPTS["several images"][0]
     expected = [measure_attention(model, inputs, ANSWER, layer=layer) for layer in (None, 1, 2, 3)]
@@ -315,44 +298,6 @@ def test_measurements_in_several_threads_take_turns(model):
         thread.join()
     assert found == expected
     assert state(model) == before
-
-
-def full_matrix(query, key, mask, scaling):
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    return ((query @ key.transpose(2, 3)) * scaling + mask).softmax(-1)
-
-
-@pytest.mark.parametrize("kind", ["none", "causal", "bool", "float", "per head", "one row"])
-def test_attention_rows(kind):
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(2, heads, 9, 8, generator=generator) for heads in (6, 3))
-    causal = torch.ones(9, 9, dtype=torch.bool).tril()
-    random = torch.randn(2, 6, 9, 9, generator=generator)
-    mask, is_causal = {
-        "none": (None, False),
-        "causal": (None, True),
-        "bool": ((causal & (torch.arange(9) > 1) | torch.eye(9, dtype=torch.bool)).expand(2, 1, 9, 9), True),
-        "float": (random[:, :1], True),
-        "per head": (random, True),
-        "one row": (torch.arange(9).lt(7).expand(2, 1, 1, 9), True),
-    }[kind]
-    added = torch.zeros(9, 9) if mask is None else mask
-    if added.dtype == torch.bool:
-        added = torch.zeros(added.shape).masked_fill(~added, -torch.inf)
-    if kind == "causal":
-        added = torch.zeros(9, 9).masked_fill(~causal, -torch.inf)
-    for scaling in (None, 0.7):
-        expected = full_matrix(query, key, added, scaling or 8**-0.5).mean(1)
-        rows = attention_rows(query, key, mask, 4, scaling, is_causal)
-        torch.testing.assert_close(rows, expected[:, -4:])
-
-
-def test_sum_by_segment():
-    weights = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]])
-    segments = torch.tensor([-1, 0, 2, 2, 4])
-    torch.testing.assert_close(sum_by_segment(weights, segments), torch.tensor([[0.1, 0, 0.5, 0, 0.4]]))
-    with pytest.raises(RuntimeError, match="attended to 5 positions where 4 were expected"):
-        sum_by_segment(weights, segments[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
 
 from vtw_demo import load
 from vtw_demo.models import EMBEDDED_FOLDER
@@ -100,3 +106,14 @@ def test_what_cannot_be_loaded_is_named(arguments, said):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="can't be loaded"):
         load(str(tmp_path))
+
+
+def test_a_tokens_text_keeps_the_space_that_begins_a_word(vlm):
+    words = [("<unk>", 0.0), ("▁a", -1.0), ("▁blue", -1.0), ("berry", -1.0), ("</s>", 0.0)]
+    pieces = Tokenizer(Unigram(words, unk_id=0))
+    pieces.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="</s>", unk_token="<unk>")
+    sentencepiece = replace(vlm, processor=SimpleNamespace(tokenizer=tokenizer))
+    assert [sentencepiece.token_text(number) for number in (1, 2, 3, 4)] == [" a", " blue", "berry", "(end)"]
+    embedded = vlm.processor.tokenizer("a blue circle", add_special_tokens=False).input_ids
+    assert "".join(vlm.token_text(number) for number in embedded).strip() == "a blue circle"

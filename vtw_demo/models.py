@@ -109,7 +109,11 @@ class VisionLanguageModel:
         """One token as it stands in an answer, its leading space included; "(end)" for the one that ends it."""
         if token_id == self.processor.tokenizer.eos_token_id:
             return "(end)"
-        return self.processor.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        tokenizer = self.processor.tokenizer
+        text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        # SentencePiece's decoders drop the space with which a text begins.
+        begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
+        return f" {text}" if begins_word and not text.startswith(" ") else text
 
     def _plain_text(self, text: str) -> str:
         """`text` with special tokens broken by a space after their first character."""

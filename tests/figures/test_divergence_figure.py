@@ -4,7 +4,7 @@ import pytest
 
 from vtw_demo.answers_by_layer import LayerAnswer
 from vtw_demo.calibration import Calibration, Measurement
-from vtw_demo.figures.answers_by_layer import layer_times_figure
+from vtw_demo.figures.answers_by_layer import answer_times_figure
 from vtw_demo.figures.divergence import divergence_figure, divergence_reading, words_figure, words_reading
 from vtw_demo.query_sweep import QuerySweep, TokenProbability
 
@@ -66,7 +66,8 @@ def test_the_reading_says_whether_this_question_needs_more_layers():
     assert "K = 1: it needs 2 layers fewer" in divergence_reading(calibration(), query((0.0, 0.2, 0.1, 0.0)))
     assert "at the same K" in divergence_reading(calibration(), query((0.4, 0.2, 0.0, 0.0)))
     assert "stays above it at every K" in divergence_reading(calibration(), query((0.4, 0.2, 0.1, 0.1)))
-    assert "isn't calibrated yet" in divergence_reading(None, query())
+    assert "isn't calibrated yet" in divergence_reading(None, None)
+    assert "no more than a KL of 0.003 at K = 4" in divergence_reading(None, query())
     assert "No K meets" in divergence_reading(calibration(1e-9), None)
 
 
@@ -93,8 +94,8 @@ def test_the_heatmaps_reading_names_the_token_that_needs_the_picture_longest():
 def test_times_by_layer_beside_the_full_runs(make_run):
     full = make_run()
     answers = [LayerAnswer(layer, make_run(prefill_ms=10.0 * layer)) for layer in (1, 2, 3)]
-    figure = layer_times_figure(full, answers)
+    figure = answer_times_figure(full, answers)
     assert list(trace(figure, "prefill").y) == [10, 20, 30]
     assert [shape.y0 for shape in figure.layout.shapes] == [40, 4]
     one_token = make_run(decode_ms_per_token=None)
-    assert len(layer_times_figure(one_token, [LayerAnswer(1, one_token)]).data) == 1
+    assert len(answer_times_figure(one_token, [LayerAnswer(1, one_token)]).data) == 1

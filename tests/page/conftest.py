@@ -1,5 +1,4 @@
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -53,24 +52,6 @@ def server(tmp_path_factory):
                 raise
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium: Debian's, or Playwright's own."""
-    from playwright.sync_api import Error, sync_playwright
-
-    installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except Error as error:
-            reason = f"no Chromium to drive: {str(error).splitlines()[0]}"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 import pytest
 
 from vtw_demo.answers_by_layer import LayerAnswer
-from vtw_demo.page.answers_table import answers_table, stable_sentence
+from vtw_demo.figures.answers_by_layer import stable_sentence
+from vtw_demo.page.answers_table import answers_table
 
 
 def at(make_run, *words):

@@ -47,7 +47,6 @@ def test_the_first_example_is_answered_unasked(page):
     assert answer(page, "full").strip()
     assert answer(page, "withdrawn").strip()
     wait_for_attention(page, 8)
-    expect(page.locator("#timing .js-plotly-plot")).to_be_visible(timeout=WAIT)
     expect(page.locator("#attention-reading")).to_contain_text("of the attention")
 
 
@@ -136,10 +135,14 @@ def test_stop_ends_the_run_and_leaves_the_page_working(page):
     wait_for_verdict(page)
 
 
-def test_the_attention_of_the_answer_is_shown_when_asked_for(page):
+def test_the_attention_of_an_answer_token_is_shown_when_clicked(page):
     wait_for_attention(page, 8)
-    page.get_by_label("mean over the answer's tokens").check()
+    strip = page.locator("#attention-strip")
+    strip.get_by_role("button", name="mean over the answer").click()
     expect(page.locator("#attention-reading")).to_contain_text("the answer's tokens", timeout=WAIT)
+    strip.get_by_role("button").nth(2).click()
+    expect(page.locator("#attention-reading")).to_contain_text("the answer's token 1", timeout=WAIT)
+    expect(strip.get_by_role("button").nth(2)).to_have_attribute("aria-pressed", "true", timeout=WAIT)
 
 
 def test_a_phone_has_no_sideways_scrolling(browser, server):
@@ -206,15 +209,15 @@ def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side
     page.get_by_role("button", name="Choose K for me").click()
     expect(page.locator("#verdict")).to_contain_text(re.compile(r"Measured \d+ of 20 samples"), timeout=WAIT)
     expect(page.locator("#layer")).to_contain_text("Calibrated on 20 samples", timeout=WAIT)
-    reading = page.locator("#divergence-reading").inner_text()
+    reading = page.locator("#choose-k-reading").inner_text()
     layer = re.search(r"K = (\d+)", reading).group(1)
     assert "on 20 samples" in reading
     assert "This question" in reading
     expect(page.locator("#layer input[type=number]")).to_have_value(layer)
     expect(page.locator("#withdrawn h3")).to_contain_text(f"layer {layer}", timeout=WAIT)
     wait_for_verdict(page)
-    expect(page.locator("#divergence .legendtext", has_text="mean of 20 samples")).to_be_visible(timeout=WAIT)
-    expect(page.locator("#divergence .legendtext", has_text="this question")).to_be_visible()
+    expect(page.locator("#choose-k .legendtext", has_text="mean of 20 samples")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#choose-k .legendtext", has_text="this question")).to_be_visible()
 
 
 def test_a_bad_threshold_gets_one_sentence(page):
@@ -227,14 +230,14 @@ def test_a_bad_threshold_gets_one_sentence(page):
 
 def test_answers_at_every_k_of_a_range(page):
     wait_for_sweep(page)
-    page.get_by_role("tab", name="Answers at every K").click()
+    page.get_by_role("tab", name="Every K").click()
     page.locator("#first-layer input").fill("3")
     page.locator("#last-layer input").fill("6")
     page.get_by_role("button", name="Answer at every K").click()
     rows = page.locator("#answers-table tbody tr")
     expect(rows.last).to_contain_text("full", timeout=WAIT)
     expect(page.locator("#verdict")).to_contain_text(re.compile("(to|K =) 6"), timeout=WAIT)
-    expect(page.locator("#layer-times .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#every-k .js-plotly-plot")).to_be_visible(timeout=WAIT)
     layers = [row.inner_text().split()[:3] for row in rows.all()]
     assert [" ".join(words) for words in layers[:-1]] == ["K = 3", "K = 4", "K = 5", "K = 6"]
     full = answer(page, "full").strip()
@@ -249,8 +252,8 @@ def test_answers_at_every_k_of_a_range(page):
 def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
     wait_for_sweep(page)
     page.get_by_role("tab", name="Word by word").click()
-    expect(page.locator("#words .js-plotly-plot")).to_be_visible(timeout=WAIT)
-    expect(page.locator("#words-reading")).to_contain_text(re.compile("token", re.IGNORECASE))
-    heatmap = page.evaluate("document.querySelector('#words .js-plotly-plot').data[0]")
+    expect(page.locator("#word-by-word .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#word-by-word-reading")).to_contain_text(re.compile("token", re.IGNORECASE))
+    heatmap = page.evaluate("document.querySelector('#word-by-word .js-plotly-plot').data[0]")
     assert len(heatmap["customdata"]) == 11
     assert "".join(cell[0] for cell in heatmap["customdata"][0]).replace("(end)", "").strip() == answer(page, "full")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from vtw_demo.answers_by_layer import LayerAnswer
+from vtw_demo.answers_by_layer import LayerAnswer, first_stable_layer
 from vtw_demo.figures.style import RUN_COLOURS, styled
+from vtw_demo.figures.table import Table
 from vtw_demo.timed_run import Run
 
 
-def layer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
+def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
     """Prefill and decode time by K, with the full run's as level lines."""
     figure = go.Figure()
     layers = [answer.layer for answer in answers]
@@ -45,3 +46,24 @@ def layer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
     figure.update_xaxes(title={"text": "withdrawal layer K", "standoff": 4}, dtick=1 if len(layers) <= 16 else 4)
     figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero")
     return styled(figure)
+
+
+def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
+    """From which K on the answers stay the full one."""
+    first, last = answers[0].layer, answers[-1].layer
+    stable = first_stable_layer(full, answers)
+    if stable is None:
+        return f"Withdrawn at K = {last}, the answer still differs from the full one."
+    if stable == first:
+        return f"From K = {first} to {last} the answer is the full one throughout."
+    return f"From K = {stable} to {last} the answer stays the full one."
+
+
+def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
+    """A row for each K, and one for the full run, whose K is empty."""
+    rows = [
+        (layer, run.answer, run.tokens == full.tokens, run.prefill_ms, run.decode_ms_per_token, run.total_ms)
+        for layer, run in [*((answer.layer, answer.run) for answer in answers), (None, full)]
+    ]
+    columns = ("K", "answer", "same as full", "prefill (ms)", "decode per token (ms)", "total (ms)")
+    return Table(columns, tuple(rows))

@@ -11,16 +11,22 @@ from plotly.subplots import make_subplots
 from vtw_demo.attention import AttentionMass, Shares
 from vtw_demo.figures.formats import percent
 from vtw_demo.figures.style import K_LINE, SEGMENT_COLOURS, styled
+from vtw_demo.figures.table import Cell, Table
 from vtw_demo.segments import Segment
 
-AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"]
+AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] | int
+"""Whose attention: a number is that of an answer token, counted from 0."""
 LAST_PROMPT: AttentionQuery = "last prompt token"
 ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
-    """(layers, segments) of the chosen query; the last prompt token's where there is no answer."""
-    return mass.answer_mean if query == ANSWER_MEAN and mass.answer else mass.last_prompt
+    """(layers, segments) of the chosen query. Raises ValueError for a token that the answer hasn't."""
+    if isinstance(query, int):
+        if not 0 <= query < len(mass.answer):
+            raise ValueError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
+        return mass.answer[query]
+    return mass.answer_mean if query == ANSWER_MEAN else mass.last_prompt
 
 
 def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> go.Figure:
@@ -63,7 +69,7 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
     layer = _withdrawal_layer(withdrawn)
     image = full.segments.index(Segment.IMAGE)
     shares = [of_layer[image] for of_layer in shares_by_layer(full, query)]
-    asker = "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
+    asker = _asker(query)
     if layer == full.layers:
         return f"Over all layers the picture gets {percent(_mean(shares))} of the attention of {asker}."
     early, late = _mean(shares[:layer]), _mean(shares[layer:])
@@ -72,6 +78,22 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
         f"{_layers(layer, full.layers - 1)}, after {percent(early)} in {_layers(0, layer - 1)}; "
         f"withdrawn at layer {layer}, it gets none from there on."
     )
+
+
+def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
+    """A row for each run and layer, a column for each segment."""
+    rows: list[tuple[Cell, ...]] = [
+        (run, layer, *(100 * share for share in shares))
+        for run, mass in (("full", full), ("withdrawn", withdrawn))
+        for layer, shares in enumerate(shares_by_layer(mass, query))
+    ]
+    return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
+
+
+def _asker(query: AttentionQuery) -> str:
+    if isinstance(query, int):
+        return f"the answer's token {query + 1}"
+    return "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
 
 
 def _withdrawal_layer(mass: AttentionMass) -> int:

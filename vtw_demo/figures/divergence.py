@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from vtw_demo.calibration import Calibration
+from vtw_demo.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.figures.formats import count
 from vtw_demo.figures.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.figures.table import Table
 from vtw_demo.query_sweep import QuerySweep
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
@@ -118,17 +119,36 @@ def divergence_reading(calibration: Calibration | None, query: QuerySweep | None
         said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
     else:
         said = calibration.sentence()
-    if query is None or calibration is None:
+    if query is None:
         return said
-    needed = next((k for k, kl in zip(query.layers, query.kl, strict=True) if kl <= calibration.threshold), None)
-    chosen = calibration.nearest_layer
+    threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
+    needed = next((k for k, kl in zip(query.layers, query.kl, strict=True) if kl <= threshold), None)
+    above = "it" if calibration is not None else f"a KL of {threshold:g}"
     if needed is None:
-        return f"{said} This question stays above it at every K."
+        return f"{said} This question stays above {above} at every K."
+    if calibration is None:
+        return f"{said} This question first moves the next token by no more than {above} at K = {needed}."
+    chosen = calibration.nearest_layer
     if needed == chosen:
         return f"{said} This question first meets it at the same K."
     difference = abs(needed - chosen)
     more = "more" if needed > chosen else "fewer"
     return f"{said} This question first meets it at K = {needed}: it needs {count(difference, 'layer')} {more}."
+
+
+def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Table:
+    """A row for each K: of this question, and of the calibration where there is one."""
+    columns = ["K", "KL of this question (nats)", "prefill FLOPs left (%)", "KV cache left (%)"]
+    left = [
+        [None if shares is None else 100 * shares[i] for shares in (query.flops_left, query.cache_left)]
+        for i in range(len(query.kl))
+    ]
+    rows = [[k, kl, *shares] for k, kl, shares in zip(query.layers, query.kl, left, strict=True)]
+    if calibration is not None:
+        columns += ["mean KL of the calibration (nats)", "10th percentile (nats)", "90th percentile (nats)"]
+        measured = (calibration.mean, calibration.quantile(0.1), calibration.quantile(0.9))
+        rows = [[*row, *values] for row, *values in zip(rows, *measured, strict=True)]
+    return Table(tuple(columns), tuple(tuple(row) for row in rows))
 
 
 def words_figure(query: QuerySweep) -> go.Figure:
@@ -207,6 +227,16 @@ def words_reading(query: QuerySweep, threshold: float) -> str:
     until = f"K = {last}" if last <= len(query.kl) else "the last layer"
     word = f"Token {column + 1}, “{token.strip()}”"
     return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
+
+
+def words_table(query: QuerySweep) -> Table:
+    """A row for each K and token of the full model's answer."""
+    rows = [
+        (k, number, token, choice, kl)
+        for k, choices, divergences in zip(query.layers, query.answer_choices, query.answer_kl, strict=True)
+        for number, (token, choice, kl) in enumerate(zip(query.answer, choices, divergences, strict=True), start=1)
+    ]
+    return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
 
 
 def _floored(values: Sequence[float]) -> list[float]:

@@ -29,17 +29,6 @@ def answers_table(full: Run, answers: Sequence[LayerAnswer], is_complete: bool) 
     return f'<table class="answers-table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
-    """From which K on the answers stay the full one."""
-    first, last = answers[0].layer, answers[-1].layer
-    stable = first_stable_layer(full, answers)
-    if stable is None:
-        return f"Withdrawn at K = {last}, the answer still differs from the full one."
-    if stable == first:
-        return f"From K = {first} to {last} the answer is the full one throughout."
-    return f"From K = {stable} to {last} the answer stays the full one."
-
-
 def _row(kind: str, layer: str, text: str, note: str, run: Run) -> str:
     times = "".join(f"<td>{milliseconds(time)}</td>" for time in (run.prefill_ms, run.total_ms))
     return f'<tr class="{kind}"><th scope="row">{layer}<small>{note}</small></th><td>{text}</td>{times}</tr>'

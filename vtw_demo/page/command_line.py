@@ -16,7 +16,7 @@ from vtw_demo.models import EMBEDDED, QUANTIZATIONS
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import MAXIMUM_UPLOAD
-from vtw_demo.page.theme import CSS, KEYBOARD_RELEASE, THEME
+from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 
 NO_QUANTIZATION = "none"
 # A visitor's session holds a few figures and attention shares; the oldest are dropped beyond this many.
@@ -88,10 +88,11 @@ def _serve(options: argparse.Namespace) -> int:
             share=options.share,
             theme=THEME,
             css=CSS,
-            head=KEYBOARD_RELEASE,
+            head=SCRIPTS,
             footer_links=["api", "settings"],
             run_history=False,
             ssr_mode=False,
+            mcp_server=True,
             max_file_size=MAXIMUM_UPLOAD,
             state_session_capacity=KEPT_SESSIONS,
             prevent_thread_lock=True,

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
-from vtw_demo import compare, measure_attention
 from vtw_demo.answers_by_layer import LayerAnswer, answer_at_layers
-from vtw_demo.attention import AttentionMass
 from vtw_demo.calibration import Calibration, CalibrationProgress, calibrate, stored_calibration
 from vtw_demo.calibration_samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.compare import Comparison, Event
+from vtw_demo.compare import Comparison, Event, compare
+from vtw_demo.examination import Examination
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.page.query import Query
-from vtw_demo.query_sweep import QuerySweep, sweep_query
+from vtw_demo.repeated_timing import RepeatedTiming
 from vtw_demo.timed_run import Run
 
 # How long a run in hand may take to end when the page closes: it ends within a token.
 CLOSING_SECONDS = 8.0
+
+Part = TypeVar("Part")
 
 
 class Engine:
@@ -73,16 +75,15 @@ class Engine:
                     self.calibration = event
                 yield event
 
-    def measure_attention(self, query: Query, run: Run, layer: int | None) -> AttentionMass:
-        """The attention mass of `query` and the answer of `run`, with the visual tokens withdrawn at `layer`."""
+    def measure(self, part: Callable[[], Part]) -> Part:
+        """What `part` gives, which uses the model, while nobody else does."""
         with self._turn:
-            inputs = self.vlm.prepare(query.picture, query.question)
-            return measure_attention(self.vlm.model, inputs, run.tokens, layer=layer)
+            return part()
 
-    def sweep(self, query: Query, run: Run) -> QuerySweep:
-        """`query` at every K, with the answer of `run`, the full one."""
-        with self._turn:
-            return sweep_query(self.vlm, query.picture, query.question, run.tokens)
+    def repeat_timing(self, examination: Examination, rounds: int, stop: threading.Event) -> Iterator[RepeatedTiming]:
+        """Both runs of a comparison again and again; closing the iterator ends the turn."""
+        with self._own_turn(stop):
+            yield from examination.repeat_timing(rounds, stop)
 
     def compare_to_end(self, query: Query) -> Comparison:
         """Both runs at once, for those who don't watch. Raises RuntimeError if the page closes meanwhile."""

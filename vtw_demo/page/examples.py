@@ -38,8 +38,10 @@ def load_examples(folder: Path = FOLDER) -> tuple[Example, ...]:
     return tuple(Example(folder / entry["picture"], entry["question"], tuple(entry["suggestions"])) for entry in listed)
 
 
-def random_example(generator: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
-    """A new scene of 2 to 5 objects, and a question of each kind that it allows, in random order."""
+def random_example(seed: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """A scene of 2 to 5 objects, the same for the same seed, and a question of each kind that it allows, in random
+    order."""
+    generator = random.Random(seed)
     scene = random_scene(generator, generator.randint(2, 5))
     asked = [ask(scene, kind, generator) for kind in KINDS]
     questions = [question.text for question in asked if question is not None]

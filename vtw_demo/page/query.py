@@ -32,8 +32,8 @@ class Query:
         return cls(
             picture=open_picture(_path(picture_file)),
             question=str(question),
-            layer=_whole_number("withdrawal layer", layer),
-            max_new_tokens=_whole_number("number of new tokens", max_new_tokens),
+            layer=whole_number("withdrawal layer", layer),
+            max_new_tokens=whole_number("number of new tokens", max_new_tokens),
         )
 
     @cached_property
@@ -51,7 +51,7 @@ def _path(file: Any) -> str:
     return path
 
 
-def _whole_number(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
     # JSON knows no whole numbers: 7.0 is one.
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -62,7 +62,7 @@ def _whole_number(name: str, value: Any) -> int:
 
 def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
     """The withdrawal layers from `first` to `last`. Raises ValueError, in a sentence for people."""
-    first, last = _whole_number("first K", first), _whole_number("last K", last)
+    first, last = whole_number("first K", first), whole_number("last K", last)
     if not 1 <= first <= last <= layers:
         raise ValueError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
     return tuple(range(first, last + 1))

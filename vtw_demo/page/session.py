@@ -7,27 +7,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtw_demo.attention import AttentionMass
+from vtw_demo.compare import Comparison
+from vtw_demo.examination import Examination, FullExamination
+from vtw_demo.figures.attention import LAST_PROMPT, AttentionQuery
+from vtw_demo.figures.overlay import Overlaid
+from vtw_demo.figures.staircase import Surface
 from vtw_demo.page.query import Query
-from vtw_demo.query_sweep import QuerySweep
-from vtw_demo.timed_run import Run
+from vtw_demo.report.plots import Plot
+
+KEPT_COMPARISONS = 30
 
 
 @dataclass(frozen=True)
-class FullRun:
-    """The run in which every layer saw the picture, which serves for every withdrawal layer of the same query."""
+class PastComparison:
+    """An entry of the visitor's history, numbered from 1 on."""
 
-    identity: tuple[str, str, int]
-    run: Run
-    attention: AttentionMass
-    sweep: QuerySweep
+    number: int
+    comparison: Comparison
+    overlaid: Overlaid
 
 
 class Session:
+    """- `examination`: of the comparison that is shown; None while there is none.
+    - `plots`: those of its sections that are drawn, by the section's name; `open_section` is the one in view.
+    - `attention_query`, `map_token`, `surface`: what is chosen in the sections.
+    - `history`: the visitor's comparisons, the oldest first.
+    """
+
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.full: FullRun | None = None
-        self.attention: tuple[AttentionMass, AttentionMass] | None = None
-        """Of the comparison that is shown: full, withdrawn."""
+        self.examination: Examination | None = None
+        self.plots: dict[str, Plot] = {}
+        self.open_section = "attention"
+        self.attention_query: AttentionQuery = LAST_PROMPT
+        self.map_token: int | None = None
+        self.surface: Surface = "tokens"
+        self.history: list[PastComparison] = []
+        self._full: tuple[tuple[str, str, int], FullExamination] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Gradio copies a state's first value for each visitor: each gets their own, with nothing in it."""
@@ -38,5 +54,36 @@ class Session:
         self.stop.set()
         self.stop = threading.Event()
 
-    def earlier_full(self, query: Query) -> FullRun | None:
-        return self.full if self.full is not None and self.full.identity == query.identity else None
+    def forget(self) -> None:
+        """What is known of the query in hand: the next run measures all of it again."""
+        self._full = None
+        self.hide()
+
+    def hide(self) -> None:
+        """A new comparison begins: the sections show an older one."""
+        self.examination = None
+        self.plots.clear()
+
+    def earlier_full(self, query: Query) -> FullExamination | None:
+        return self._full[1] if self._full is not None and self._full[0] == query.identity else None
+
+    def show(self, query: Query, examination: Examination) -> None:
+        """`examination` is what is shown from now on."""
+        if self._full is None or self._full[1] is not examination.full:
+            self.attention_query, self.map_token = LAST_PROMPT, None
+        shortest = min(len(examination.comparison.full.tokens), len(examination.comparison.withdrawn.tokens))
+        if isinstance(self.attention_query, int) and self.attention_query >= shortest:
+            self.attention_query = LAST_PROMPT
+        if self.map_token is not None and self.map_token >= shortest:
+            self.map_token = None
+        self._full = (query.identity, examination.full)
+        self.examination = examination
+        self.plots.clear()
+
+    def remember(
+        self, comparison: Comparison, full: AttentionMass, withdrawn: AttentionMass, kl: tuple[float, ...]
+    ) -> None:
+        """Add a comparison to the history, with what its overlay shows: attention of both runs, divergence by K."""
+        number = self.history[-1].number + 1 if self.history else 1
+        overlaid = Overlaid(f"{number}: {comparison.question}", comparison.layer, full, withdrawn, kl)
+        self.history = [*self.history[1 - KEPT_COMPARISONS :], PastComparison(number, comparison, overlaid)]

@@ -1,6 +1,6 @@
 import pytest
 
-from vtw_demo.page.verdict import verdict
+from vtw_demo.verdict import verdict
 
 
 def test_the_same_answer_and_what_it_saved(make_comparison):

@@ -1,0 +1,280 @@
+"""Every tab of the page in a real browser: what is drawn, taken away, restored and remembered."""
+
+import json
+import re
+import zipfile
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.page.test_browser import WAIT, answer, ask, move_slider, wait_for_attention, wait_for_verdict
+from vtw_demo.page.examples import load_examples
+
+FIGURES = {"Attention": "attention", "Migration": "migration", "Staircase": "staircase", "Timing": "timing",
+           "Choose K": "choose-k", "Word by word": "word-by-word"}  # fmt: skip
+SECTIONS = FIGURES | {"Where it looks": "where-it-looks", "Differences": "differences"}
+
+
+def open_tab(page, title):
+    page.get_by_role("tab", name=title, exact=True).click()
+
+
+def wait_for_section(page, title):
+    """Until the plot in an opened tab is drawn, and its sentence says something of it."""
+    open_tab(page, title)
+    name = SECTIONS[title]
+    drawn = ".main-svg" if title in FIGURES else ".attention-map" if title == "Where it looks" else ".explained"
+    expect(page.locator(f"#{name} {drawn}").first).to_be_visible(timeout=WAIT)
+    expect(page.locator(f"#{name}-reading .waiting")).to_have_count(0, timeout=WAIT)
+    sentence = page.locator(f"#{name}-reading").inner_text()
+    assert re.search(r"\d", sentence)
+    return sentence
+
+
+def take(page, button):
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator(button).click()
+    return download.value
+
+
+@pytest.fixture
+def data(page):
+    """The comparison's JSON, as the page hands it out."""
+    wait_for_attention(page, 8)
+    open_tab(page, "Take away")
+    return json.loads(take(page, "#take-data").path().read_text())
+
+
+def test_every_tab_is_measured_when_it_is_opened_and_again_for_another_layer(page):
+    wait_for_attention(page, 8)
+    sentences = {title: wait_for_section(page, title) for title in SECTIONS}
+    assert len(set(sentences.values())) == len(SECTIONS)
+    open_tab(page, "Staircase")
+    move_slider(page, 4)
+    expect(page.locator("#staircase-reading")).to_contain_text("layer 4", timeout=WAIT)
+    expect(page.locator("#verdict")).not_to_contain_text("Running", timeout=WAIT)
+    open_tab(page, "Where it looks")
+    expect(page.locator("#where-it-looks .map-side.withdrawn")).to_contain_text("layer 4", timeout=WAIT)
+
+
+def test_numbers_in_plots_are_those_of_the_json(page, data):
+    def drawn(name):
+        wait_for_section(page, next(title for title, section in SECTIONS.items() if section == name))
+        return page.evaluate(
+            "(name) => document.querySelector(`#${name} .js-plotly-plot`).data.map((trace) => ({name: trace.name, "
+            "y: Array.from(trace.y), z: trace.z && trace.z.map((row) => Array.from(row)), "
+            "said: trace.customdata && JSON.parse(JSON.stringify(trace.customdata))}))",
+            name,
+        )
+
+    segments = data["attention"]["full"]["segments"]
+    bars = drawn("attention")
+    for run, traces in (("full", bars[:5]), ("withdrawn", bars[5:10])):
+        for index, trace in enumerate(traces):
+            expected = [100 * shares[index] for shares in data["attention"][run]["last_prompt"]]
+            assert trace["name"] == segments[index]
+            assert trace["y"] == pytest.approx(expected, abs=1e-4)
+    heatmap = next(trace for trace in drawn("migration") if trace["z"])
+    by_token = [list(row) for row in zip(*data["migration"]["distance"], strict=True)]
+    assert [pytest.approx(row, abs=1e-6) for row in by_token] == heatmap["z"]
+    stairs = [trace["y"] for trace in drawn("staircase") if "in all" in trace["name"]]
+    for heights, run in zip(stairs, ("full", "withdrawn"), strict=True):
+        assert set(heights) == {cost["tokens"] for cost in data["staircase"][run]}
+    times = drawn("timing")
+    assert times[0]["y"][1] == pytest.approx(data["comparison"]["full"]["prefill_ms"], rel=1e-6)
+    assert times[1]["y"][3] == pytest.approx(data["comparison"]["withdrawn"]["total_ms"], rel=1e-6)
+    kl = next(trace for trace in drawn("choose-k") if trace["name"] == "this question")
+    assert kl["said"] == pytest.approx(data["sweep"]["kl"], rel=1e-6)
+    assert [row[0][2] for row in drawn("word-by-word")[0]["said"]] == pytest.approx(
+        [row[0] for row in data["sweep"]["answer_kl"]], rel=1e-6
+    )
+
+
+def test_the_map_plays_through_the_layers_and_its_shares_are_the_jsons(page, data):
+    wait_for_section(page, "Where it looks")
+    root = page.locator("#where-it-looks .attention-map")
+    (maps,) = data["attention_maps"]
+    for layer in (0, 3, 11):
+        root.locator("input[type=range]").fill(str(layer))
+        caption = root.locator(".map-side.full .map-caption:not([hidden])").inner_text()
+        share = 100 * sum(maps["full"]["weights"][layer])
+        said = re.search(r": (less than )?([\d.]+) %", caption)
+        assert float(said.group(2)) == pytest.approx(share, abs=0.51)
+        withdrawn = root.locator(".map-side.withdrawn .map-caption:not([hidden])")
+        assert ("no visual token" in withdrawn.inner_text()) == (layer >= 8)
+    root.locator(".map-small").nth(2).click()
+    assert root.locator("output").inner_text() == "2"
+    root.get_by_role("button", name="Play").click()
+    expect(root.locator("output")).to_have_text("4", timeout=WAIT)
+    root.get_by_role("button", name="Pause").click()
+    stopped = root.locator("output").inner_text()
+    page.wait_for_timeout(1600)
+    assert root.locator("output").inner_text() == stopped
+    root.get_by_label("same scale in all layers").check()
+    assert "same-scale" in root.get_attribute("class")
+    page.locator("#map-strip button").nth(1).click()
+    expect(page.locator("#map-strip button").nth(1)).to_have_attribute("aria-pressed", "true", timeout=WAIT)
+
+
+def test_words_of_both_answers_show_their_probabilities(page, data):
+    wait_for_section(page, "Differences")
+    first = data["probabilities"]["full"][0]
+    shown = page.locator("#differences .explained").first.get_attribute("aria-label")
+    assert first["text"].strip() in shown
+    assert re.search(r"full [\d.]+ %, withdrawn", shown)
+
+
+def test_times_are_measured_again_in_rounds(page):
+    wait_for_attention(page, 8)
+    open_tab(page, "Timing")
+    page.locator("#rounds input").fill("3")
+    page.get_by_role("button", name="Measure again").click()
+    expect(page.locator("#timing-reading")).to_contain_text("3 interleaved rounds", timeout=WAIT)
+    wait_for_verdict(page)
+    page.locator("#rounds input").fill("1000")
+    page.get_by_role("button", name="Measure again").click()
+    expect(page.locator("#verdict .problem")).to_contain_text("rounds must be from 1 to 100", timeout=WAIT)
+
+
+def test_measuring_again_can_be_stopped(page):
+    wait_for_attention(page, 8)
+    open_tab(page, "Timing")
+    page.locator("#rounds input").fill("100")
+    page.get_by_role("button", name="Measure again").click()
+    expect(page.locator("#verdict")).to_contain_text("of 100 rounds", timeout=WAIT)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#verdict")).to_contain_text("Stopped after", timeout=WAIT)
+
+
+def test_each_plot_can_be_taken_away(page):
+    wait_for_attention(page, 8)
+    for title, name in SECTIONS.items():
+        wait_for_section(page, title)
+        table = take(page, f"#{name}-csv")
+        assert table.suggested_filename == f"{name}.csv"
+        lines = table.path().read_text().splitlines()
+        assert len(lines) > 2
+        assert "," in lines[0]
+        if name != "differences":
+            picture = take(page, f"#{name}-png")
+            assert picture.suggested_filename == f"{name}.png"
+            with Image.open(picture.path()) as image:
+                assert image.format == "PNG"
+                assert image.width > 300
+    page_of_plot = take(page, "#differences-html").path().read_text()
+    assert page_of_plot.startswith("<!DOCTYPE html>")
+    assert page.locator("#differences-reading").inner_text() in page_of_plot
+
+
+def test_report_and_all_tables_can_be_taken_away(page, browser, tmp_path):
+    wait_for_attention(page, 8)
+    open_tab(page, "Take away")
+    with zipfile.ZipFile(take(page, "#take-tables").path()) as archive:
+        assert set(archive.namelist()) == {f"{name}.csv" for name in SECTIONS.values()}
+    report = take(page, "#take-report")
+    assert report.suggested_filename == "vtw-report.html"
+    file = tmp_path / "report.html"
+    report.save_as(file)
+    opened, asked = browser.new_page(), []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(file.as_uri())
+    for name in FIGURES.values():
+        expect(opened.locator(f"#{name} .main-svg").first).to_be_visible(timeout=WAIT)
+    assert answer(page, "full") in opened.locator("body").inner_text()
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    opened.close()
+    wait_for_verdict(page)
+
+
+def test_a_link_restores_picture_question_and_layer(page, browser, server):
+    wait_for_attention(page, 8)
+    page.locator("#examples button").nth(2).click()
+    expect(page.get_by_label("Question")).not_to_have_value(load_examples()[0].question, timeout=WAIT)
+    ask(page, "How many objects are there?")
+    wait_for_verdict(page)
+    move_slider(page, 5)
+    wait_for_attention(page, 5)
+    open_tab(page, "Take away")
+    link = page.locator("#link input, #link textarea").first.input_value()
+    assert f"example={load_examples()[2].picture.stem}" in link
+    other = browser.new_page(viewport={"width": 1440, "height": 900})
+    other.goto(link)
+    wait_for_attention(other, 5)
+    assert other.get_by_label("Question").input_value() == "How many objects are there?"
+    assert answer(other, "full") == answer(page, "full")
+    assert other.locator("#layer input[type=number]").input_value() == "5"
+    other.close()
+
+
+def test_a_random_scenes_link_draws_it_again(page, browser):
+    wait_for_attention(page, 8)
+    page.get_by_role("button", name="New scene").click()
+    expect(page.get_by_label("Question")).not_to_have_value(load_examples()[0].question, timeout=WAIT)
+    wait_for_verdict(page)
+    wait_for_attention(page, 8)
+    link = page.url
+    assert "scene=" in link
+    other = browser.new_page()
+    other.goto(link)
+    wait_for_attention(other, 8)
+    assert answer(other, "full") == answer(page, "full")
+    assert other.get_by_label("Question").input_value() == page.get_by_label("Question").input_value()
+    other.close()
+
+
+def test_a_link_that_cannot_be_restored_says_so(browser, server):
+    page = browser.new_page()
+    page.goto(f"{server}/?example=two-shapes&layer=99&question=What%20is%20it%3F")
+    expect(page.locator("#note .problem")).to_contain_text("from 1 to 12; this is '99'", timeout=WAIT)
+    wait_for_verdict(page)
+    page.close()
+
+
+def test_two_comparisons_of_the_history_are_overlaid(page):
+    wait_for_attention(page, 8)
+    move_slider(page, 4)
+    wait_for_attention(page, 4)
+    ask(page, "How many objects are there?")
+    wait_for_attention(page, 4)
+    open_tab(page, "History")
+    rows = page.locator("#history-table tbody tr")
+    expect(rows).to_have_count(3, timeout=WAIT)
+    assert "How many objects" in rows.first.inner_text()
+    expect(page.locator("#overlay .main-svg").first).to_be_visible(timeout=WAIT)
+    expect(page.locator("#overlay-reading")).to_contain_text(re.compile(r"K = 4"), timeout=WAIT)
+
+
+def test_terms_are_explained_and_the_page_says_what_it_shows(page):
+    wait_for_verdict(page)
+    term = page.locator("#full .term", has_text="KV cache")
+    assert "KV cache: The keys and values" in term.get_attribute("aria-label")
+    page.get_by_text("What am I looking at?").click()
+    expect(page.locator(".about")).to_contain_text("takes them out before the withdrawal layer K")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_no_tab_scrolls_sideways(browser, server, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(server)
+    wait_for_verdict(page)
+    for title in [*SECTIONS, "Every K", "History", "Take away"]:
+        tab = page.get_by_role("tab", name=title, exact=True)
+        if not tab.is_visible():
+            page.locator("#tabs .overflow-menu > button").click()
+            tab = page.locator("#tabs .overflow-dropdown button", has_text=title)
+        tab.click()
+        page.wait_for_timeout(1500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, title
+    page.close()
+
+
+def test_one_screen_tells_the_story(browser, server):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(server)
+    wait_for_attention(page, 8)
+    for part in ("#picture", "#question", "#layer", "#full", "#withdrawn", "#verdict", "#attention .main-svg"):
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 900, part
+    page.close()

@@ -1,0 +1,99 @@
+"""Files to take away, made when they are asked for and handed to the browser: none of them stays on the server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+
+from vtw_demo.examination import Examination
+from vtw_demo.machine import Machine
+from vtw_demo.page.engine import Engine
+from vtw_demo.page.layout import Layout
+from vtw_demo.page.lines import progress_line, verdict_line
+from vtw_demo.page.sentences import Shown, in_sentences
+from vtw_demo.page.session import Session
+from vtw_demo.report.data import report_data
+from vtw_demo.report.html import plot_html, report_html
+from vtw_demo.report.plots import Plot, all_plots, attention_map_png
+from vtw_demo.verdict import verdict
+
+
+class TakeAway:
+    def __init__(self, layout: Layout, engine: Engine, machine: Machine) -> None:
+        self.layout = layout
+        self.engine = engine
+        self.machine = machine
+
+    def report(self, session: Session) -> Iterator[Shown]:
+        """One HTML file with all of the comparison that is shown."""
+
+        def make(examination: Examination) -> str:
+            return report_html(examination, self.engine.calibration, self.machine)
+
+        yield from in_sentences(self.layout, self._whole(session, "vtw-report.html", "text/html", make))
+
+    def data(self, session: Session) -> Iterator[Shown]:
+        """All numbers of the comparison that is shown, as one JSON file."""
+
+        def make(examination: Examination) -> str:
+            return json.dumps(report_data(examination, self.engine.calibration, self.machine), indent=1)
+
+        yield from in_sentences(self.layout, self._whole(session, "vtw-comparison.json", "application/json", make))
+
+    def tables(self, session: Session) -> Iterator[Shown]:
+        """The numbers of every plot as CSV files, in one ZIP file."""
+
+        def make(examination: Examination) -> bytes:
+            plots, _ = all_plots(examination, self.engine.calibration)
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+                for plot in plots:
+                    archive.writestr(f"{plot.name}.csv", plot.table().to_csv())
+            return content.getvalue()
+
+        yield from in_sentences(self.layout, self._whole(session, "vtw-numbers.zip", "application/zip", make))
+
+    def plot_html(self, session: Session, name: str) -> Iterator[Shown]:
+        """The plot of one section as an HTML file."""
+        yield from in_sentences(self.layout, self._plot(session, name, "html", "text/html", plot_html))
+
+    def plot_csv(self, session: Session, name: str) -> Iterator[Shown]:
+        """The numbers of one section's plot."""
+        yield from in_sentences(self.layout, self._plot(session, name, "csv", "text/csv", lambda p: p.table().to_csv()))
+
+    def map_png(self, session: Session) -> Iterator[Shown]:
+        """The attention maps of all layers on one sheet."""
+
+        def make(examination: Examination) -> bytes:
+            return attention_map_png(examination, session.map_token)
+
+        yield from in_sentences(self.layout, self._whole(session, "where-it-looks.png", "image/png", make))
+
+    def _whole(
+        self, session: Session, name: str, kind: str, make: Callable[[Examination], str | bytes]
+    ) -> Iterator[Shown]:
+        examination = session.examination
+        if examination is None:
+            raise ValueError("There is nothing to take away yet: run a comparison first.")
+        yield {self.layout.verdict: progress_line("Writing it down; what hasn't been looked at yet is measured first.")}
+        content = self.engine.measure(lambda: make(examination))
+        yield {
+            self.layout.file: _file(name, kind, content),
+            self.layout.verdict: verdict_line(verdict(examination.comparison)),
+        }
+
+    def _plot(
+        self, session: Session, name: str, suffix: str, kind: str, make: Callable[[Plot], str]
+    ) -> Iterator[Shown]:
+        if name not in session.plots:
+            raise ValueError("There is no plot here to take away yet.")
+        yield {self.layout.file: _file(f"{name}.{suffix}", kind, make(session.plots[name]))}
+
+
+def _file(name: str, kind: str, content: str | bytes) -> dict[str, str]:
+    """What the script that saves it takes."""
+    encoded = content.encode() if isinstance(content, str) else content
+    return {"name": name, "type": kind, "content": base64.b64encode(encoded).decode()}
