@@ -248,7 +248,7 @@ def test_two_comparisons_of_the_history_are_overlaid(page):
 def test_terms_are_explained_and_the_page_says_what_it_shows(page):
     wait_for_verdict(page)
     term = page.locator("#full .term", has_text="KV cache")
-    assert "KV cache: The keys and values" in term.get_attribute("aria-label")
+    assert "KV cache: The keys and values" in term.get_attribute("aria-description")
     page.get_by_text("What am I looking at?").click()
     expect(page.locator(".about")).to_contain_text("takes them out before the withdrawal layer K")
 

@@ -9,7 +9,7 @@ from vtw_demo.report.terms import TERMS, TERMS_CSS, WHAT_AM_I_LOOKING_AT, term
 
 
 def labels(html):
-    return [unescape(label) for label in re.findall(r'tabindex="0" role="group" aria-label="([^"]*)"', html)]
+    return [unescape(label) for label in re.findall(r'tabindex="0" role="term" aria-description="([^"]*)"', html)]
 
 
 def shown(html):

@@ -36,7 +36,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=("every layer sees the picture", f"withdrawn at layer {layer}"),
+        subplot_titles=("full", f"withdrawn at layer {layer}"),
     )
     figure.update_annotations(font={"size": 13})
     layers = list(range(full.layers))
@@ -57,8 +57,8 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
         # At K = L nothing is withdrawn, and there is no layer to mark.
         if layer < full.layers:
             figure.add_vline(x=layer - 0.5, line=K_LINE, row=1, col=column)
-    figure.update_layout(barmode="stack", bargap=0.08, height=330, legend={"orientation": "h", "y": -0.22, "x": 0})
-    figure.update_xaxes(title={"text": "decoder layer, counted from 0", "standoff": 4}, range=[-0.5, full.layers - 0.5])
+    figure.update_layout(barmode="stack", bargap=0.08, height=275, legend={"orientation": "h", "y": -0.3, "x": 0})
+    figure.update_xaxes(title={"text": "decoder layer", "standoff": 4}, range=[-0.5, full.layers - 0.5])
     figure.update_xaxes(dtick=1 if full.layers <= 16 else 4)
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
     figure.update_yaxes(title={"text": "share of attention", "standoff": 4}, row=1, col=1)

@@ -144,7 +144,8 @@ def _controls(on_a_patch: list[float], first_layer: int) -> str:
     return (
         '<div class="map-controls"><button type="button" class="map-play">Play</button>'
         '<span class="map-slider"><label>decoder layer <input type="range" class="map-layer" '
-        f'min="0" max="{last}" step="1" value="{first_layer}"></label><output aria-live="off">{first_layer}</output></span>'
+        f'min="0" max="{last}" step="1" value="{first_layer}"></label>'
+        f'<output aria-live="off">{first_layer}</output></span>'
         '<label><input type="checkbox" class="map-scale"> same scale in all layers</label>'
         f'<span class="map-legend">none <i style="background-image:{_GRADIENT}"></i>'
         f'<span><span class="map-own-scale">{own}</span>'

@@ -17,7 +17,7 @@ from vtw_demo.figures.table import Table
 TOOLTIP_CSS = """
 .explained {anchor-name: --explained; anchor-scope: --explained; cursor: help; border-radius: 3px;}
 .explained:focus-visible {outline: 2px solid currentColor; outline-offset: 1px;}
-.explained:hover::after, .explained:focus::after {content: attr(aria-label); position: fixed; z-index: 1000;
+.explained:hover::after, .explained:focus::after {content: attr(data-explained); position: fixed; z-index: 1000;
   position-anchor: --explained; inset: auto 8px 12px 8px; inset: anchor(bottom) 8px auto 8px; margin: 4px auto;
   justify-self: anchor-center; position-try-fallbacks: flip-block; box-sizing: border-box; width: max-content;
   max-width: min(280px, 80vw); padding: 5px 9px; border-radius: 6px; pointer-events: none; white-space: normal;
@@ -133,10 +133,10 @@ def _row(answer: Sequence[AnswerToken], layer: int, first: int | None, differing
 
 
 def _token(token: AnswerToken, layer: int, is_first: bool, differs: bool) -> str:
-    label = f"{_named(token)}: full {_exact(token.full)}, withdrawn at {layer}: {_exact(token.withdrawn)}"
+    label = escape(f"{_named(token)}: full {_exact(token.full)}, withdrawn at {layer}: {_exact(token.withdrawn)}")
     kind = " first" if is_first else " differs" if differs else ""
     return (
-        f'<span class="token explained{kind}" tabindex="0" role="group" aria-label="{escape(label)}" '
+        f'<span class="token explained{kind}" tabindex="0" role="group" aria-label="{label}" data-explained="{label}" '
         f'style="--full:{100 * token.full:.1f}%;--withdrawn:{100 * token.withdrawn:.1f}%">'
         f"{'<small>first difference</small>' if is_first else ''}{escape(_visible(token.text))}</span>"
     )

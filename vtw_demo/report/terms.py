@@ -46,8 +46,10 @@ def term(name: str, shown: str | None = None) -> str:
 
     Looks as it should with `TERMS_CSS`.
     """
+    said = escape(f"{name}: {TERMS[name]}")
+    # A description, not a label: a label would name the span as the page's own fields are named.
     return (
-        f'<span class="term explained" tabindex="0" role="group" aria-label="{escape(f"{name}: {TERMS[name]}")}">'
+        f'<span class="term explained" tabindex="0" role="term" aria-description="{said}" data-explained="{said}">'
         f"{escape(name if shown is None else shown)}</span>"
     )
 
