@@ -22,7 +22,7 @@ from vtw_demo.family_cases import find_decoder
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.segments import visual_token_mask
 from vtw_demo.teacher_forcing import check_prompt_end, with_answer
-from vtw_demo.withdrawal import check_layer, exclusive, logits_of, withdraw
+from vtw_demo.withdrawal import exclusive, logits_of, withdraw
 
 BLANK = (128, 128, 128)
 """What a blank picture shows: mid grey, in the same size, so that its visual tokens stand at the same positions."""
@@ -104,7 +104,6 @@ def measure_migration(
     """
     if not len(answer_token_ids):
         raise ValueError("There is no answer to look for: hand the token ids of the full model's.")
-    check_layer(layer, vlm.layers)
     inputs = vlm.prepare(image, question)
     check_prompt_end(vlm.model, inputs)
     blank = vlm.prepare(Image.new("RGB", ImageOps.exif_transpose(image).size, BLANK), question)
@@ -116,9 +115,9 @@ def measure_migration(
     # Counted from the end, which is the same with the visual tokens withdrawn.
     of_text = text - len(ids) - len(given)
     of_answer = torch.arange(-len(answer_token_ids), 0, device=ids.device)
+    withdrawn_states = _states(vlm, seen, layer, of_answer)
     states = _states(vlm, seen, vlm.layers, torch.cat([of_text, of_answer]))
     blank_states = _states(vlm, unseen, vlm.layers, of_text)
-    withdrawn_states = _states(vlm, seen, layer, of_answer)
     answer = torch.as_tensor(answer_token_ids, device=ids.device)
     text_token = int(ids[-1])
     return Migration(

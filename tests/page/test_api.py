@@ -61,3 +61,12 @@ def test_every_public_callback_has_a_name(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert {"/compare", "/random_scene"} <= named.keys()
     assert not client.view_api(return_format="dict")["unnamed_endpoints"]
+
+
+def test_examine_gives_the_numbers_of_every_plot(client, picture):
+    result = client.predict(picture, "What is the blue thing?", 6, 8, api_name="/examine")
+    assert {"comparison", "attention", "attention_maps", "migration", "staircase", "sweep", "probabilities"} <= set(
+        result
+    )
+    assert len(result["migration"]["probability"]) == len(result["staircase"]["full"]) == 12
+    assert result["comparison"]["full"]["tokens"]

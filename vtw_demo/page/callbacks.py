@@ -301,7 +301,7 @@ class Callbacks:
         """Answer a question about a picture twice, with every layer seeing it and with its tokens withdrawn at a layer.
 
         Args:
-            image: The picture.
+            image: The picture, as a data URI (data:image/png;base64,...) where it is no uploaded file.
             question: What to ask about it.
             layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
             max_new_tokens: The longest answer, in tokens.
@@ -319,7 +319,7 @@ class Callbacks:
         """Answer a question about a picture twice and measure all that the page shows of it, the plots' numbers.
 
         Args:
-            image: The picture.
+            image: The picture, as a data URI (data:image/png;base64,...) where it is no uploaded file.
             question: What to ask about it.
             layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
             max_new_tokens: The longest answer, in tokens.

@@ -1,0 +1,42 @@
+import pytest
+
+from vtw_demo.attention import AttentionMass
+from vtw_demo.page.history import history_choices, history_table, past_comparison
+from vtw_demo.page.session import KEPT_COMPARISONS, Session
+
+SHARES = ((0.5, 0.5),) * 12
+
+
+@pytest.fixture
+def session(make_comparison, make_run):
+    session = Session()
+    full = AttentionMass(("image", "question"), SHARES, (), 196)
+    withdrawn = AttentionMass(("image", "question"), SHARES[:6] + ((0.0, 1.0),) * 6, (), 196, 6)
+    for answer in ("red", "<b>blue</b>"):
+        session.remember(make_comparison(withdrawn=make_run(answer, (1,))), full, withdrawn, (0.1,) * 11)
+    return session
+
+
+def test_the_latest_comes_first_and_text_is_escaped(session):
+    table = history_table(session.history)
+    assert table.index("&lt;b&gt;blue") < table.index("<td>red</td><td>red</td>")
+    assert "<b>" not in table
+
+
+def test_choices_name_number_layer_and_question(session):
+    assert history_choices(session.history) == [
+        ("1: K = 6, What color is it?", 1),
+        ("2: K = 6, What color is it?", 2),
+    ]
+    assert past_comparison(session.history, 2) is session.history[1]
+    assert past_comparison(session.history, 3) is None
+    assert past_comparison(session.history, None) is None
+
+
+def test_the_oldest_are_dropped_and_numbers_go_on(session):
+    past = session.history[0]
+    overlaid = past.overlaid
+    for _ in range(KEPT_COMPARISONS):
+        session.remember(past.comparison, overlaid.mass_full, overlaid.mass_withdrawn, overlaid.kl)
+    assert len(session.history) == KEPT_COMPARISONS
+    assert [session.history[0].number, session.history[-1].number] == [3, KEPT_COMPARISONS + 2]

@@ -1,0 +1,37 @@
+import re
+
+import pytest
+
+from vtw_demo.compare import compare
+from vtw_demo.examination import Examination, FullExamination
+from vtw_demo.figures.attention import ANSWER_MEAN, LAST_PROMPT
+from vtw_demo.page.token_strip import read_choice, strip_html
+
+
+@pytest.fixture(scope="module")
+def examination(vlm, picture):
+    *_, comparison = compare(vlm, picture, "Describe the picture.", 1, max_new_tokens=12)
+    return Examination(FullExamination(vlm, picture, "Describe the picture.", comparison.full), comparison)
+
+
+def test_a_button_for_each_token_that_both_answers_have(examination):
+    comparison = examination.comparison
+    strip = strip_html(examination, 1, has_mean=True)
+    queries = re.findall(r'data-query="([^"]*)" aria-pressed="(true|false)"', strip)
+    shortest = min(len(comparison.full.tokens), len(comparison.withdrawn.tokens))
+    assert [query for query, _ in queries[2:]] == [str(index) for index in range(shortest)]
+    assert [index for index, (_, pressed) in enumerate(queries) if pressed == "true"] == [3]
+    texts = re.findall(r">([^<>]+)</button>", strip)[2:]
+    token_text = examination.full.vlm.token_text
+    for text, full, withdrawn in zip(texts, comparison.full.tokens, comparison.withdrawn.tokens, strict=False):
+        assert (" / " in text) == (full != withdrawn)
+        assert text.startswith(token_text(full).strip())
+    assert "mean" not in strip_html(examination, 1, has_mean=False)
+
+
+def test_what_a_button_says_is_read_back():
+    assert read_choice(LAST_PROMPT) == LAST_PROMPT
+    assert read_choice("mean over the answer&#x27;s tokens".replace("&#x27;", "'")) == ANSWER_MEAN
+    assert read_choice("3") == 3
+    with pytest.raises(ValueError, match="nonsense"):
+        read_choice("nonsense")
