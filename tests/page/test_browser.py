@@ -117,7 +117,7 @@ def test_an_example_a_suggestion_and_a_random_scene_run_at_once(page):
     expect(page.get_by_label("Question")).to_have_value(text, timeout=WAIT)
     wait_for_verdict(page)
     picture = page.locator("#picture img").first.get_attribute("src")
-    page.get_by_role("button", name="New random scene").click()
+    page.get_by_role("button", name="New scene").click()
     expect(page.locator("#picture img").first).not_to_have_attribute("src", picture, timeout=WAIT)
     wait_for_verdict(page)
 

@@ -60,7 +60,7 @@ WHAT_AM_I_LOOKING_AT = (
     f"{term('withdrawal layer K')}: from there on layers see text only, which is less work.</p>"
     "<p>Your question is answered twice, first with every layer seeing the picture, then with the tokens withdrawn. "
     "The same answer means that this question didn't need them from K on. Where K is too early, the answer may change. "
-    f"The slider sets K; the line under it shows how far the next token moves, its {term('KL divergence')}.</p>"
+    f"The slider sets K; the line beside it shows how far the next token moves, its {term('KL divergence')}.</p>"
     f"<ul><li>Attention: what {term('share of attention', 'share')} the picture gets in each layer.</li>"
     "<li>Where it looks: which parts of the picture get it.</li>"
     "<li>Migration: in which layers the text takes up what the picture holds.</li>"
