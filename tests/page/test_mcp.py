@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mcp import ClientSession
@@ -24,7 +25,9 @@ def ask(server):
                 await session.initialize()
                 return await (session.call_tool(tool, arguments) if tool else session.list_tools())
 
-        return asyncio.run(talk())
+        # A thread of its own: Playwright has an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, talk()).result()
 
     return call
 
