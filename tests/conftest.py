@@ -3,8 +3,11 @@ import random
 import shutil
 
 import pytest
+import torch
+from transformers import CLIPVisionConfig, LlavaConfig
 
 from tests import golden
+from vtw_demo.benchmark import shapes
 from vtw_demo.compare import Comparison
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.models import load
@@ -87,3 +90,19 @@ def make_comparison():
         )
 
     return make
+
+
+def tiny_config():
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=2
+    )
+    text = shapes._llama(64, 64, 4, 2)
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The name of a shape that is measured in no time."""
+    shape = shapes.Shape(tiny_config, 16, lambda: {"pixel_values": torch.randn(1, 3, 8, 8)})
+    monkeypatch.setitem(shapes.SHAPES, "small", shape)
+    return "small"

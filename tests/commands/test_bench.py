@@ -1,21 +1,55 @@
 import json
 
-from vtw_demo import benchmark
+import pytest
+
 from vtw_demo.__main__ import main
 
+SMALL = ["bench", "--device", "cpu", "--rounds", "2", "--text-tokens", "6", "--tokens-before", "2", "--new-tokens", "3"]
 
-def test_table_and_json(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(benchmark.SHAPES, "small", benchmark.Shape(3, 32, 48, 2, 16))
+
+@pytest.mark.usefixtures("tiny")
+def test_table_json_plot_and_check(tmp_path, capsys):
+    file, plot = tmp_path / "bench.json", tmp_path / "bench.html"
+    assert main([*SMALL, "--layers", "2", "4", "--json", str(file), "--plot", str(plot)]) == 0
+    shown, result = capsys.readouterr().out, json.loads(file.read_text())
+    assert "small, float32, batch 1, 22 tokens, 3 new tokens" in shown
+    assert [answer["name"] for answer in result["answers"]] == ["bare model", "withdrawn at 2", "withdrawn at 4"]
+    for overhead in result["overheads"]:
+        assert f"| {overhead['name']} | {overhead['median']:.3f} |" in shown
+    assert result["machine"]["versions"]["torch"]
+    assert "measured" in plot.read_text() or "Plotly" in plot.read_text()
+    for answer in result["answers"]:
+        answer["ratios"] = [[99.0, 100.0]] * 4
+    file.write_text(json.dumps(result))
+    assert main([*SMALL, "--layers", "2", "4", "--check", str(file)]) == 1
+    assert "withdrawn at 2, prefill:" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_default_layers_are_quarters(tmp_path):
     file = tmp_path / "bench.json"
-    assert main(["bench", "--rounds", "2", "--text-tokens", "6", "--tokens-before", "2", "--json", str(file)]) == 0
-    shown = capsys.readouterr().out
-    assert "3 layers, hidden 32, 16 visual tokens, 6 text tokens, 2 before the picture" in shown
-    result = json.loads(file.read_text())
-    for name, ratio in result["ratios"].items():
-        assert f"| {name} | {ratio['median']:.2f} |" in shown
-        assert len(ratio["rounds"]) == 2
+    assert main([*SMALL, "--no-overheads", "--json", str(file)]) == 0
+    assert [answer["layer"] for answer in json.loads(file.read_text())["answers"]] == [None, 1, 2, 3, 4]
 
 
-def test_errors_are_sentences(capsys):
-    assert main(["bench", "--rounds", "0"]) == 2
-    assert "At least 1 round is needed" in capsys.readouterr().err
+def test_a_loaded_model_is_measured_with_its_comparison(tmp_path):
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--model", "embedded", "--device", "cpu", "--rounds", "1", "--layers", "6", "12",
+                 "--new-tokens", "3", "--json", str(file)]) == 0  # fmt: skip
+    assert "a comparison, in two bare generate calls" in {
+        part["name"] for part in json.loads(file.read_text())["overheads"]
+    }
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--rounds", "0"], "At least 1 round"),
+        (["--layers", "9"], "from 1 to 4"),
+        (["--new-tokens", "1"], "at least 2"),
+    ],
+)
+def test_errors_are_sentences(changes, said, capsys):
+    assert main([*SMALL, *changes]) == 2
+    assert said in capsys.readouterr().err

@@ -1,53 +1,154 @@
-"""`python -m vtw_demo bench`: what things cost, in prefills, measured in interleaved runs."""
+"""`python -m vtw_demo bench`: what withdrawal saves and what this library's own passes cost, in interleaved runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
+from transformers import PreTrainedModel
 
-from vtw_demo.benchmark import SHAPES, Ratio, measure_sweep, random_model
+from vtw_demo.benchmark.answers import STAGES, AnswerCosts, measure_answers
+from vtw_demo.benchmark.check import moved
+from vtw_demo.benchmark.overheads import measure_comparison, measure_overheads
+from vtw_demo.benchmark.peers import peers
+from vtw_demo.benchmark.rounds import Ratio
+from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.calibration_store import write_whole
+from vtw_demo.family_cases import find_decoder
+from vtw_demo.figures.benchmark import benchmark_figure
+from vtw_demo.figures.formats import amount
+from vtw_demo.machine import this_machine
+from vtw_demo.models import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 
-HELP = "measure what things cost, in prefills"
+HELP = "measure what withdrawal saves, and what this library's own passes cost"
 DESCRIPTION = (
-    "Measure the sweep of every withdrawal layer against one prefill and against a prefill for each K, on a model with "
-    "random weights: its speed doesn't depend on what they say. Runs are interleaved; figures are medians of "
-    "ratios within a round."
+    "Time image encoding, prefill and decoding at each withdrawal layer against the bare model, and the library's own "
+    "passes against a prefill. Runs are interleaved: ratios are taken within a round, figures are medians. A shape is "
+    "a real architecture with random weights, since speed and memory don't depend on what the weights say."
 )
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUESTION = "What is in the picture?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="small", help="the model's shape")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--shape", choices=tuple(SHAPES), default="small", help="an architecture with random weights")
+    what.add_argument("--model", help=f"'{EMBEDDED}', a folder, or a Hugging Face id, instead of a shape")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="hold the decoder's weights in 4 or 8 bits")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), help="of a shape's other weights")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; by default a GPU if there is one")
+    parser.add_argument("--layers", type=int, nargs="+", metavar="K", help="by default L/4, L/2, 3L/4 and L")
+    parser.add_argument("--new-tokens", type=int, default=16, help="tokens of each answer")
     parser.add_argument("--text-tokens", type=int, default=60, help="text tokens of the prompt")
     parser.add_argument("--tokens-before", type=int, default=30, help="how many of these come before the picture")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of interleaved runs")
+    parser.add_argument("--batch", type=int, default=1, help="prompts at once")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of interleaved runs, after one to warm up")
     parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
+    parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
+    parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
     parser.add_argument("--json", type=Path, help="write the result to this file, too")
+    parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.rounds < 1:
-        raise ValueError(f"At least 1 round is needed; {options.rounds} were asked for.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    model, inputs = random_model(options.shape, options.text_tokens, options.tokens_before)
-    ratios = measure_sweep(model, inputs, options.rounds)
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    text = f"{options.text_tokens} text tokens, {options.tokens_before} before the picture"
-    shape = f"{options.shape}: {SHAPES[options.shape]}, {text}"
-    print(f"{shape}; {machine}, torch {torch.__version__}")
-    print(table(ratios))
+    vlm, model, inputs = _subject(options)
+    total = len(find_decoder(model).layers)
+    layers = options.layers or sorted({max(1, total * part // 4) for part in (1, 2, 3)} | {total})
+    found = peers(model) if options.compare else ()
+    others = {peer.name: _entered(peer.context, model) for peer in found if peer.context is not None}
+    costs = measure_answers(model, inputs, layers, options.new_tokens, options.rounds, others)
+    overheads: tuple[Ratio, ...] = ()
+    if not options.no_overheads and options.batch == 1:
+        overheads = measure_overheads(model, inputs, options.rounds)
+        if vlm is not None:
+            picture = Image.new("RGB", (448, 448), "gray")
+            overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
+    prompt = inputs["input_ids"].shape
+    precision = options.quantization or str(model.dtype).removeprefix("torch.")
+    result = {
+        "what": f"{options.model or options.shape}, {precision}, batch {prompt[0]}, {prompt[1]} tokens",
+        "new_tokens": options.new_tokens,
+        "rounds": options.rounds,
+        "machine": this_machine().to_json(),
+        "answers": [cost.to_json() for cost in costs],
+        "overheads": [ratio.to_json() for ratio in overheads],
+        "peers": [{"name": peer.name, "note": peer.note} for peer in found],
+    }
+    print(f"{result['what']}, {options.new_tokens} new tokens; {this_machine()}")
+    print(answers_table(costs))
+    for peer in found:
+        print(f"{peer.name}: {peer.note}")
+    if overheads:
+        print(overheads_table(overheads))
     if options.json:
-        result = {"what": shape, "machine": machine, "ratios": {r.name: r.to_json() for r in ratios}}
         write_whole(options.json, json.dumps(result, indent=1).encode())
+    if options.plot:
+        figure = benchmark_figure(costs, str(result["what"]))
+        write_whole(options.plot, figure.to_html(include_plotlyjs=True).encode())
+    if options.check:
+        changes = moved(json.loads(options.check.read_text(encoding="utf-8")), result)
+        print("\n".join(changes) or f"No ratio has moved from {options.check}.")
+        return 1 if changes else 0
     return 0
 
 
-def table(ratios: tuple[Ratio, ...]) -> str:
-    lines = ["| what | median | lowest | highest |", "|---|---|---|---|"]
-    lines += [f"| {r.name} | {r.median:.2f} | {min(r.rounds):.2f} | {max(r.rounds):.2f} |" for r in ratios]
+def answers_table(costs: Sequence[AnswerCosts]) -> str:
+    """Medians, as Markdown: milliseconds, and in brackets the ratio to the bare model with its range."""
+    heads = [f"{stage}, ms" for stage in STAGES]
+    lines = [
+        f"| | {' | '.join(heads)} | peak memory | KV cache | token-layers left | FLOPs left | cache left |",
+        f"|{'---|' * (len(heads) + 6)}",
+    ]
+    for cost in costs:
+        cells = []
+        for index, _ in enumerate(STAGES):
+            times, ratios = sorted(cost.milliseconds[index]), sorted(cost.ratios[index])
+            middle = len(times) // 2
+            cells.append(f"{times[middle]:.1f} ({ratios[middle]:.2f}: {ratios[0]:.2f} to {ratios[-1]:.2f})")
+        memory = "–" if cost.peak_bytes is None else amount(cost.peak_bytes, "B")
+        left = [
+            "–" if share is None else f"{share:.2f}"
+            for share in (cost.token_layers_left, cost.flops_left, cost.cache_left)
+        ]
+        row = (cost.name, *cells, memory, amount(cost.kv_cache_bytes, "B"), *left)
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def overheads_table(overheads: Sequence[Ratio]) -> str:
+    """As Markdown."""
+    lines = ["| what | median | lowest | highest | at most |", "|---|---|---|---|---|"]
+    for ratio in overheads:
+        bar = "–" if ratio.bar is None else f"{ratio.bar:g}"
+        lines.append(
+            f"| {ratio.name} | {ratio.median:.3f} | {min(ratio.rounds):.3f} | {max(ratio.rounds):.3f} | {bar} |"
+        )
+    return "\n".join(lines)
+
+
+def _subject(
+    options: argparse.Namespace,
+) -> tuple[VisionLanguageModel | None, PreTrainedModel, dict[str, Any]]:
+    """What is measured, with a prompt for it; a loaded model with its processor where one was asked for."""
+    if options.model:
+        vlm = load(options.model, quantization=options.quantization, device=options.device)
+        queries = [(Image.new("RGB", (448, 448), "gray"), QUESTION)] * options.batch
+        return vlm, vlm.model, vlm.prepare_batch(queries)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usual = "bfloat16" if device.startswith("cuda") else "float32"
+    model = random_model(options.shape, PRECISIONS[options.precision or usual], options.quantization, device)
+    inputs = random_inputs(options.shape, model, options.text_tokens, options.tokens_before, options.batch)
+    return None, model, inputs
+
+
+def _entered(context: Any, model: PreTrainedModel) -> Any:
+    """A peer's context for a model, made anew each time."""
+    return lambda: context(model)

@@ -1,0 +1,17 @@
+from vtw_demo.benchmark.overheads import measure_comparison, measure_overheads
+from vtw_demo.benchmark.shapes import random_inputs, random_model
+
+
+def test_every_pass_is_measured_against_its_unit(tiny):
+    model = random_model(tiny)
+    found = {ratio.name: ratio for ratio in measure_overheads(model, random_inputs(tiny, model, 6, 2), 3)}
+    for name in ("withdraw at K = L", "attention mass of all layers, in prefills", "sweep of every K"):
+        (ratio,) = [ratio for found_name, ratio in found.items() if found_name.startswith(name)]
+        assert ratio.bar is not None
+        assert len(ratio.rounds) >= 2
+
+
+def test_a_comparison_is_measured_against_bare_runs(vlm, picture):
+    ratio = measure_comparison(vlm, picture, "What is it?", 6, 3, 2)
+    assert len(ratio.rounds) == 2
+    assert ratio.bar == 1.05

@@ -1,0 +1,1 @@
+"""What withdrawal saves and what this library's own passes cost, measured in interleaved runs."""

@@ -1,0 +1,179 @@
+"""What an answer costs at each withdrawal layer, stage by stage, beside what theory says is left to do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import CacheLayerMixin
+
+from vtw_demo.benchmark.rounds import in_turn, peak_memory, synchronise
+from vtw_demo.cost import cache_left, flops_left
+from vtw_demo.family_cases import find_decoder
+from vtw_demo.segments import visual_token_mask
+from vtw_demo.withdrawal import withdraw
+
+STAGES = ("encode", "prefill", "decode, per token", "total")
+BARE = "bare model"
+
+
+@dataclass(frozen=True)
+class AnswerCost:
+    """One answer: milliseconds of each of `STAGES`, bytes of its KV cache, and the most memory in bytes that was held
+    beside what was held before; None where that can't be told."""
+
+    milliseconds: tuple[float, ...]
+    kv_cache_bytes: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class AnswerCosts:
+    """All rounds of one way to answer.
+
+    - `name`, and `layer`: the withdrawal layer; None where there is no withdrawal.
+    - `milliseconds`, (stages, rounds); `ratios`, (stages, rounds): over the bare model's in the same round.
+    - `token_layers_left`, `flops_left`, `cache_left`: shares of the bare model's, by the cost model; None where that
+      isn't known.
+    """
+
+    name: str
+    layer: int | None
+    milliseconds: tuple[tuple[float, ...], ...]
+    ratios: tuple[tuple[float, ...], ...]
+    kv_cache_bytes: int
+    peak_bytes: int | None
+    token_layers_left: float | None
+    flops_left: float | None
+    cache_left: float | None
+
+    def ratio(self, stage: str) -> float:
+        """The median."""
+        return statistics.median(self.ratios[STAGES.index(stage)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`, with the medians."""
+        medians = {stage: statistics.median(times) for stage, times in zip(STAGES, self.milliseconds, strict=True)}
+        return {
+            **vars(self),
+            "median_ms": medians,
+            "median_ratio": {stage: self.ratio(stage) for stage in STAGES},
+        }
+
+
+def answer(
+    model: PreTrainedModel, inputs: Mapping[str, Any], new_tokens: int, context: AbstractContextManager
+) -> AnswerCost:
+    """Let `generate` answer with just so many tokens inside `context`, and time its stages."""
+    marks: list[float] = []
+    device = model.device
+
+    def mark() -> None:
+        synchronise(device)
+        marks.append(time.perf_counter())
+
+    class Marker(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            mark()
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    decoder_starts: list[float] = []
+
+    def note_decoder(*_: Any) -> None:
+        if not decoder_starts:
+            synchronise(device)
+            decoder_starts.append(time.perf_counter())
+
+    hook = find_decoder(model).register_forward_pre_hook(note_decoder)
+    try:
+        with peak_memory(device) as peak, torch.inference_mode(), context:
+            mark()
+            output: Any = model.generate(  # type: ignore[operator]
+                **inputs,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                stopping_criteria=StoppingCriteriaList([Marker()]),
+                return_dict_in_generate=True,
+            )
+    finally:
+        hook.remove()
+    start, first, last = marks[0], marks[1], marks[-1]
+    decode = (last - first) / (new_tokens - 1) if new_tokens > 1 else 0.0
+    seconds = (decoder_starts[0] - start, first - decoder_starts[0], decode, last - start)
+    held = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]
+    parts = [part for layer in held for part in (layer.keys, layer.values) if part is not None]
+    return AnswerCost(
+        tuple(1e3 * taken for taken in seconds), sum(part.nbytes for part in parts), peak[0] if peak else None
+    )
+
+
+def measure_answers(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    layers: Sequence[int],
+    new_tokens: int,
+    rounds: int,
+    others: Mapping[str, AbstractContextManager] | None = None,
+) -> tuple[AnswerCosts, ...]:
+    """The bare model, withdrawal at each of `layers`, and `others`, contexts that can be entered again and again, by
+    name: round by round in turn. The bare model comes first.
+
+    Raises ValueError for fewer than 2 new tokens, and what `withdraw` raises.
+    """
+    if new_tokens < 2:
+        raise ValueError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
+    contexts: dict[str, Any] = {BARE: nullcontext}
+    contexts |= {_name(layer): partial(withdraw, model, layer) for layer in layers}
+    contexts |= dict(others or {})
+    made: dict[str, list[AnswerCost]] = {name: [] for name in contexts}
+    runs = {name: partial(_answer_in, model, inputs, new_tokens, context) for name, context in contexts.items()}
+    for name, cost in in_turn(runs, rounds):
+        made[name].append(cost)
+    total = len(find_decoder(model).layers)
+    prompt = inputs["input_ids"].shape[1]
+    visual = int(visual_token_mask(model.config, inputs["input_ids"][:1]).sum())
+    flops, cache = (of(model.config, prompt, visual) for of in (flops_left, cache_left))
+    layer_of = {_name(layer): layer for layer in layers}
+    results = []
+    for name, costs in made.items():
+        bare, layer = made[BARE], layer_of.get(name)
+        left: tuple[float | None, ...] = (None, None, None)
+        if layer is not None:
+            tokens = (layer * prompt + (total - layer) * (prompt - visual)) / (total * prompt)
+            left = (tokens, *((*shares, 1.0)[layer - 1] if shares else None for shares in (flops, cache)))
+        milliseconds = tuple(zip(*(cost.milliseconds for cost in costs), strict=True))
+        of_bare = tuple(zip(*(cost.milliseconds for cost in bare), strict=True))
+        peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+        results.append(
+            AnswerCosts(
+                name=name,
+                layer=layer,
+                milliseconds=milliseconds,
+                ratios=tuple(
+                    tuple(taken / max(unit, 1e-9) for taken, unit in zip(times, units, strict=True))
+                    for times, units in zip(milliseconds, of_bare, strict=True)
+                ),
+                kv_cache_bytes=costs[0].kv_cache_bytes,
+                peak_bytes=int(statistics.median(peaks)) if peaks else None,
+                token_layers_left=left[0],
+                flops_left=left[1],
+                cache_left=left[2],
+            )
+        )
+    return tuple(results)
+
+
+def _name(layer: int) -> str:
+    return f"withdrawn at {layer}"
+
+
+def _answer_in(model: PreTrainedModel, inputs: Mapping[str, Any], new_tokens: int, context: Any) -> AnswerCost:
+    return answer(model, inputs, new_tokens, context())

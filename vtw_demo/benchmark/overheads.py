@@ -1,0 +1,89 @@
+"""What this library's own passes cost, in prefills, and what it adds to a bare model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from vtw_demo.attention import measure_attention
+from vtw_demo.benchmark.rounds import Ratio, in_turn, interleaved, peak_memory, ratios
+from vtw_demo.compare import compare
+from vtw_demo.family_cases import find_decoder
+from vtw_demo.models import VisionLanguageModel
+from vtw_demo.sweep import sweep
+from vtw_demo.withdrawal import withdraw
+
+MASS_MEMORY = "attention mass of all layers, memory in prefills"
+
+
+@torch.inference_mode()
+def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds: int) -> tuple[Ratio, ...]:
+    """The library's passes over a bare prefill, and prefills one by one for each K over a sweep of them all."""
+    layers = len(find_decoder(model).layers)
+
+    def prefill() -> None:
+        model(**inputs, logits_to_keep=1)
+
+    def prefill_under_withdraw() -> None:
+        with withdraw(model, layers):
+            prefill()
+
+    def prefill_for_each_layer() -> None:
+        for layer in range(1, layers):
+            with withdraw(model, layer):
+                prefill()
+
+    def mass() -> None:
+        measure_attention(model, inputs)
+
+    times = interleaved({"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}, rounds, model.device)
+    memory = _peaks({"bare": prefill, "mass": mass}, rounds, model.device)
+    swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
+    sweep_times = interleaved(swept, max(2, rounds // 3), model.device)
+    told = all(memory["bare"]) and memory["bare"]
+    return (
+        *([Ratio(MASS_MEMORY, ratios(memory["mass"], memory["bare"]), 1.05)] if told else []),
+        Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
+        Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
+        Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
+        Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),
+    )
+
+
+def measure_comparison(
+    vlm: VisionLanguageModel, image: Image.Image, question: str, layer: int, new_tokens: int, rounds: int
+) -> Ratio:
+    """What `compare` takes over two bare `generate` calls that give the same answers, inputs prepared in both."""
+
+    def compared() -> None:
+        for _ in compare(vlm, image, question, layer, new_tokens):
+            pass
+
+    def bare() -> None:
+        inputs = vlm.prepare(image, question)
+        with torch.inference_mode():
+            vlm.generate(**inputs, max_new_tokens=new_tokens)
+            with withdraw(vlm.model, layer):
+                vlm.generate(**inputs, max_new_tokens=new_tokens)
+
+    times = interleaved({"bare": bare, "compare": compared}, rounds, vlm.device)
+    return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)
+
+
+def _peaks(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """The most bytes that each run held beside what was held before it, in each round; nothing where it isn't told."""
+    peaks: dict[str, list[float]] = {name: [] for name in runs}
+
+    def watched(run: Callable[[], Any]) -> list[int]:
+        with peak_memory(device) as peak:
+            run()
+        return peak
+
+    for name, peak in in_turn({name: partial(watched, run) for name, run in runs.items()}, rounds):
+        peaks[name] += peak
+    return peaks
