@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import torch
 import transformers
@@ -15,3 +16,14 @@ def test_the_machine_names_what_runs_here():
     assert machine.processor
     assert torch.__version__ in str(machine)
     assert json.loads(json.dumps(machine.to_json()))["versions"] == versions
+
+
+def test_the_commit_is_the_checkouts():
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = this_machine().commit
+    if asked.returncode:
+        assert commit is None
+    else:
+        assert commit is not None
+        assert asked.stdout.startswith(commit.removesuffix("+"))
+        assert f"commit {commit}" in str(this_machine())

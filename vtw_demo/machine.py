@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 PACKAGES = ("vtw-demo", "torch", "transformers", "bitsandbytes", "gradio", "plotly")
@@ -15,18 +17,25 @@ PACKAGES = ("vtw-demo", "torch", "transformers", "bitsandbytes", "gradio", "plot
 
 @dataclass(frozen=True)
 class Machine:
-    """`accelerator` is the GPU's name, None without one; `versions` has (package, version) of what is installed."""
+    """- `accelerator`: the GPU's name, None without one.
+    - `clock_mhz`: of the GPU, else the processor, as it was when asked; None where it can't be told.
+    - `versions`: (package, version) of what is installed; `commit`: of this project's checkout, None where it is none.
+    """
 
     system: str
     processor: str
     threads: int
     accelerator: str | None
+    clock_mhz: int | None
     versions: tuple[tuple[str, str], ...]
+    commit: str | None
 
     def __str__(self) -> str:
         device = self.accelerator or f"{self.processor}, {self.threads} threads"
         named = dict(self.versions)
-        return f"{device}; {self.system}; torch {named['torch']}, transformers {named['transformers']}"
+        clock = f" at {self.clock_mhz} MHz" if self.clock_mhz else ""
+        commit = f"; commit {self.commit}" if self.commit else ""
+        return f"{device}{clock}; {self.system}; torch {named['torch']}, transformers {named['transformers']}{commit}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
@@ -40,8 +49,34 @@ def this_machine() -> Machine:
         processor=_processor(),
         threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        clock_mhz=_clock(),
         versions=tuple((name, version) for name in PACKAGES if (version := _version(name))),
+        commit=_commit(),
     )
+
+
+def _clock() -> int | None:
+    if torch.cuda.is_available():
+        try:
+            return torch.cuda.clock_rate()
+        except (RuntimeError, ImportError):  # it asks NVIDIA's own library, which isn't everywhere
+            return None
+    try:
+        frequency = psutil.cpu_freq()
+    except (NotImplementedError, OSError):
+        return None
+    return round(frequency.current) if frequency and frequency.current else None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file lies in, with "+" where its files differ from it."""
+    folder = Path(__file__).parent
+    try:
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def _processor() -> str:

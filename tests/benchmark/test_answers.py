@@ -1,3 +1,4 @@
+import time
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -38,20 +39,37 @@ def test_everything_is_measured_in_every_round_beside_what_theory_says(prompt):
     assert [cost.name for cost in costs] == [BARE, "withdrawn at 2", "withdrawn at 4", "other"]
     assert len(entered) == 3
     for cost in costs:
-        assert [len(times) for times in cost.milliseconds] == [2] * len(STAGES)
+        runs = 6 if cost.name == BARE else 2  # one beside each of the three others
+        assert [len(times) for times in (*cost.milliseconds, *cost.ratios)] == [runs] * 2 * len(STAGES)
         assert cost.to_json()["median_ratio"].keys() == set(STAGES)
     bare, at_2, at_4, _ = costs
-    assert [bare.ratio(stage) for stage in STAGES] == [1.0] * 4
+    assert [bare.ratio(stage) for stage in STAGES] == pytest.approx([1.0] * 4)
     assert at_2.token_layers_left == pytest.approx((2 * 22 + 2 * 6) / (4 * 22))
     assert at_2.flops_left == flops_left(model.config, 22, 16)[1]
     assert at_2.cache_left == cache_left(model.config, 22, 16)[1]
     assert (at_4.token_layers_left, at_4.flops_left) == (1.0, 1.0)
     assert at_2.kv_cache_bytes < at_4.kv_cache_bytes == bare.kv_cache_bytes
-    for index in range(len(STAGES)):
-        for taken, unit, ratio in zip(
-            at_2.milliseconds[index], bare.milliseconds[index], at_2.ratios[index], strict=True
-        ):
-            assert ratio == pytest.approx(taken / unit)
+
+
+def test_ratios_are_to_the_bare_run_beside_it(prompt):
+    model, inputs = prompt
+    runs = []
+
+    @contextmanager
+    def slow():
+        runs.append("slow")
+        hook = model.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    bare, other = measure_answers(model, inputs, [], 3, 3, {"slow": slow})
+    assert runs == ["slow"] * 4
+    units = bare.milliseconds[STAGES.index("total")]
+    taken = other.milliseconds[STAGES.index("total")]
+    assert other.ratios[STAGES.index("total")] == pytest.approx([a / b for a, b in zip(taken, units, strict=True)])
+    assert min(taken) > 600
 
 
 def test_decoding_takes_two_tokens(prompt):

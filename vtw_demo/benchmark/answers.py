@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +36,11 @@ class AnswerCost:
 
 @dataclass(frozen=True)
 class AnswerCosts:
-    """All rounds of one way to answer.
+    """All runs of one way to answer.
 
     - `name`, and `layer`: the withdrawal layer; None where there is no withdrawal.
-    - `milliseconds`, (stages, rounds); `ratios`, (stages, rounds): over the bare model's in the same round.
+    - `milliseconds`, (stages, runs); `ratios`, (stages, runs): over the bare model's run beside it. The bare model's
+      are over its own median: how steady the machine is.
     - `token_layers_left`, `flops_left`, `cache_left`: shares of the bare model's, by the cost model; None where that
       isn't known.
     """
@@ -124,55 +125,70 @@ def measure_answers(
     others: Mapping[str, AbstractContextManager] | None = None,
 ) -> tuple[AnswerCosts, ...]:
     """The bare model, withdrawal at each of `layers`, and `others`, contexts that can be entered again and again, by
-    name: round by round in turn. The bare model comes first.
+    name. In each round each has a run of the bare model beside it, and so its own ratios. The bare model comes first.
 
     Raises ValueError for fewer than 2 new tokens, and what `withdraw` raises.
     """
     if new_tokens < 2:
         raise ValueError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
-    contexts: dict[str, Any] = {BARE: nullcontext}
-    contexts |= {_name(layer): partial(withdraw, model, layer) for layer in layers}
+    layer_of = {f"withdrawn at {layer}": layer for layer in layers}
+    contexts: dict[str, Any] = {name: partial(withdraw, model, layer) for name, layer in layer_of.items()}
     contexts |= dict(others or {})
-    made: dict[str, list[AnswerCost]] = {name: [] for name in contexts}
-    runs = {name: partial(_answer_in, model, inputs, new_tokens, context) for name, context in contexts.items()}
-    for name, cost in in_turn(runs, rounds):
-        made[name].append(cost)
+    runs: dict[tuple[str, bool], Callable[[], AnswerCost]] = {}
+    for name, context in contexts.items():
+        for is_bare in (True, False):
+            runs[name, is_bare] = partial(_answer_in, model, inputs, new_tokens, nullcontext if is_bare else context)
+    made: dict[tuple[str, bool], list[AnswerCost]] = {of: [] for of in runs}
+    for of, cost in in_turn(runs, rounds):
+        made[of].append(cost)
+    every_bare = [cost for (_, is_bare), costs in made.items() if is_bare for cost in costs]
+    medians = [statistics.median(times) for times in _by_stage(every_bare)]
+    steadiness = tuple(
+        _ratios(times, [median] * len(times)) for times, median in zip(_by_stage(every_bare), medians, strict=True)
+    )
+    results = [_costs(BARE, None, every_bare, steadiness, (None, None, None))]
+    shares = _shares_left(model, inputs)
+    for name in contexts:
+        costs, layer = made[name, False], layer_of.get(name)
+        ratios = tuple(map(_ratios, _by_stage(costs), _by_stage(made[name, True])))
+        results.append(_costs(name, layer, costs, ratios, (None, None, None) if layer is None else shares(layer)))
+    return tuple(results)
+
+
+def _costs(
+    name: str,
+    layer: int | None,
+    costs: Sequence[AnswerCost],
+    ratios: tuple[tuple[float, ...], ...],
+    left: tuple[float | None, float | None, float | None],
+) -> AnswerCosts:
+    peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+    peak = int(statistics.median(peaks)) if peaks else None
+    return AnswerCosts(name, layer, _by_stage(costs), ratios, costs[0].kv_cache_bytes, peak, *left)
+
+
+def _by_stage(costs: Sequence[AnswerCost]) -> tuple[tuple[float, ...], ...]:
+    return tuple(zip(*(cost.milliseconds for cost in costs), strict=True))
+
+
+def _ratios(times: Sequence[float], units: Sequence[float]) -> tuple[float, ...]:
+    return tuple(taken / max(unit, 1e-9) for taken, unit in zip(times, units, strict=True))
+
+
+def _shares_left(
+    model: PreTrainedModel, inputs: Mapping[str, Any]
+) -> Callable[[int], tuple[float, float | None, float | None]]:
+    """What theory says is left at a K: token-layers, FLOPs of the prefill, KV cache."""
     total = len(find_decoder(model).layers)
     prompt = inputs["input_ids"].shape[1]
     visual = int(visual_token_mask(model.config, inputs["input_ids"][:1]).sum())
     flops, cache = (of(model.config, prompt, visual) for of in (flops_left, cache_left))
-    layer_of = {_name(layer): layer for layer in layers}
-    results = []
-    for name, costs in made.items():
-        bare, layer = made[BARE], layer_of.get(name)
-        left: tuple[float | None, ...] = (None, None, None)
-        if layer is not None:
-            tokens = (layer * prompt + (total - layer) * (prompt - visual)) / (total * prompt)
-            left = (tokens, *((*shares, 1.0)[layer - 1] if shares else None for shares in (flops, cache)))
-        milliseconds = tuple(zip(*(cost.milliseconds for cost in costs), strict=True))
-        of_bare = tuple(zip(*(cost.milliseconds for cost in bare), strict=True))
-        peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-        results.append(
-            AnswerCosts(
-                name=name,
-                layer=layer,
-                milliseconds=milliseconds,
-                ratios=tuple(
-                    tuple(taken / max(unit, 1e-9) for taken, unit in zip(times, units, strict=True))
-                    for times, units in zip(milliseconds, of_bare, strict=True)
-                ),
-                kv_cache_bytes=costs[0].kv_cache_bytes,
-                peak_bytes=int(statistics.median(peaks)) if peaks else None,
-                token_layers_left=left[0],
-                flops_left=left[1],
-                cache_left=left[2],
-            )
-        )
-    return tuple(results)
 
+    def at(layer: int) -> tuple[float, float | None, float | None]:
+        tokens = (layer * prompt + (total - layer) * (prompt - visual)) / (total * prompt)
+        return tokens, *((*shares, 1.0)[layer - 1] if shares else None for shares in (flops, cache))
 
-def _name(layer: int) -> str:
-    return f"withdrawn at {layer}"
+    return at
 
 
 def _answer_in(model: PreTrainedModel, inputs: Mapping[str, Any], new_tokens: int, context: Any) -> AnswerCost:

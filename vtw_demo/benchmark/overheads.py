@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import bitsandbytes
 import torch
 from PIL import Image
 from transformers import PreTrainedModel
@@ -18,13 +19,21 @@ from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import sweep
 from vtw_demo.withdrawal import withdraw
 
+DEQUANTISING = "dequantising the decoder's weights once, in prefills"
 MASS_MEMORY = "attention mass of all layers, memory in prefills"
 
 
 @torch.inference_mode()
 def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds: int) -> tuple[Ratio, ...]:
-    """The library's passes over a bare prefill, and prefills one by one for each K over a sweep of them all."""
+    """The library's passes over a bare prefill, and prefills one by one for each K over a sweep of them all; for a
+    decoder in 4 bits the share of a prefill that goes into dequantising its weights, which withdrawal can't remove."""
     layers = len(find_decoder(model).layers)
+    quantized = [module for module in find_decoder(model).modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+
+    def dequantise() -> None:
+        for module in quantized:
+            weight: Any = module.weight
+            bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
 
     def prefill() -> None:
         model(**inputs, logits_to_keep=1)
@@ -46,12 +55,14 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
     sweep_times = interleaved(swept, max(2, rounds // 3), model.device)
     told = all(memory["bare"]) and memory["bare"]
+    in_4_bits = interleaved({"bare": prefill, "dequantise": dequantise}, rounds, model.device) if quantized else None
     return (
         *([Ratio(MASS_MEMORY, ratios(memory["mass"], memory["bare"]), 1.05)] if told else []),
         Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
         Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
         Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
         Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),
+        *([Ratio(DEQUANTISING, ratios(in_4_bits["dequantise"], in_4_bits["bare"]))] if in_4_bits else []),
     )
 
 

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Name = TypeVar("Name")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What something took in units of something else, in each round; `bar` is the most that it may take, if there is
-    one. Raises ValueError without a round, and for ratios that aren't positive."""
+    """What something took in units of something else, or in seconds, in each round; `bar` is the most that it may take,
+    if there is one. Raises ValueError without a round, and for ratios that aren't positive."""
 
     name: str
     rounds: tuple[float, ...]
@@ -36,7 +39,7 @@ class Ratio:
         return {**asdict(self), "median": self.median}
 
 
-def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int) -> Iterator[tuple[str, Any]]:
+def in_turn(runs: Mapping[Name, Callable[[], Result]], rounds: int) -> Iterator[tuple[Name, Result]]:
     """Call each of `runs` once a round, in an order that is turned around from round to round, after one round to warm
     up; yield what each call gives, with its name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from vtw_demo.benchmark.overheads import measure_comparison, measure_overheads
 from vtw_demo.benchmark.peers import peers
 from vtw_demo.benchmark.rounds import Ratio
 from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
+from vtw_demo.benchmark.start import measure_start
+from vtw_demo.benchmark.suite import SUITES, file_name
 from vtw_demo.calibration_store import write_whole
 from vtw_demo.family_cases import find_decoder
 from vtw_demo.figures.benchmark import benchmark_figure
@@ -51,12 +54,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
     parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
     parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
+    parser.add_argument("--start", action="store_true", help="measure the start of app.py with --model, too")
     parser.add_argument("--json", type=Path, help="write the result to this file, too")
     parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
+    parser.add_argument(
+        "--suite", choices=tuple(SUITES), help="the whole benchmark of a machine: all that README reports, one by one"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for a suite's tables and plots")
 
 
 def run(options: argparse.Namespace) -> int:
+    return _run_suite(options) if options.suite else _run(options)
+
+
+def _run_suite(options: argparse.Namespace) -> int:
+    """Every command of a suite; one that fails is told, and the others run."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    failed = 0
+    for arguments in SUITES[options.suite]:
+        target = options.out / file_name(arguments)
+        files = ["--json", f"{target}.json", "--plot", f"{target}.html"]
+        print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
+        try:
+            _run(parser.parse_args([*arguments, *files]))
+        except (torch.OutOfMemoryError, ValueError, RuntimeError) as error:
+            failed = 1
+            print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return failed
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     vlm, model, inputs = _subject(options)
@@ -71,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
         if vlm is not None:
             picture = Image.new("RGB", (448, 448), "gray")
             overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
+    start = measure_start(3, options.model or EMBEDDED, layers[-2]) if options.start else ()
     prompt = inputs["input_ids"].shape
     precision = options.quantization or str(model.dtype).removeprefix("torch.")
     result = {
@@ -80,14 +113,15 @@ def run(options: argparse.Namespace) -> int:
         "machine": this_machine().to_json(),
         "answers": [cost.to_json() for cost in costs],
         "overheads": [ratio.to_json() for ratio in overheads],
+        "start": [ratio.to_json() for ratio in start],
         "peers": [{"name": peer.name, "note": peer.note} for peer in found],
     }
-    print(f"{result['what']}, {options.new_tokens} new tokens; {this_machine()}")
+    print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
     print(answers_table(costs))
     for peer in found:
         print(f"{peer.name}: {peer.note}")
-    if overheads:
-        print(overheads_table(overheads))
+    if overheads or start:
+        print(overheads_table((*overheads, *start)))
     if options.json:
         write_whole(options.json, json.dumps(result, indent=1).encode())
     if options.plot:
