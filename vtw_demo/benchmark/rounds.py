@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import threading
 import time
@@ -103,6 +105,7 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
     if not Path("/proc/self/statm").exists():
         yield peak
         return
+    _give_back_what_is_free()
     before, highest, done = _resident(), [0], threading.Event()
 
     def watch() -> None:
@@ -117,6 +120,13 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
         done.set()
         watcher.join()
     peak.append(max(highest[0], _resident()) - before)
+
+
+def _give_back_what_is_free() -> None:
+    """What the allocator keeps for later would hide what is held next."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _resident() -> int:

@@ -11,8 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageOps
+from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.attention_map import AttentionMap
 from vtw_demo.compare import RunName
@@ -27,7 +27,9 @@ ATTENTION_MAP_SCRIPT = (FOLDER / "attention_map.js").read_text(encoding="utf-8")
 LONGEST_SIDE = 336
 """Pixels of what is embedded; patches of the usual grids are whole numbers of them."""
 # Dark to bright, which colour-blind people can tell apart too; what gets no attention stays clear.
-_COLOURS = (colormaps["inferno"](np.linspace(0.25, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+_COLOURS = np.array(
+    [unlabel_rgb(colour) for colour in sample_colorscale("inferno", np.linspace(0.25, 1, 256))], dtype=np.uint8
+)
 _OPACITY = (235 * np.linspace(0, 1, 256) ** 0.6).round().astype(np.uint8)
 _STOPS = (
     f"rgb({red} {green} {blue} / {opacity / 255:.2f})"
