@@ -16,6 +16,7 @@ from typing import Any
 from vtw_demo.calibration_samples import Sample
 from vtw_demo.calibration_store import CalibrationStore
 from vtw_demo.cost import flops_left
+from vtw_demo.model_thread import on_model_thread
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import choose_layer, sweep
 
@@ -211,5 +212,5 @@ def stored_calibration(store: CalibrationStore) -> Calibration | None:
 
 def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
     inputs = vlm.prepare(sample.picture, sample.question)
-    kl = tuple(sweep(vlm.model, inputs).kl[0].tolist())
+    kl = tuple(on_model_thread(sweep, vlm.model, inputs).kl[0].tolist())
     return Measurement(kl, flops_left(vlm.model.config, inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)))

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from vtw_demo.cost import prefill_flops
 from vtw_demo.family_cases import find_decoder
+from vtw_demo.model_thread import start_on_model_thread
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.withdrawal import withdraw
 
@@ -88,8 +90,7 @@ def run_timed(
         finally:
             streamer.end_run()
 
-    thread = threading.Thread(target=generate, name=f"withdrawal at {layer}", daemon=True)
-    thread.start()
+    run = start_on_model_thread(generate)
     tokens: tuple[int, ...] = ()
     try:
         for token in streamer.tokens():
@@ -98,7 +99,7 @@ def run_timed(
     finally:
         left.set()
         streamer.abandon()
-        thread.join()
+        wait([run])
     if "error" in outcome:
         raise outcome["error"]
     if stop.is_set():

@@ -15,6 +15,7 @@ from vtw_demo.attention import measure_attention
 from vtw_demo.benchmark.rounds import Ratio, in_turn, interleaved, peak_memory, ratios
 from vtw_demo.compare import compare
 from vtw_demo.family_cases import find_decoder
+from vtw_demo.model_thread import on_model_thread
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import sweep
 from vtw_demo.withdrawal import withdraw
@@ -82,7 +83,7 @@ def measure_comparison(
             with withdraw(vlm.model, layer):
                 vlm.generate(**inputs, max_new_tokens=new_tokens)
 
-    times = interleaved({"bare": bare, "compare": compared}, rounds, vlm.device)
+    times = interleaved({"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device)
     return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)
 
 

@@ -26,6 +26,7 @@ from vtw_demo.family_cases import find_decoder
 from vtw_demo.figures.benchmark import benchmark_figure
 from vtw_demo.figures.formats import amount
 from vtw_demo.machine import this_machine
+from vtw_demo.model_thread import on_model_thread
 from vtw_demo.models import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 
 HELP = "measure what withdrawal saves, and what this library's own passes cost"
@@ -91,15 +92,15 @@ def _run_suite(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    vlm, model, inputs = _subject(options)
+    vlm, model, inputs = on_model_thread(_subject, options)
     total = len(find_decoder(model).layers)
     layers = options.layers or sorted({max(1, total * part // 4) for part in (1, 2, 3)} | {total})
     found = peers(model) if options.compare else ()
     others = {peer.name: _entered(peer.context, model) for peer in found if peer.context is not None}
-    costs = measure_answers(model, inputs, layers, options.new_tokens, options.rounds, others)
+    costs = on_model_thread(measure_answers, model, inputs, layers, options.new_tokens, options.rounds, others)
     overheads: tuple[Ratio, ...] = ()
     if not options.no_overheads and options.batch == 1:
-        overheads = measure_overheads(model, inputs, options.rounds)
+        overheads = on_model_thread(measure_overheads, model, inputs, options.rounds)
         if vlm is not None:
             picture = Image.new("RGB", (448, 448), "gray")
             overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
