@@ -3,6 +3,7 @@ import json
 import pytest
 
 from vtw_demo.__main__ import main
+from vtw_demo.benchmark.suite import SUITES
 
 SMALL = ["bench", "--device", "cpu", "--rounds", "2", "--text-tokens", "6", "--tokens-before", "2", "--new-tokens", "3"]
 
@@ -30,6 +31,17 @@ def test_default_layers_are_quarters(tmp_path):
     file = tmp_path / "bench.json"
     assert main([*SMALL, "--no-overheads", "--json", str(file)]) == 0
     assert [answer["layer"] for answer in json.loads(file.read_text())["answers"]] == [None, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_suite_runs_each_command_into_a_new_folder(tmp_path, monkeypatch, capsys):
+    short = ("--device", "cpu", "--text-tokens", "6", "--tokens-before", "2", "--new-tokens", "3", "--no-overheads")
+    commands = (("--shape", "small", "--rounds", "1", *short), ("--shape", "small", "--rounds", "0", *short))
+    monkeypatch.setitem(SUITES, "cpu", commands)
+    folder = tmp_path / "new" / "folder"
+    assert main(["bench", "--suite", "cpu", "--out", str(folder)]) == 1
+    assert "Left out: At least 1 round" in capsys.readouterr().out
+    assert {file.name for file in folder.iterdir()} == {"small.json", "small.html"}
 
 
 def test_a_loaded_model_is_measured_with_its_comparison(tmp_path):

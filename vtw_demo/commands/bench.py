@@ -73,6 +73,7 @@ def _run_suite(options: argparse.Namespace) -> int:
     """Every command of a suite; one that fails is told, and the others run."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for arguments in SUITES[options.suite]:
         target = options.out / file_name(arguments)
