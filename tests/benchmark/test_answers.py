@@ -37,7 +37,7 @@ def test_everything_is_measured_in_every_round_beside_what_theory_says(prompt):
 
     costs = measure_answers(model, inputs, [2, 4], 3, 2, {"other": other})
     assert [cost.name for cost in costs] == [BARE, "withdrawn at 2", "withdrawn at 4", "other"]
-    assert len(entered) == 3
+    assert len(entered) == 4  # once to warm up, twice timed, once for its memory
     for cost in costs:
         runs = 6 if cost.name == BARE else 2  # one beside each of the three others
         assert [len(times) for times in (*cost.milliseconds, *cost.ratios)] == [runs] * 2 * len(STAGES)
@@ -48,6 +48,7 @@ def test_everything_is_measured_in_every_round_beside_what_theory_says(prompt):
     assert at_2.flops_left == flops_left(model.config, 22, 16)[1]
     assert at_2.cache_left == cache_left(model.config, 22, 16)[1]
     assert (at_4.token_layers_left, at_4.flops_left) == (1.0, 1.0)
+    assert all(cost.peak_bytes > 0 for cost in costs if cost.peak_bytes is not None)
     assert at_2.kv_cache_bytes < at_4.kv_cache_bytes == bare.kv_cache_bytes
 
 
@@ -65,7 +66,7 @@ def test_ratios_are_to_the_bare_run_beside_it(prompt):
             hook.remove()
 
     bare, other = measure_answers(model, inputs, [], 3, 3, {"slow": slow})
-    assert runs == ["slow"] * 4
+    assert runs == ["slow"] * 5
     units = bare.milliseconds[STAGES.index("total")]
     taken = other.milliseconds[STAGES.index("total")]
     assert other.ratios[STAGES.index("total")] == pytest.approx([a / b for a, b in zip(taken, units, strict=True)])

@@ -26,12 +26,10 @@ BARE = "bare model"
 
 @dataclass(frozen=True)
 class AnswerCost:
-    """One answer: milliseconds of each of `STAGES`, bytes of its KV cache, and the most memory in bytes that was held
-    beside what was held before; None where that can't be told."""
+    """One answer: milliseconds of each of `STAGES`, and bytes of its KV cache."""
 
     milliseconds: tuple[float, ...]
     kv_cache_bytes: int
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class AnswerCosts:
     - `name`, and `layer`: the withdrawal layer; None where there is no withdrawal.
     - `milliseconds`, (stages, runs); `ratios`, (stages, runs): over the bare model's run beside it. The bare model's
       are over its own median: how steady the machine is.
+    - `peak_bytes`: the most memory that was held beside what was held before, in a run of its own that no timing
+      includes; None where that can't be told.
     - `token_layers_left`, `flops_left`, `cache_left`: shares of the bare model's, by the cost model; None where that
       isn't known.
     """
@@ -94,7 +94,7 @@ def answer(
 
     hook = find_decoder(model).register_forward_pre_hook(note_decoder)
     try:
-        with peak_memory(device) as peak, torch.inference_mode(), context:
+        with torch.inference_mode(), context:
             mark()
             output: Any = model.generate(  # type: ignore[operator]
                 **inputs,
@@ -111,9 +111,7 @@ def answer(
     seconds = (decoder_starts[0] - start, first - decoder_starts[0], decode, last - start)
     held = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]
     parts = [part for layer in held for part in (layer.keys, layer.values) if part is not None]
-    return AnswerCost(
-        tuple(1e3 * taken for taken in seconds), sum(part.nbytes for part in parts), peak[0] if peak else None
-    )
+    return AnswerCost(tuple(1e3 * taken for taken in seconds), sum(part.nbytes for part in parts))
 
 
 def measure_answers(
@@ -141,17 +139,23 @@ def measure_answers(
     made: dict[tuple[str, bool], list[AnswerCost]] = {of: [] for of in runs}
     for of, cost in in_turn(runs, rounds):
         made[of].append(cost)
+    # Apart: giving memory back before a run, so that what it takes can be told, makes the run slower.
+    ways = {BARE: nullcontext, **contexts}
+    peaks = {
+        name: _peak(partial(_answer_in, model, inputs, new_tokens, way), model.device) for name, way in ways.items()
+    }
     every_bare = [cost for (_, is_bare), costs in made.items() if is_bare for cost in costs]
     medians = [statistics.median(times) for times in _by_stage(every_bare)]
     steadiness = tuple(
         _ratios(times, [median] * len(times)) for times, median in zip(_by_stage(every_bare), medians, strict=True)
     )
-    results = [_costs(BARE, None, every_bare, steadiness, (None, None, None))]
+    results = [_costs(BARE, None, every_bare, steadiness, peaks[BARE], (None, None, None))]
     shares = _shares_left(model, inputs)
     for name in contexts:
         costs, layer = made[name, False], layer_of.get(name)
         ratios = tuple(map(_ratios, _by_stage(costs), _by_stage(made[name, True])))
-        results.append(_costs(name, layer, costs, ratios, (None, None, None) if layer is None else shares(layer)))
+        left = (None, None, None) if layer is None else shares(layer)
+        results.append(_costs(name, layer, costs, ratios, peaks[name], left))
     return tuple(results)
 
 
@@ -160,11 +164,16 @@ def _costs(
     layer: int | None,
     costs: Sequence[AnswerCost],
     ratios: tuple[tuple[float, ...], ...],
+    peak: int | None,
     left: tuple[float | None, float | None, float | None],
 ) -> AnswerCosts:
-    peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-    peak = int(statistics.median(peaks)) if peaks else None
     return AnswerCosts(name, layer, _by_stage(costs), ratios, costs[0].kv_cache_bytes, peak, *left)
+
+
+def _peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    with peak_memory(device) as peak:
+        run()
+    return peak[0] if peak else None
 
 
 def _by_stage(costs: Sequence[AnswerCost]) -> tuple[tuple[float, ...], ...]:
