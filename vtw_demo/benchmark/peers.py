@@ -268,12 +268,23 @@ def snapkv(model: PreTrainedModel) -> Iterator[None]:
     functions = dict(ALL_ATTENTION_FUNCTIONS)
     kvpress = importlib.import_module("kvpress")
     ALL_ATTENTION_FUNCTIONS.update(functions)  # the first import has wrapped them all, for presses other than this one
-    try:
+    layers = find_decoder(model).layers
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.self_attn._modules.pop, "rotary_emb", None)  # left behind by the press
+            hook = layer.self_attn.register_forward_pre_hook(_with_cache_position, with_kwargs=True)
+            stack.callback(hook.remove)
         with kvpress.SnapKVPress(compression_ratio=PRESS_SHARE)(model):
             yield
-    finally:
-        for layer in find_decoder(model).layers:
-            layer.self_attn._modules.pop("rotary_emb", None)  # left behind by the press
+
+
+def _with_cache_position(
+    attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """transformers hands layers no `cache_position` any more, by which kvpress 0.5.5 tells a prefill."""
+    before = kwargs["past_key_values"].layers[attention.layer_idx].get_seq_length()
+    tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
+    return args, {"cache_position": torch.arange(before, before + tokens), **kwargs}
 
 
 def _fastv_peer(model: PreTrainedModel) -> Peer:
@@ -287,13 +298,13 @@ def _fastv_peer(model: PreTrainedModel) -> Peer:
 
 def _kvpress_peer() -> Peer:
     name = f"kvpress, SnapKV, {PRESS_SHARE:.0%} of keys and values"
-    here = transformers.__version__
     try:
         asked = [Requirement(line) for line in requires("kvpress") or ()]
     except PackageNotFoundError:
-        return Peer(name, "kvpress isn't installed. Version 0.5.5 asks for transformers below 5.3.", None)
+        return Peer(name, "kvpress isn't installed: `pip install --no-deps kvpress`.", None)
+    note = "Prefills in full, then drops keys and values in all layers (arXiv 2404.14469)."
     for requirement in asked:
-        if requirement.name == "transformers" and not requirement.specifier.contains(here):
+        if requirement.name == "transformers" and not requirement.specifier.contains(transformers.__version__):
             wanted = f"kvpress {version('kvpress')} asks for {requirement}"
-            return Peer(name, f"{wanted}, and this is {here}.", None)
-    return Peer(name, "Prefills in full, then drops keys and values in all layers (arXiv 2404.14469).", snapkv)
+            note += f" {wanted}, and this is {transformers.__version__}: the benchmark hands it `cache_position`."
+    return Peer(name, note, snapkv)
