@@ -17,10 +17,10 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers.models.smolvlm import processing_smolvlm
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from tests.families import CLIP, HIDDEN, MROPE, PIXTRAL, SIGLIP, TEXT, VISION
+from tests.hub_tokenizers import CHAT_TEMPLATES, HUB_TOKENIZERS
 
 SIDE, PATCH = 48, 8
 """Pixels of a tile's side, and of a patch's: 6 by 6 patches, of which some families merge 2 by 2 into a token."""
@@ -37,7 +37,7 @@ class SavedFamily:
     """How to build a family's model and processor; both are handed the tokenizer.
 
     - `special`: the tokens that the processor looks for. Those with a name become attributes of the tokenizer.
-    - `image`: what stands for a picture in a chat.
+    - `image`, `video`: what stands for a picture and for a clip in a chat.
     """
 
     model: str
@@ -46,11 +46,13 @@ class SavedFamily:
     special: tuple[str, ...] = ("<image>",)
     named: dict[str, str] = field(default_factory=dict)
     image: str = "<image>"
+    video: str = "<video>"
     packages: tuple[str, ...] = ()
     """What the processor needs to be loaded, beside this project's requirements."""
 
 
 def tokenizer(family: SavedFamily) -> hf.PreTrainedTokenizerFast:
+    """One that spells text in bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     spelled = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
     spelled.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,10 +68,11 @@ def tokenizer(family: SavedFamily) -> hf.PreTrainedTokenizerFast:
     return wrapped
 
 
-def chat_template(image: str) -> str:
+def chat_template(image: str, video: str) -> str:
     return (
         "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}" + image + "{% else %}{{ part['text'] }}{% endif %}"
+        "{% if part['type'] == 'image' %}" + image + "{% elif part['type'] == 'video' %}" + video + ""
+        "{% else %}{{ part['text'] }}{% endif %}"
         "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     )
 
@@ -77,14 +80,12 @@ def chat_template(image: str) -> str:
 class NoVideos(VideoProcessorMixin):
     """Stands in for a family's video processor, as which it is saved: without torchvision there is none."""
 
-    num_frames = fps = 1
-
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, **settings: Any) -> None:
         super().__init__()
-        self.kind = kind
+        self.settings = {"video_processor_type": kind, **settings}
 
     def to_dict(self) -> dict[str, Any]:
-        return {"video_processor_type": self.kind}
+        return self.settings
 
 
 def text(spelled: Any, **options: Any) -> dict[str, Any]:
@@ -136,7 +137,8 @@ def qwen_processor(kind: str) -> Callable[[Any], hf.ProcessorMixin]:
     def make(spelled: Any) -> hf.ProcessorMixin:
         sizes = {"shortest_edge": 32**2, "longest_edge": 112**2}
         pictures = hf.Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=2, size=sizes)
-        return getattr(hf, kind)(pictures, spelled, NoVideos("Qwen2VLVideoProcessor"))
+        videos = NoVideos("Qwen2VLVideoProcessor", size=sizes, fps=2, min_frames=4, max_frames=768)
+        return getattr(hf, kind)(pictures, spelled, videos)
 
     return make
 
@@ -151,6 +153,7 @@ def pixtral_processor(merge: int) -> Callable[[Any], hf.ProcessorMixin]:
 
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 IDEFICS = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
 
 
@@ -200,11 +203,12 @@ SAVED: dict[str, SavedFamily] = {
             vision_aspect_ratio="anyres_max_4",
         ),
         special=("<image>", "<video>"),
-        packages=("torchvision",),
     ),
     "video_llava": SavedFamily(
         "VideoLlavaForConditionalGeneration",
-        llava_like(hf.VideoLlavaConfig, "llama", tiles(CLIP)),
+        lambda spelled: llava_like(
+            hf.VideoLlavaConfig, "llama", tiles(CLIP), video_token_index=spelled.convert_tokens_to_ids("<video>")
+        )(spelled),
         lambda spelled: hf.VideoLlavaProcessor(
             hf.VideoLlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size=TILE),
             NoVideos("VideoLlavaVideoProcessor"),
@@ -214,7 +218,6 @@ SAVED: dict[str, SavedFamily] = {
             num_additional_image_tokens=1,
         ),
         special=("<image>", "<video>"),
-        packages=("torchvision",),
     ),
     "qwen2_vl": SavedFamily(
         "Qwen2VLForConditionalGeneration",
@@ -222,7 +225,7 @@ SAVED: dict[str, SavedFamily] = {
         qwen_processor("Qwen2VLProcessor"),
         special=QWEN,
         image=QWEN_IMAGE,
-        packages=("torchvision",),
+        video=QWEN_VIDEO,
     ),
     "qwen2_5_vl": SavedFamily(
         "Qwen2_5_VLForConditionalGeneration",
@@ -230,7 +233,7 @@ SAVED: dict[str, SavedFamily] = {
         qwen_processor("Qwen2_5_VLProcessor"),
         special=QWEN,
         image=QWEN_IMAGE,
-        packages=("torchvision",),
+        video=QWEN_VIDEO,
     ),
     "qwen3_vl": SavedFamily(
         "Qwen3VLForConditionalGeneration",
@@ -242,7 +245,7 @@ SAVED: dict[str, SavedFamily] = {
         qwen_processor("Qwen3VLProcessor"),
         special=QWEN,
         image=QWEN_IMAGE,
-        packages=("torchvision",),
+        video=QWEN_VIDEO,
     ),
     "internvl": SavedFamily(
         "InternVLForConditionalGeneration",
@@ -266,7 +269,6 @@ SAVED: dict[str, SavedFamily] = {
             "video_token": "<video>",
         },
         image="<IMG_CONTEXT>",
-        packages=("torchvision",),
     ),
     "idefics3": SavedFamily(
         "Idefics3ForConditionalGeneration",
@@ -298,7 +300,6 @@ SAVED: dict[str, SavedFamily] = {
             image_seq_len=MERGED_TOKENS,
         ),
         special=IDEFICS,
-        packages=("torchvision", "num2words"),
     ),
     "gemma3": SavedFamily(
         "Gemma3ForConditionalGeneration",
@@ -369,18 +370,20 @@ def missing_packages(name: str) -> tuple[str, ...]:
     return tuple(package for package in SAVED[name].packages if find_spec(package) is None)
 
 
-def build(name: str) -> tuple[Any, Any]:
+def build(name: str, as_on_hub: bool = False) -> tuple[Any, Any]:
     """A family's model, always with the same random weights, and its processor.
 
-    Packages that are for videos only needn't be there. Raises ImportError where another one is missing.
+    Its processor has no part for videos. `as_on_hub`: with the tokenizer's class, its added tokens and the chat
+    template of the published models. Raises ImportError where a package is missing.
     """
     family = SAVED[name]
-    with (
-        mock.patch.object(hf.ProcessorMixin, "check_argument_for_proper_class"),
-        mock.patch.object(processing_smolvlm, "num2words", NoVideos),
-    ):
-        processor = family.processor(tokenizer(family))
-    processor.chat_template = chat_template(family.image)
+    spelled = HUB_TOKENIZERS[name]() if as_on_hub else tokenizer(family)
+    with mock.patch.object(hf.ProcessorMixin, "check_argument_for_proper_class"):
+        processor = family.processor(spelled)
+    processor.chat_template = chat_template(family.image, family.video)
+    if as_on_hub:
+        template = CHAT_TEMPLATES[name].replace("IMAGE", family.image).replace("VIDEO", family.video)
+        processor.chat_template = template
     torch.manual_seed(0)
     # A processor may have added tokens to its tokenizer, which the model's vocabulary must hold.
     model = getattr(hf, family.model)(family.config(processor.tokenizer)).eval()
@@ -391,7 +394,7 @@ def build(name: str) -> tuple[Any, Any]:
     return model, processor
 
 
-def save(name: str, folder: Path) -> None:
+def save(name: str, folder: Path, as_on_hub: bool = False) -> None:
     """Write a family's model and processor into a folder, as one from the hub has them. Raises what `build` does."""
-    for part in build(name):
+    for part in build(name, as_on_hub):
         part.save_pretrained(folder)

@@ -225,7 +225,7 @@ def test_the_embedded_model_squashes_its_pictures(vlm):
         assert boxes_of(geometry) == pytest.approx(grid(14, 14), abs=2e-3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 2), (5, 3), (4, 500)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 2), (5, 3), (4, 400)])
 def test_pictures_of_a_few_pixels(vlm, size):
     picture = Image.new("RGB", size)
     geometry = find_patches(vlm, [picture], vlm.prepare(picture, "What is it?"))

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
+from vtw_demo.clip import Shown
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.teacher_forcing import check_prompt_end, with_answer
 from vtw_demo.withdrawal import withdraw
@@ -73,7 +73,7 @@ class AnswerProbabilities:
 
 def measure_answer_probabilities(
     vlm: VisionLanguageModel,
-    image: Image.Image,
+    image: Shown,
     question: str,
     full_tokens: Sequence[int],
     withdrawn_tokens: Sequence[int],

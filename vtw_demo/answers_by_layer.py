@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
+from vtw_demo.clip import Shown
 from vtw_demo.compare import RunFinished, RunProgress, compare
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.timed_run import Run
@@ -23,7 +22,7 @@ class LayerAnswer:
 
 def answer_at_layers(
     vlm: VisionLanguageModel,
-    image: Image.Image,
+    image: Shown,
     question: str,
     layers: Sequence[int],
     full: Run,

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 
+from vtw_demo.clip import Shown
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.timed_run import Run, run_timed
 from vtw_demo.withdrawal import check_layer
@@ -77,7 +77,7 @@ Event = RunProgress | RunFinished | Comparison
 
 def compare(
     vlm: VisionLanguageModel,
-    image: Image.Image,
+    image: Shown,
     question: str,
     layer: int,
     max_new_tokens: int = 64,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vtw_demo.answer_probabilities import AnswerProbabilities, measure_answer_probabilities
 from vtw_demo.attention import AttentionMass, measure_attention
 from vtw_demo.attention_map import AttentionMap, measure_attention_map
+from vtw_demo.clip import Clip, Shown
 from vtw_demo.compare import Comparison
 from vtw_demo.layer_times import LayerTimes, measure_layer_times
 from vtw_demo.migration import Migration, measure_migration
@@ -27,7 +27,7 @@ from vtw_demo.timed_run import Run
 class FullExamination:
     """What is known of a query's full run, whatever the withdrawal layer. Parts are measured once and kept."""
 
-    def __init__(self, vlm: VisionLanguageModel, image: Image.Image, question: str, run: Run) -> None:
+    def __init__(self, vlm: VisionLanguageModel, image: Shown, question: str, run: Run) -> None:
         self.vlm = vlm
         self.image = image
         self.question = question
@@ -46,8 +46,15 @@ class FullExamination:
     def sweep(self) -> QuerySweep:
         return sweep_query(self.vlm, self.image, self.question, self.run.tokens)
 
+    @property
+    def sweep_so_far(self) -> QuerySweep | None:
+        """`sweep` if it has been measured."""
+        return vars(self).get("sweep")
+
     @cached_property
     def patches(self) -> PatchGeometry:
+        if isinstance(self.image, Clip):
+            raise ValueError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
         return find_patches(self.vlm, [self.image], self.inputs)
 
     def attention_map(self, answer_token: int | None) -> AttentionMap:
@@ -78,6 +85,11 @@ class Examination:
     def layer(self) -> int:
         """The withdrawal layer K."""
         return self.comparison.layer
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of both answers."""
+        return max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
 
     @cached_property
     def attention(self) -> AttentionMass:
@@ -126,11 +138,20 @@ class Examination:
 
     def repeat_timing(self, rounds: int, stop: threading.Event | None = None) -> Iterator[RepeatedTiming]:
         """Both runs again, `rounds` times, interleaved; yields what is measured so far, which `timing` keeps."""
-        longest = max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
         full = self.full
-        for timing in repeat_timing(full.vlm, full.image, full.question, self.layer, longest, rounds, stop=stop):
+        for timing in repeat_timing(full.vlm, full.image, full.question, self.layer, self.longest, rounds, stop=stop):
             self.timing = timing
             yield timing
+
+    @property
+    def measurements(self) -> tuple[Callable[[], object], ...]:
+        """All that a report shows of it, one part at a time: each call measures one unless it is known already."""
+        full = self.full
+        return (
+            *(partial(getattr, full, name) for name in ("attention", "patches", "sweep")),
+            *(partial(getattr, self, name) for name in ("attention", "migration", "layer_times", "probabilities")),
+            *(partial(one.attention_map, None) for one in (full, self)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data for `json.dumps`; what isn't measured yet is measured. The attention maps are those

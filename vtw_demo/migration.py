@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 from torch.nn.functional import cosine_similarity
 
+from vtw_demo.clip import Shown, like
 from vtw_demo.family_cases import find_decoder
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.segments import visual_token_mask
@@ -86,7 +86,7 @@ class Migration:
 
 def measure_migration(
     vlm: VisionLanguageModel,
-    image: Image.Image,
+    image: Shown,
     question: str,
     answer_token_ids: Sequence[int],
     layer: int,
@@ -106,7 +106,7 @@ def measure_migration(
         raise ValueError("There is no answer to look for: hand the token ids of the full model's.")
     inputs = vlm.prepare(image, question)
     check_prompt_end(vlm.model, inputs)
-    blank = vlm.prepare(Image.new("RGB", ImageOps.exif_transpose(image).size, BLANK), question)
+    blank = vlm.prepare(like(image, BLANK), question)
     given = answer_token_ids[:-1]  # the last token predicts nothing that is asked for
     seen, unseen = (with_answer(vlm.model, picture, given) for picture in (inputs, blank))
     ids = inputs["input_ids"][0]

@@ -1,167 +1,276 @@
-"""What can be loaded, and how: a vision-language model together with its processor."""
+"""What can be loaded, and how: what is checked before, what is quantized, and how far it is."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import Image, ImageOps
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+import transformers
+from PIL import Image
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils.logging import set_tqdm_hook
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from vtw_demo.family_cases import check_family, find_decoder
-from vtw_demo.segments import visual_token_ids
+from vtw_demo.architecture import Architecture, describe
+from vtw_demo.devices import compute_dtype, find_device, free_memory
+from vtw_demo.hub import CONFIG, ModelFiles, fetch, find_files
+from vtw_demo.model_thread import on_model_thread
+from vtw_demo.processors import load_processor
+from vtw_demo.vision_language_model import Quantization, VisionLanguageModel
 from vtw_demo.withdrawal import withdraw
+from vtw_demo.zero_gpu import on_zero_gpu
 
-Quantization = Literal["4bit", "8bit"]
+# At each product of 8-bit weights, bitsandbytes would warn that it takes numbers of 16 bits.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "embedded"
 
+# Beside its weights a model needs room for activations and the KV cache, on a GPU for kernels too.
+MEMORY_SHARE, KERNEL_BYTES = 1.1, 500_000_000
+
+Step = Literal["checking", "downloading", "reading weights", "warming up"]
+
 
 @dataclass(frozen=True)
-class VisionLanguageModel:
-    """A loaded model with its processor. `quantization` is None where weights are in `model.dtype`.
+class LoadProgress:
+    """How far the loading of a model is: `done` of `total`, in bytes while downloading; 0 of 0 where it isn't known.
 
-    `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
-    times; "" where it isn't known.
+    Raises ValueError unless 0 <= done <= total.
     """
 
     name: str
-    model: PreTrainedModel
-    processor: Any
-    quantization: Quantization | None = None
-    revision: str = ""
+    step: Step
+    done: int = 0
+    total: int = 0
 
-    @property
-    def layers(self) -> int:
-        """L, the number of decoder layers."""
-        return len(find_decoder(self.model).layers)
+    def __post_init__(self) -> None:
+        if not 0 <= self.done <= self.total:
+            raise ValueError(f"Progress is from 0 to the total; this is {self.done} of {self.total}.")
 
-    @property
-    def context(self) -> int | None:
-        """How many positions, prompt and answer together, the decoder was made for; None where it doesn't say."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+    def __str__(self) -> str:
+        if self.step == "downloading":
+            return f"Downloading {self.name}: {self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB."
+        share = f", {100 * self.done / self.total:.0f} %" if self.total else ""
+        return f"{self.step.capitalize()}: {self.name}{share}."
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return asdict(self)
 
-    @property
-    def precision(self) -> str:
-        """What the weights are held in, in words: "4-bit", "8-bit", "bfloat16" and so on."""
-        return {"4bit": "4-bit", "8bit": "8-bit"}.get(self.quantization or "", str(self.model.dtype).split(".")[-1])
 
-    def prepare(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
-        """The model's inputs for one picture and one question: `prepare_batch` of one."""
-        return self.prepare_batch([(image, question)])
+OnProgress = Callable[[LoadProgress], None]
 
-    def prepare_batch(self, queries: Sequence[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
-        """The model's inputs for pictures with a question each, on its device.
 
-        input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded,
-        and the pixels in the shape that the model's processor gives them. What a user types never becomes a
-        special token.
+@dataclass(frozen=True)
+class ModelOutlook:
+    """A model that can be loaded, before it is.
 
-        Raises ValueError for an empty question.
-        """
-        prompts = []
-        for _, question in queries:
-            text = self._plain_text(question).strip()
-            if not text:
-                raise ValueError("The question is empty: type what you want to know about the picture.")
-            content = [{"type": "image"}, {"type": "text", "text": text}]
-            message = {"role": "user", "content": content}
-            prompts.append(self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
-        inputs = self.processor(
-            images=[ImageOps.exif_transpose(image).convert("RGB") for image, _ in queries],
-            text=prompts,
-            # Chat templates write the start of the sequence themselves where their model wants one.
-            add_special_tokens=False,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
+    - `needed_bytes`: what it will take on `device`; `free_bytes`: what is free there.
+    - `files`: where its files are, and how many bytes are still to be downloaded.
+    """
+
+    name: str
+    device: str
+    architecture: Architecture
+    files: ModelFiles
+    needed_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        download = self.files.missing_bytes
+        return (
+            f"{self.name}: {self.architecture.parameters / 1e9:.2f} billion parameters in {self.architecture.layers} "
+            f"layers, about {_gigabytes(self.needed_bytes)} of {self.device} memory"
+            f"{f', {_gigabytes(download)} to download' if download else ''}."
         )
-        return {
-            name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in inputs.items()
-        }
-
-    def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:
-        """How many of the prompt's tokens are visual."""
-        ids = torch.tensor(visual_token_ids(self.model.config), device=inputs["input_ids"].device)
-        return int(torch.isin(inputs["input_ids"], ids).sum())
-
-    def generate(self, **arguments: Any) -> Any:
-        """The model's own `generate`, greedy, without placeholders: in an answer they'd stand for no picture."""
-        generate: Any = self.model.generate
-        placeholders = list(visual_token_ids(self.model.config))
-        return generate(**arguments, do_sample=False, num_beams=1, suppress_tokens=placeholders)
-
-    def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
-        return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
-
-    def token_text(self, token_id: int) -> str:
-        """One token as it stands in an answer, its leading space included; "(end)" for the one that ends it."""
-        if token_id == self.processor.tokenizer.eos_token_id:
-            return "(end)"
-        tokenizer = self.processor.tokenizer
-        text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        # SentencePiece's decoders drop the space with which a text begins.
-        begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
-        return f" {text}" if begins_word and not text.startswith(" ") else text
-
-    def _plain_text(self, text: str) -> str:
-        """`text` with special tokens broken by a space after their first character."""
-        for token in self.processor.tokenizer.all_special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
 
 def load(
-    name: str = EMBEDDED, quantization: Quantization | None = None, device: str | None = None
+    name: str = EMBEDDED,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    quantize_all: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> VisionLanguageModel:
     """Load a model and its processor, ready to run: warmed up with and without withdrawal.
 
     - `name`: "embedded" (the model that ships with this project), a folder, or a hub id.
-    - `quantization`: None, "4bit" (bitsandbytes NF4 with double quantization) or "8bit". The embedding, the
-      head, the vision tower and the projector stay as they are.
+    - `quantization`: None, "4bit" (bitsandbytes NF4 with double quantization) or "8bit", of the linear modules in the
+      decoder layers. The embedding, the vision tower, the projector and the head stay as they are, unless
+      `quantize_all`: then every linear module is quantized, but for a head that shares the embedding's weights.
     - `device`: "cuda", "cpu", ...; None takes a GPU where there is one.
+    - `revision`: a branch, tag or commit of the hub.
+    - `on_progress` is called with what is being done, in whatever thread does it. What it raises ends the loading.
 
+    Weights are read and warmed up on the model's thread (`vtw_demo.model_thread`); a download keeps nobody from it.
     Weights that aren't quantized are bfloat16 where the device computes in it, else float32. Only safetensors
     are read, and no code that comes with a model is run.
 
-    Raises ValueError, in a sentence for people, for an unknown quantization, a device that isn't there, a model
-    that can't be found or loaded, and one in which withdrawal can't mean anything.
+    Raises what `check_model` raises, before anything is downloaded, and ValueError, in a sentence for people, for
+    what can't be loaded after all.
+    """
+    report = on_progress or (lambda progress: None)
+    report(LoadProgress(name, "checking"))
+    outlook = check_model(name, quantization, device, revision, quantize_all)
+    folder = fetch(outlook.files, lambda done, total: report(LoadProgress(name, "downloading", done, total)))
+    found = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
+    # ZeroGPU takes the weights that its main thread places, and has no GPU before a lease.
+    if find_device(device).type == "cuda" and on_zero_gpu():
+        return _read(outlook, folder, found, quantization, quantize_all, report, is_lent=True)
+    return on_model_thread(_read, outlook, folder, found, quantization, quantize_all, report)
+
+
+def _read(
+    outlook: ModelOutlook,
+    folder: Path,
+    revision: str,
+    quantization: Quantization | None,
+    quantize_all: bool,
+    report: OnProgress,
+    is_lent: bool = False,
+) -> VisionLanguageModel:
+    """The model whose files are all in `folder`."""
+    name, target = outlook.name, torch.device(outlook.device)
+    dtype = compute_dtype(target)
+    skipped = outlook.architecture.skipped_modules(quantize_all)
+    report(LoadProgress(name, "reading weights"))
+    with _sentences(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = load_processor(folder, config)
+        with _weights_reported(lambda done, total: report(LoadProgress(name, "reading weights", done, total))):
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                device_map={"": "cpu" if is_lent else target},
+                quantization_config=_quantization_config(quantization, dtype, skipped),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        vlm = VisionLanguageModel(name, model.eval(), processor, quantization, revision, quantize_all)
+        if is_lent:
+            model.to(target)
+        else:
+            report(LoadProgress(name, "warming up"))
+            _warm_up(vlm)
+    return vlm
+
+
+def check_model(
+    name: str = EMBEDDED,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    quantize_all: bool = False,
+    reclaimable: int = 0,
+) -> ModelOutlook:
+    """Find out whether a model can be loaded, without loading it: of the hub's files only its configuration is fetched.
+
+    The arguments are those of `load`; `reclaimable` are bytes on the device that will be freed before.
+
+    Raises ValueError, in a sentence for people that says what to do, for an unknown quantization, a device that isn't
+    there, a model that isn't there, is gated, or out of reach, weights that are no safetensors, an architecture that
+    isn't known or in which withdrawal can't mean anything, and too little memory.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
-    target = _device(device)
-    source = EMBEDDED_FOLDER if name == EMBEDDED else name
-    dtype = torch.bfloat16 if _computes_in_bfloat16(target) else torch.float32
-    try:
-        processor = AutoProcessor.from_pretrained(source)
-        model = AutoModelForImageTextToText.from_pretrained(
-            source,
-            dtype=dtype,
-            device_map={"": target},
-            quantization_config=_quantization_config(quantization, dtype),
-            use_safetensors=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    target = find_device(device)
+    if quantization and target.type == "cuda" and on_zero_gpu():
+        raise ValueError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
+    files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, revision)
+    _check_known(name, files.folder)
+    with _sentences(name):
+        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False))
+    dtype = compute_dtype(target)
+    free = free_memory(target) + reclaimable
+    needs = {
+        option: _needed(architecture.weight_bytes(option, quantize_all, dtype), target)
+        for option in (None, "8bit", "4bit")
+    }
+    if needs[quantization] > free:
+        smaller = [option for option, bytes_ in needs.items() if option and bytes_ <= free]
+        advice = f"quantization {smaller[0]} ({_gigabytes(needs[smaller[0]])})" if smaller else "a smaller model"
         raise ValueError(
-            f"The model {str(name)!r} can't be loaded: {reason} Check the id or the folder, or use {EMBEDDED!r}."
+            f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {target}, and "
+            f"{_gigabytes(free)} are free: choose {advice}{' or another device' if target.type != 'cpu' else ''}."
+        )
+    return ModelOutlook(name, str(target), architecture, files, needs[quantization], free)
+
+
+def _check_known(name: str, folder: Path) -> None:
+    try:
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model_type = written.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"The model {name!r} can't be loaded: its {CONFIG} is damaged. Choose another one.") from error
+    if model_type not in CONFIG_MAPPING:
+        code = " It comes with code of its own, which is never run here." if "auto_map" in written else ""
+        raise ValueError(
+            f"The model {name!r} can't be loaded: its architecture, {model_type!r}, isn't known to transformers "
+            f"{transformers.__version__}.{code} Choose another model."
+        )
+
+
+@contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Says in a sentence why a model can't be loaded."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ValueError(
+            f"There is not enough memory for the model {name!r}: choose quantization 4bit, or a smaller model."
         ) from error
-    check_family(model)
-    revision = getattr(model.config, "_commit_hash", None) or _folder_revision(Path(source))
-    vlm = VisionLanguageModel(str(name), model.eval(), processor, quantization, revision)
-    _warm_up(vlm)
-    return vlm
+    except ImportError as error:
+        said = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
+        raise ValueError(
+            f"The model {name!r} can't be loaded: a package that it needs isn't installed. {said.split('. ')[0]}. "
+            "Install it, or choose another model."
+        ) from error
+    # Files that others wrote fail in any way there is.
+    except Exception as error:
+        reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
+        raise ValueError(
+            f"The model {name!r} can't be loaded: {reason} Choose another one, such as {EMBEDDED!r}."
+        ) from error
+
+
+@contextmanager
+def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
+    """Hands on transformers' own progress bar of weights that are read."""
+
+    def counted(things: Iterable[Any]) -> Iterator[Any]:
+        listed = list(things)
+        for number, thing in enumerate(listed, start=1):
+            yield thing
+            report(number, len(listed))
+
+    def bar(make: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        is_weights = options.get("desc") == "Loading weights" and arguments
+        return counted(arguments[0]) if is_weights else make(*arguments, **options)
+
+    previous = set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(previous)
+
+
+def _needed(weight_bytes: int, device: torch.device) -> int:
+    return round(MEMORY_SHARE * weight_bytes) + (KERNEL_BYTES if device.type == "cuda" else 0)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _folder_revision(folder: Path) -> str:
@@ -173,44 +282,19 @@ def _folder_revision(folder: Path) -> str:
     return f"files-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
 
 
-def _device(asked: str | None) -> torch.device:
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise ValueError(
-            f"Unknown device {asked!r}: name one as torch does, for example cuda, cuda:1 or cpu."
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"The device {asked!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPUs. Use cpu instead."
-        )
-    return device
-
-
-def _computes_in_bfloat16(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return True
-    # Without these instructions a CPU's bfloat16 products take three times as long as its float32 ones.
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-def _quantization_config(quantization: Quantization | None, dtype: torch.dtype) -> QuantizationConfigMixin | None:
-    # Names of the parts that keep their precision, over the families; transformers reads each as a pattern.
-    parts = ("lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector")
-    kept = [rf"(.*\.)?{part}" for part in parts]
+def _quantization_config(
+    quantization: Quantization | None, dtype: torch.dtype, skipped: list[str]
+) -> QuantizationConfigMixin | None:
     if quantization == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=kept,
+            llm_int8_skip_modules=skipped,
         )
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return None
 
 

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Those that Pillow reads itself: no format that starts another program, and none with scripts in it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAXIMUM_PIXELS = 50_000_000
+# Beyond it nothing is left to see once the picture is resized for a model, and some processors would need gigabytes.
+MAXIMUM_ASPECT_RATIO = 100
+# A JPEG's further frames are a phone's depth or exposure data.
+_FIRST_OF_MANY = {
+    "PNG": "The picture is animated: the answers are about its first frame.",
+    "WEBP": "The picture is animated: the answers are about its first frame.",
+    "GIF": "The picture is animated: the answers are about its first frame.",
+    "TIFF": "The file has several pages: the answers are about its first.",
+}
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """What is in a picture's file. `note` is a sentence about what of it is not shown, "" where all of it is."""
+
+    picture: Image.Image
+    note: str = ""
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """The picture in a file, upright, in RGB, on white where it is transparent.
+    """The picture of `read_picture`."""
+    return read_picture(path).picture
+
+
+def read_picture(path: str | Path) -> PictureFile:
+    """The picture in a file as `shown_picture` gives it; of an animated one the first frame.
 
     Raises ValueError, in a sentence for people, for what is no picture, and OSError for a file that isn't there.
     """
@@ -24,17 +48,75 @@ def open_picture(path: str | Path) -> Image.Image:
         raise ValueError(_too_large()) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"This file is not a picture that can be read: use {', '.join(FORMATS)}.") from error
+    except Exception as error:  # Pillow's readers raise a dozen kinds for files that are cut short or broken
+        raise ValueError(_DAMAGED) from error
     with picture:
-        if picture.width * picture.height > MAXIMUM_PIXELS:
-            raise ValueError(_too_large())
+        _check_size(picture)
         try:
-            return _in_rgb(ImageOps.exif_transpose(picture))
-        except Exception as error:  # Pillow's decoders raise a dozen kinds for files that are cut short or broken
-            raise ValueError("The picture's file is damaged or cut short: choose another one.") from error
+            picture.load()
+        except Exception as error:
+            raise ValueError(_DAMAGED) from error
+        return PictureFile(shown_picture(picture), _note(picture))
+
+
+def shown_picture(picture: Image.Image) -> Image.Image:
+    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent.
+
+    Raises ValueError, in a sentence for people, for one that is empty, too large, too elongated or of unknown colours.
+    """
+    _check_size(picture)
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except Exception:  # Its notes about itself are broken: they don't matter that much.
+        picture = picture.copy()
+    try:
+        return _in_rgb(_in_eight_bits(picture))
+    except ValueError as error:
+        raise ValueError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
+
+
+_DAMAGED = "The picture's file is damaged or cut short: choose another one."
 
 
 def _too_large() -> str:
     return f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if not width or not height:
+        raise ValueError(f"The picture is empty: it has {width} × {height} pixels.")
+    if width * height > MAXIMUM_PIXELS:
+        raise ValueError(_too_large())
+    if max(width, height) > MAXIMUM_ASPECT_RATIO * min(width, height):
+        raise ValueError(
+            f"The picture is too elongated, {width} × {height} pixels: its longer side may be up to "
+            f"{MAXIMUM_ASPECT_RATIO} times the shorter one."
+        )
+
+
+def _note(picture: Image.Image) -> str:
+    try:
+        has_more = getattr(picture, "is_animated", False)
+    except Exception:  # What comes after the first frame is broken, and isn't needed.
+        return ""
+    return _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey values of 16 bits, 32 bits or floats are brought to 0 to 255: Pillow would cut them off at 255."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.nan_to_num(np.asarray(picture).astype(np.float32))
+    lowest, highest = 0.0, 65535.0
+    if picture.mode in ("I", "F"):
+        # Nothing says where black and white are: the narrowest usual range, else that of the picture itself.
+        lowest, highest = float(values.min()), float(values.max())
+        usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+        if lowest >= 0 and highest <= usual[-1]:
+            lowest, highest = 0.0, next(limit for limit in usual if highest <= limit)
+    share = (values - lowest) / max(highest - lowest, 1e-9)
+    return Image.fromarray(np.rint(255 * share).astype(np.uint8))
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:

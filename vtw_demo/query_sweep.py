@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
+from vtw_demo.clip import Shown
 from vtw_demo.cost import cache_left, flops_left
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.sweep import sweep
@@ -74,9 +74,7 @@ class QuerySweep:
         return {**asdict(self), "layers": self.layers}
 
 
-def sweep_query(
-    vlm: VisionLanguageModel, image: Image.Image, question: str, answer_token_ids: Sequence[int]
-) -> QuerySweep:
+def sweep_query(vlm: VisionLanguageModel, image: Shown, question: str, answer_token_ids: Sequence[int]) -> QuerySweep:
     """Sweep one query with the full model's answer given. Raises what `VisionLanguageModel.prepare` and `sweep` do."""
     inputs = vlm.prepare(image, question)
     prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)

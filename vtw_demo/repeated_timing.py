@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 
+from vtw_demo.clip import Shown
 from vtw_demo.compare import RunName
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.timed_run import Run, run_timed
@@ -126,7 +126,7 @@ class RepeatedTiming:
 
 def repeat_timing(
     vlm: VisionLanguageModel,
-    image: Image.Image,
+    image: Shown,
     question: str,
     layer: int,
     max_new_tokens: int,

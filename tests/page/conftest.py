@@ -1,4 +1,7 @@
+import asyncio
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -6,9 +9,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+from tests.bad_input import encoded, scene
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
@@ -63,3 +72,60 @@ def page(browser, server):
     yield page
     page.close()
     assert not problems
+
+
+@pytest.fixture(scope="session")
+def http(server):
+    with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def upload(http):
+    def send(content, name="picture.png"):
+        sent = http.post("/gradio_api/upload", files={"files": (name, content)})
+        assert sent.status_code == 200, sent.text
+        return {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def good(upload):
+    return upload(encoded(scene()))
+
+
+@pytest.fixture(scope="session")
+def call(http):
+    """What a function of the API gives: its result and None, or None and the sentence."""
+
+    def send(*data, name="compare"):
+        body = json.dumps({"data": data})
+        joined = http.post(f"/gradio_api/call/{name}", content=body, headers={"Content-Type": "application/json"})
+        if joined.status_code != 200:
+            return None, joined.json()["detail"]
+        stream = http.get(f"/gradio_api/call/{name}/{joined.json()['event_id']}").text
+        event, data = re.findall(r"^event: (complete|error)\ndata: (.*)$", stream, re.MULTILINE)[-1]
+        return (json.loads(data)[0], None) if event == "complete" else (None, json.loads(data)["error"])
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def ask(server):
+    """Calls a tool of the page's MCP server; without a name, lists the tools."""
+
+    def call(tool=None, **arguments):
+        async def talk():
+            async with (
+                streamablehttp_client(f"{server}/gradio_api/mcp/") as (read, write, _),
+                ClientSession(read, write) as session,
+            ):
+                await session.initialize()
+                return await (session.call_tool(tool, arguments) if tool else session.list_tools())
+
+        # A thread of its own: Playwright has an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, talk()).result()
+
+    return call

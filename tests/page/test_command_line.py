@@ -15,13 +15,40 @@ def test_help_names_every_option():
         [sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True,
         env=os.environ | {"COLUMNS": "200"},
     ).stdout  # fmt: skip
-    for option in ("--model", "--quantization", "--device", "--host", "--port", "--share", "--layer"):
+    for option in (
+        "--model",
+        "--revision",
+        "--quantization",
+        "--quantize-all",
+        "--device",
+        "--host",
+        "--port",
+        "--share",
+        "--layer",
+    ):
         assert option in shown
+
+
+def test_which_model_runs_and_why_is_said_in_one_line(caplog):
+    caplog.set_level("INFO", "vtw_demo")
+    for arguments, expected in (
+        (
+            ["--device", "cpu"],
+            "Running the embedded model, not llava-hf/llava-1.5-7b-hf: it is slow without a CUDA GPU,",
+        ),
+        (["--device", "cpu", "--model", "embedded"], "Running embedded. Nothing is quantized: all weights are "),
+        (["--device", "cpu", "--model", "embedded", "--quantization", "8bit"], "decoder layers are held in 8 bits"),
+    ):
+        caplog.clear()
+        assert main([*arguments, "--layer", "99"]) == 2
+        (said,) = [record.getMessage() for record in caplog.records if record.name == "vtw_demo.page.command_line"]
+        assert expected in said
+        assert "\n" not in said
 
 
 def test_what_is_not_asked_for_has_a_default():
     options = build_parser().parse_args([])
-    assert (options.model, options.share, options.layer, options.port) == ("embedded", False, None, None)
+    assert (options.model, options.share, options.layer, options.port) == (None, False, None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from vtw_demo.calibration import Calibration, Measurement
 from vtw_demo.calibration_store import CalibrationStore
+from vtw_demo.known_models import StartingLayer
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import default_layer, layer_info
@@ -11,12 +12,19 @@ def calibration(threshold):
 
 
 def test_the_slider_starts_with_the_calibrated_layer():
-    assert default_layer(12, None) == 9
-    assert default_layer(12, calibration(0.05)) == 3
-    assert default_layer(12, calibration(0.001)) == 3
-    assert "Calibrated on 3 samples: K = 3" in layer_info(12, calibration(0.05))
-    assert "nearest to the threshold, K = 3" in layer_info(12, calibration(0.001))
-    assert "alibrated" not in layer_info(12, None)
+    known = StartingLayer(9, "three quarters of the layers")
+    assert default_layer(known, None) == 9
+    assert default_layer(known, calibration(0.05)) == 3
+    assert default_layer(known, calibration(0.001)) == 3
+    assert "Calibrated on 3 samples: K = 3" in layer_info(12, known, calibration(0.05))
+    assert "nearest to the threshold, K = 3" in layer_info(12, known, calibration(0.001))
+    assert "alibrated" not in layer_info(12, known, None)
+
+
+def test_where_the_first_layer_comes_from_is_said():
+    assert "K = 15: it is what the authors' code" in layer_info(32, StartingLayer(15, "authors' code"), None)
+    said = layer_info(12, StartingLayer(9, "three quarters of the layers"), None)
+    assert "K = 9: it is three quarters of the layers; not measured" in said
 
 
 def slider(page):

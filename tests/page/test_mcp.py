@@ -1,35 +1,11 @@
 """The page as an MCP server, asked by a real client."""
 
 import ast
-import asyncio
 import base64
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
 
 from vtw_demo.page.examples import load_examples
-
-
-@pytest.fixture(scope="module")
-def ask(server):
-    """Calls a tool; without a name, lists the tools."""
-
-    def call(tool=None, **arguments):
-        async def talk():
-            async with (
-                streamablehttp_client(f"{server}/gradio_api/mcp/") as (read, write, _),
-                ClientSession(read, write) as session,
-            ):
-                await session.initialize()
-                return await (session.call_tool(tool, arguments) if tool else session.list_tools())
-
-        # A thread of its own: Playwright has an event loop in this one.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, talk()).result()
-
-    return call
 
 
 @pytest.fixture(autouse=True)

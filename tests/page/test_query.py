@@ -1,6 +1,8 @@
 import pytest
 from PIL import Image
 
+from tests.test_clip import write as write_clip
+from vtw_demo.clip import FrameSampling
 from vtw_demo.page.query import Query
 
 
@@ -24,6 +26,15 @@ def test_identity_is_all_that_a_full_run_depends_on(picture, tmp_path):
     assert Query.read(picture, "What is that?", 7, 12).identity != query.identity
     assert Query.read(picture, "What is it?", 7, 13).identity != query.identity
     assert Query.read({"path": str(other)}, "What is it?", 7, 12).identity != query.identity
+
+
+def test_a_clip_is_read_where_the_model_takes_clips(tmp_path):
+    file = {"path": str(write_clip(tmp_path / "clip.mp4"))}
+    query, more = (Query.read(file, "?", 7, 12, FrameSampling(frames, frames)) for frames in (4, 6))
+    assert (len(query.picture.frames), len(more.picture.frames)) == (4, 6)
+    assert query.identity == Query.read(file, "?", 9, 12, FrameSampling(4, 4)).identity != more.identity
+    with pytest.raises(ValueError, match="not about clips: choose a picture"):
+        Query.read(file, "?", 7, 12)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
                 else:
                     calibration = event
     except KeyboardInterrupt:
-        print("Stopped. What was measured is kept: the same command goes on there.", file=sys.stderr)
+        kept = store.problem or "What was measured is kept: the same command goes on there."
+        print(f"Stopped. {kept}", file=sys.stderr)
         return 130
     assert calibration is not None
     print(table(calibration))
@@ -72,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     for name, content in contents.items():
         write_whole(folder / name, content)
         print(folder / name)
+    if store.problem:
+        raise OSError(store.problem)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vtw_demo.calibration import stored_calibration
 from vtw_demo.calibration_store import CalibrationStore, write_whole
+from vtw_demo.clip import Shown, find_clip, is_clip
 from vtw_demo.commands.model_arguments import add_model_arguments, load_model
 from vtw_demo.compare import Comparison, compare
 from vtw_demo.examination import Examination, FullExamination
@@ -26,7 +27,12 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--image", type=Path, required=True, help="the picture's file")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        required=True,
+        help="the file of a picture, or of a short clip where the model takes clips",
+    )
     parser.add_argument("--question", required=True, help="what to ask about it")
     parser.add_argument("--layer", type=int, required=True, metavar="K", help="withdrawal layer")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
@@ -36,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    picture = open_picture(options.image)
+    # A picture before the model, which would be loaded for nothing; how a clip is read depends on the model.
+    picture: Shown | None = None if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
+    picture = picture or find_clip(options.image, vlm.sampling) or open_picture(options.image)
     *_, comparison = compare(vlm, picture, options.question, options.layer, options.max_new_tokens)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")

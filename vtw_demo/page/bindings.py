@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from vtw_demo.page.examples import Example
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.sections import WHERE_IT_LOOKS
 from vtw_demo.page.sentences import Shown
+from vtw_demo.page.switching import Switching
 from vtw_demo.page.take_away import TakeAway
 
 
@@ -25,17 +25,27 @@ def _script(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
+# How soon a visitor hears that another one has switched the model.
+LOOK_SECONDS = 5
+
+
 def connect(
-    page: gr.Blocks, layout: Layout, engine: Engine, examples: Sequence[Example], first_layer: int | None
+    page: gr.Blocks,
+    layout: Layout,
+    engine: Engine,
+    examples: Sequence[Example],
+    first_layer: int | None,
+    switching: Switching | None,
 ) -> None:
     """Bind the callbacks to the components, inside their page. `first_layer` is the K asked for at the start."""
-    callbacks, sections = Callbacks(layout, engine, examples, first_layer), layout.sections
+    callbacks, sections = Callbacks(layout, engine, examples, first_layer, switching), layout.sections
     take_away = TakeAway(layout, engine, this_machine())
-    query = [layout.session, layout.picture, layout.question, layout.layer, layout.max_new_tokens]
-    # Whatever uses the model takes turns; what doesn't is answered at once.
+    query = [
+        *(layout.session, layout.picture, layout.clip, layout.question, layout.layer, layout.max_new_tokens),
+    ]
+    # Whatever uses the model takes turns, in the engine's queue and not in Gradio's; what doesn't is answered at once.
     on_model: dict[str, Any] = {
-        "concurrency_limit": 1,
-        "concurrency_id": "model",
+        "concurrency_limit": None,
         "show_progress": "hidden",
         "api_visibility": "private",
         "trigger_mode": "multiple",
@@ -43,8 +53,10 @@ def connect(
     at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawn = [part for section in sections.plotted for part in (section.reading, section.drawn)]
     strips = [sections.attention_strip, sections.map_strip]
+    of_model = [layout.header, layout.model, layout.clip, layout.layer, layout.swept, sections.last_layer, layout.note]
     shown = [
-        *(layout.header, layout.verdict, layout.full, layout.withdrawn, layout.swept, layout.layer),
+        *of_model,
+        *(layout.verdict, layout.full, layout.withdrawn),
         *(sections.tabs, sections.answers_table, sections.history_table, sections.first_past, sections.second_past),
         *(*drawn, *strips),
     ]
@@ -71,7 +83,8 @@ def connect(
 
     started = page.load(
         callbacks.start,
-        outputs=[layout.layer, layout.picture, layout.origin, layout.question, layout.suggestions, layout.note],
+        [layout.session],
+        [*of_model, layout.picture, layout.origin, layout.question, layout.suggestions],
         api_name="start",
         **at_once,
     )
@@ -102,7 +115,7 @@ def connect(
     chosen = layout.examples.click(
         callbacks.choose_example,
         [layout.examples],
-        [layout.picture, layout.origin, layout.question, layout.suggestions],
+        [layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions],
         api_name="choose_example",
         **at_once,
     )
@@ -113,16 +126,18 @@ def connect(
     run_after(asked.then, "run_suggestion")
     scene = layout.random_scene.click(
         callbacks.random_scene,
-        outputs=[layout.picture, layout.origin, layout.question, layout.suggestions],
+        outputs=[layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions],
         api_name="random_scene",
         queue=False,
         show_progress="hidden",
     )
     run_after(scene.then, "run_random_scene")
     gr.on(
-        [layout.picture.upload, layout.picture.clear],
+        [layout.picture.upload, layout.picture.clear, layout.clip.upload, layout.clip.clear],
         callbacks.own_picture,
+        [layout.picture, layout.clip],
         outputs=[layout.suggestions, layout.origin],
+        preprocess=False,
         api_name="own_picture",
         **at_once,
     )
@@ -183,10 +198,17 @@ def connect(
     gr.on(
         [layout.verdict.change],
         fn=None,
-        inputs=[layout.origin, layout.question, layout.layer],
+        inputs=[layout.model, layout.origin, layout.question, layout.layer],
         outputs=[sections.link],
-        js=_script("link.js").replace("MODEL", json.dumps(engine.vlm.name)),
+        js=_script("link.js"),
         api_visibility="private",
     )
-    gr.api(callbacks.compare, api_name="compare", concurrency_limit=1, concurrency_id="model")
-    gr.api(callbacks.examine, api_name="examine", concurrency_limit=1, concurrency_id="model")
+    if sections.model is not None:
+        tab = sections.model
+        run_after(tab.load.click, "switch_model", callbacks.switch, tab.name, tab.quantization)
+        tab.name.change(
+            callbacks.model_facts, [tab.name], [tab.facts], preprocess=False, api_name="model_facts", **at_once
+        )
+        gr.Timer(LOOK_SECONDS).tick(callbacks.look, [layout.session], of_model, api_name="look", **at_once)
+    gr.api(callbacks.compare, api_name="compare", concurrency_limit=None)
+    gr.api(callbacks.examine, api_name="examine", concurrency_limit=None)

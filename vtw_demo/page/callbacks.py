@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 
@@ -14,11 +17,13 @@ from vtw_demo.compare import Comparison, RunFinished, RunProgress
 from vtw_demo.examination import Examination, FullExamination
 from vtw_demo.figures.overlay import overlay_figure, overlay_reading
 from vtw_demo.figures.staircase import SURFACES
+from vtw_demo.known_models import starting_layer
 from vtw_demo.machine import this_machine
 from vtw_demo.page import sections as names
 from vtw_demo.page.answers_table import answers_table
+from vtw_demo.page.caller import LostConnection, caller
 from vtw_demo.page.drawing import Drawing
-from vtw_demo.page.engine import Engine
+from vtw_demo.page.engine import STOPPED, SWITCHED, Engine
 from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
 from vtw_demo.page.history import history_choices, history_table, past_comparison
 from vtw_demo.page.layout import (
@@ -30,49 +35,67 @@ from vtw_demo.page.layout import (
 )
 from vtw_demo.page.lines import header, problem_line, progress_line, reading_line, verdict_line
 from vtw_demo.page.links import restore
+from vtw_demo.page.model_tab import model_facts
 from vtw_demo.page.query import Query, layer_range, read_threshold, whole_number
-from vtw_demo.page.sentences import Shown, in_sentences
+from vtw_demo.page.sentences import Shown, in_sentences, told
 from vtw_demo.page.session import Session
+from vtw_demo.page.switching import STILL_THERE, Switching
 from vtw_demo.page.token_strip import read_choice
+from vtw_demo.page.turns import Place, StoppedError
 from vtw_demo.report.answer_cards import AnswerCard
 from vtw_demo.report.data import report_data
 from vtw_demo.report.plots import answers_plot, timing_plot
 from vtw_demo.verdict import verdict
+from vtw_demo.vision_language_model import VisionLanguageModel
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 
 class Asked(NamedTuple):
     """What a visitor asks for, as the browser sends it: nothing of it is checked yet."""
 
     picture: Any
+    clip: Any
     question: Any
     layer: Any
     max_new_tokens: Any
 
-    def query(self) -> Query:
-        """Raises ValueError, in a sentence for people."""
-        return Query.read(self.picture, self.question, self.layer, self.max_new_tokens)
+    def query(self, vlm: VisionLanguageModel) -> Query:
+        """For this model; a clip goes before the picture. Raises ValueError, in a sentence for people."""
+        shown = self.clip if self.clip and vlm.sampling else self.picture
+        return Query.read(shown, self.question, self.layer, self.max_new_tokens, vlm.sampling)
 
 
 class Callbacks:
-    def __init__(self, layout: Layout, engine: Engine, examples: Sequence[Example], first_layer: int | None) -> None:
+    """`first_layer` is the K asked for at the start; `switching` is None where the model stays the same."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        engine: Engine,
+        examples: Sequence[Example],
+        first_layer: int | None,
+        switching: Switching | None,
+    ) -> None:
         self.layout = layout
         self.sections = layout.sections
         self.engine = engine
         self.examples = examples
+        self.first_vlm = engine.vlm
         self.first_layer = first_layer
+        self.switching = switching
         self.generator = random.Random()
         self.drawing = Drawing(layout, engine)
 
-    def start(self, request: gr.Request) -> Shown:
-        """What a new visitor sees: what their link says, and the slider as somebody may have calibrated it since."""
-        layout, layers, calibration = self.layout, self.engine.vlm.layers, self.engine.calibration
+    def start(self, session: Session, request: gr.Request) -> Shown:
+        """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
+        layout, vlm = self.layout, self.engine.vlm
         restored = restore(
-            dict(request.query_params), self.examples, self.engine.vlm.name, layers, longest_question=LONGEST_QUESTION
+            dict(request.query_params), self.examples, vlm.name, vlm.layers, longest_question=LONGEST_QUESTION
         )
-        first = restored.layer or self.first_layer or default_layer(layers, calibration)
-        shown: Shown = {layout.layer: gr.Slider(value=first, info=layer_info(layers, calibration))}
+        shown = self._show_model(session, restored.layer)
         if restored.picture is not None:
             shown |= {layout.picture: restored.picture, layout.origin: restored.origin}
             shown |= {layout.suggestions: _suggestions(restored.suggestions)}
@@ -82,12 +105,51 @@ class Callbacks:
             shown[layout.note] = gr.HTML(problem_line(" ".join(restored.problems)), visible=True)
         return shown
 
+    def _show_model(self, session: Session, layer: int | None = None) -> Shown:
+        """The page, about the model that is loaded; K is `layer`, or where that one starts."""
+        layout, vlm, calibration = self.layout, self.engine.vlm, self.engine.calibration
+        session.show_model(vlm)
+        info = layer_info(vlm.layers, starting_layer(vlm), calibration)
+        return {
+            layout.header: header(vlm.name, vlm.precision, str(vlm.device), vlm.layers, None),
+            layout.model: {"model": vlm.name},
+            layout.clip: gr.Video(visible=vlm.sampling is not None),
+            layout.layer: gr.Slider(maximum=vlm.layers, value=layer or self._first_layer(), info=info),
+            layout.swept: None,
+            self.sections.last_layer: vlm.layers - 1,
+        }
+
+    def _first_layer(self) -> int:
+        """Where K starts with the model that is loaded."""
+        vlm = self.engine.vlm
+        asked = self.first_layer if vlm is self.first_vlm else None
+        return asked or default_layer(starting_layer(vlm), self.engine.calibration)
+
+    def look(self, session: Session) -> Shown:
+        """From time to time: whether another visitor has switched the model."""
+        before, vlm = session.vlm, self.engine.vlm
+        if before is None or before is vlm:
+            return {self.layout.note: gr.skip()}
+        if (before.name, before.precision) == (vlm.name, vlm.precision):  # a switch failed: it was loaded again
+            session.show_model(vlm)
+            return {self.layout.note: gr.skip()}
+        session.is_told_of_switch = True
+        return {**self._show_model(session), self.layout.note: gr.HTML(problem_line(_switched(vlm)), visible=True)}
+
+    def model_facts(self, name: Any) -> str:
+        return model_facts(name if isinstance(name, str) else None)
+
+    def switch(self, session: Session, *asked: Any) -> Iterator[Shown]:
+        """Another model, for all visitors; then the query with it."""
+        *query, name, quantization = asked
+        yield from in_sentences(self.layout, self._switch(session, Asked(*query), name, quantization))
+
     def begin(self, session: Session) -> str:
         session.begin()
         return progress_line("Waiting for the model.")
 
     def stop(self, session: Session) -> None:
-        session.stop.set()
+        session.halt()
 
     def run(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Both runs, then what was measured."""
@@ -132,18 +194,46 @@ class Callbacks:
             session.surface = surface
             yield from in_sentences(self.layout, self.drawing.redraw(session))
 
+    def _switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
+        layout, switching, stop = self.layout, self.switching, session.stop
+        if switching is None:
+            raise ValueError("The model can't be switched on this page.")
+        try:
+            for event in switching.switch(session.visitor, str(name or "").strip(), str(quantization or ""), stop):
+                yield {layout.verdict: progress_line(str(event))}
+        except (ValueError, StoppedError) as error:
+            if session.vlm is not self.engine.vlm:
+                yield self._show_model(session)
+            if isinstance(error, ValueError):
+                raise
+            if stop is session.stop:
+                yield {layout.verdict: progress_line(f"Stopped. {STILL_THERE}")}
+            return
+        yield {**self._show_model(session), layout.note: gr.HTML(visible=False)}
+        yield from self._run(session, asked._replace(layer=self._first_layer()))
+
+    def _vlm(self, session: Session) -> VisionLanguageModel:
+        """The model that the visitor's page is about. Raises ValueError where it has made way for another."""
+        vlm = self.engine.vlm
+        if session.vlm is None:
+            session.show_model(vlm)
+        elif session.vlm is not vlm:
+            raise ValueError(SWITCHED)
+        return vlm
+
     def _run(self, session: Session, asked: Asked) -> Iterator[Shown]:
-        layout, stop, query = self.layout, session.stop, asked.query()
+        layout, stop, vlm = self.layout, session.stop, self._vlm(session)
+        query = asked.query(vlm)
         earlier = session.earlier_full(query)
         comparison = None
         session.hide()
-        yield {
-            layout.verdict: progress_line("Running."),
-            **({} if earlier else {layout.full: AnswerCard("full", query.layer, is_running=True).to_html()}),
-            layout.withdrawn: AnswerCard("withdrawn", query.layer, is_running=bool(earlier)).to_html(),
-        }
-        for event in self.engine.compare(query, full=earlier.run if earlier else None, stop=stop):
-            if isinstance(event, RunProgress):
+        for event in self.engine.compare(session.visitor, vlm, query, full=earlier.run if earlier else None, stop=stop):
+            if isinstance(event, Place):
+                yield {
+                    layout.verdict: progress_line(str(event)),
+                    **({} if event.ahead else self._running(query, earlier)),
+                }
+            elif isinstance(event, RunProgress):
                 answer = AnswerCard(event.run, query.layer, event.text, event.new_tokens, is_running=True)
                 yield {self._card(event.run): answer.to_html()}
             elif isinstance(event, RunFinished):
@@ -155,24 +245,42 @@ class Callbacks:
             if stop is session.stop:
                 yield {layout.verdict: progress_line("Stopped before both answers were complete.")}
             return
-        full = earlier or FullExamination(self.engine.vlm, query.picture, query.question, comparison.full)
+        full = earlier or FullExamination(vlm, query.picture, query.question, comparison.full)
         examination = Examination(full, comparison)
         session.show(query, examination)
-        yield {layout.verdict: verdict_line(verdict(comparison)), layout.header: _header(comparison)}
-        yield from self.drawing.draw(session)
+        said = " ".join(sentence for sentence in (verdict(comparison), query.note) if sentence)
+        yield {layout.verdict: verdict_line(said), layout.header: _header(comparison)}
+        if session.is_told_of_switch:
+            session.is_told_of_switch = False
+            yield {layout.note: gr.HTML(visible=False)}
+        yield from self.drawing.draw(session, stop)
+        swept = yield from self._followed(session, vlm, partial(getattr, full, "sweep"), stop)
         if not earlier:
-            swept = self.engine.measure(lambda: full.sweep)
             yield {layout.swept: {**swept.to_json(), "question": query.question.strip()}}
-        yield self._remember(session, examination)
+        yield from self._remember(session, examination, stop)
 
-    def _remember(self, session: Session, examination: Examination) -> Shown:
+    def _running(self, query: Query, earlier: FullExamination | None) -> Shown:
+        """The cards of the runs that begin."""
+        full = {} if earlier else {self.layout.full: AnswerCard("full", query.layer, is_running=True).to_html()}
+        withdrawn = AnswerCard("withdrawn", query.layer, is_running=bool(earlier))
+        return {**full, self.layout.withdrawn: withdrawn.to_html()}
+
+    def _followed(
+        self, session: Session, vlm: VisionLanguageModel, part: Callable[[], Part], stop: threading.Event
+    ) -> Generator[Shown, None, Part]:
+        """What is measured after a comparison, whose verdict stands on the page meanwhile."""
+        measured = self.engine.measure(session.visitor, vlm, part, stop, follows=True)
+        return (yield from told(lambda place: {self.layout.verdict: gr.skip()}, measured))
+
+    def _remember(self, session: Session, examination: Examination, stop: threading.Event) -> Iterator[Shown]:
         """The comparison, in the visitor's history."""
-        comparison, full = examination.comparison, examination.full
-        masses = self.engine.measure(lambda: (full.attention, examination.attention))
-        session.remember(comparison, *masses, full.sweep.kl)
+        vlm = examination.full.vlm
+        full = yield from self._followed(session, vlm, partial(getattr, examination.full, "attention"), stop)
+        withdrawn = yield from self._followed(session, vlm, partial(getattr, examination, "attention"), stop)
+        session.remember(examination.comparison, full, withdrawn, examination.full.sweep.kl)
         choices = history_choices(session.history)
         latest = [value for _, value in choices[-2:]]
-        return {
+        yield {
             self.sections.history_table: history_table(session.history),
             self.sections.first_past: gr.Dropdown(choices, value=latest[0]),
             self.sections.second_past: gr.Dropdown(choices, value=latest[-1]),
@@ -191,19 +299,24 @@ class Callbacks:
 
     def _calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         layout, stop = self.layout, session.stop
-        calibration = None
+        calibration, vlm = None, self._vlm(session)
         session.open_section = names.CHOOSE_K
         yield {self.sections.tabs: gr.Tabs(selected=names.CHOOSE_K)}
-        for event in self.engine.calibrate(CALIBRATION_SAMPLES, read_threshold(threshold), stop):
-            if isinstance(event, CalibrationProgress):
+        for event in self.engine.calibrate(session.visitor, CALIBRATION_SAMPLES, read_threshold(threshold), stop):
+            if isinstance(event, Place):
+                yield {layout.verdict: progress_line(str(event))}
+            elif isinstance(event, CalibrationProgress):
                 done = progress_line(f"Measured {event.measured} of {event.samples} samples at every K.")
                 yield {layout.verdict: done, **self.drawing.show_calibration(session, event.so_far)}
             else:
                 calibration = event
         session.plots.pop(names.CHOOSE_K, None)
+        problem = self.engine.store.problem
+        if problem is not None:
+            gr.Warning(f"{problem}. It is forgotten when the server ends.")
         if calibration is None:
             if stop is session.stop:
-                sentence = "Stopped. What was measured is kept; the next time goes on there."
+                sentence = "Stopped." if problem else "Stopped. What was measured is kept; the next time goes on there."
                 yield {
                     layout.verdict: progress_line(sentence),
                     **self.drawing.show_calibration(session, self.engine.calibration),
@@ -211,7 +324,7 @@ class Callbacks:
             return
         chosen = calibration.nearest_layer
         yield {
-            layout.layer: gr.Slider(value=chosen, info=layer_info(self.engine.vlm.layers, calibration)),
+            layout.layer: gr.Slider(value=chosen, info=layer_info(vlm.layers, starting_layer(vlm), calibration)),
             **self.drawing.show_calibration(session, calibration),
         }
         yield from self._run(session, asked._replace(layer=chosen))
@@ -223,14 +336,17 @@ class Callbacks:
             yield from self._run(session, asked)
 
     def _answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
-        layout, stop, query = self.layout, session.stop, asked.query()
-        layers = layer_range(first_layer, last_layer, self.engine.vlm.layers)
+        layout, stop, vlm = self.layout, session.stop, self._vlm(session)
+        query, layers = asked.query(vlm), layer_range(first_layer, last_layer, vlm.layers)
         yield from self._compared(session, asked, query)
         earlier = session.earlier_full(query)
         if earlier is None:
             return
         full, answers = earlier.run, []
-        for answer in self.engine.answer_at_layers(query, layers, full, stop):
+        for answer in self.engine.answer_at_layers(session.visitor, vlm, query, layers, full, stop):
+            if isinstance(answer, Place):
+                yield {layout.verdict: progress_line(str(answer))}
+                continue
             answers.append(answer)
             done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
             table = answers_table(full, answers, is_complete=False)
@@ -248,7 +364,7 @@ class Callbacks:
         }
 
     def _time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
-        layout, stop, query = self.layout, session.stop, asked.query()
+        layout, stop, query = self.layout, session.stop, asked.query(self._vlm(session))
         rounds = whole_number("number of rounds", rounds)
         yield from self._compared(session, asked, query)
         examination = session.examination
@@ -256,7 +372,10 @@ class Callbacks:
             return
         session.open_section = names.TIMING
         made = 0
-        for timing in self.engine.repeat_timing(examination, rounds, stop):
+        for timing in self.engine.repeat_timing(session.visitor, examination, rounds, stop):
+            if isinstance(timing, Place):
+                yield {layout.verdict: progress_line(str(timing))}
+                continue
             made = timing.rounds
             # What it shows is measured already: it must not wait for this turn's own end.
             plot = session.plots[names.TIMING] = timing_plot(examination)
@@ -279,39 +398,47 @@ class Callbacks:
     def _card(self, run: str) -> gr.HTML:
         return self.layout.full if run == "full" else self.layout.withdrawn
 
-    def choose_example(self, index: int) -> tuple[str, dict[str, str], str, gr.Dataset]:
+    def choose_example(self, index: int) -> tuple[str, None, dict[str, str], str, gr.Dataset]:
         example = self.examples[index]
         origin = {"example": example.picture.stem}
-        return str(example.picture), origin, example.question, _suggestions(example.suggestions)
+        return str(example.picture), None, origin, example.question, _suggestions(example.suggestions)
 
     def choose_question(self, sample: Sequence[str] | tuple[int, Sequence[str]]) -> str:
         return sample[1][0]
 
-    def random_scene(self) -> tuple[Any, dict[str, str], str, gr.Dataset]:
+    def random_scene(self) -> tuple[Any, None, dict[str, str], str, gr.Dataset]:
         """A new picture of coloured shapes, with a question and others that fit it."""
         seed = self.generator.randrange(10**9)
         picture, questions = random_example(seed)
-        return picture, {"scene": str(seed)}, questions[0], _suggestions(questions)
+        return picture, None, {"scene": str(seed)}, questions[0], _suggestions(questions)
 
-    def own_picture(self) -> tuple[gr.Dataset, dict[str, str]]:
-        """The visitor's own picture: of what it shows nothing is known, and no link restores it."""
+    def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
+        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it.
+
+        The page is told of it here so that it is the session's from its upload on.
+        """
         return _suggestions(GENERAL_QUESTIONS), {}
 
     def compare(self, image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
         """Answer a question about a picture twice, with every layer seeing it and with its tokens withdrawn at a layer.
 
         Args:
-            image: The picture, as a data URI (data:image/png;base64,...) where it is no uploaded file.
+            image: The picture, or a clip if the model takes clips: a data URI (data:image/png;base64,...) or a file.
             question: What to ask about it.
             layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
             max_new_tokens: The longest answer, in tokens.
 
         Returns:
-            Both answers with their tokens, times in milliseconds, prefill FLOPs and bytes of KV cache.
+            Both answers with their tokens, times in milliseconds, prefill FLOPs and bytes of KV cache; `note` says what
+            of the picture was left out, such as an animation's further frames.
         """
 
         def compared() -> dict[str, Any]:
-            return self.engine.compare_to_end(Query.read(image, question, layer, max_new_tokens)).to_json()
+            vlm = self.engine.vlm
+            query = Query.read(image, question, layer, max_new_tokens, vlm.sampling)
+            asking = caller()
+            comparison = self.engine.compare_to_end(asking.session, vlm, query, LostConnection(asking))
+            return {**comparison.to_json(), "note": query.note}
 
         return self._for_programs(compared)
 
@@ -319,7 +446,7 @@ class Callbacks:
         """Answer a question about a picture twice and measure all that the page shows of it, the plots' numbers.
 
         Args:
-            image: The picture, as a data URI (data:image/png;base64,...) where it is no uploaded file.
+            image: The picture, or a clip if the model takes clips: a data URI (data:image/png;base64,...) or a file.
             question: What to ask about it.
             layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
             max_new_tokens: The longest answer, in tokens.
@@ -330,11 +457,18 @@ class Callbacks:
         """
 
         def examined() -> dict[str, Any]:
-            query = Query.read(image, question, layer, max_new_tokens)
-            comparison = self.engine.compare_to_end(query)
-            full = FullExamination(self.engine.vlm, query.picture, query.question, comparison.full)
+            vlm, calibration = self.engine.vlm, self.engine.calibration
+            query = Query.read(image, question, layer, max_new_tokens, vlm.sampling)
+            asking = caller()
+            stop = LostConnection(asking)
+            comparison = self.engine.compare_to_end(asking.session, vlm, query, stop)
+            full = FullExamination(vlm, query.picture, query.question, comparison.full)
             examination = Examination(full, comparison)
-            return self.engine.measure(lambda: report_data(examination, self.engine.calibration, this_machine()))
+            for part in examination.measurements:
+                with suppress(ValueError):  # a part that this model's can't be known of: the data say so themselves
+                    for _ in self.engine.measure(asking.session, vlm, part, stop, follows=True):
+                        pass
+            return {**report_data(examination, calibration, this_machine()), "note": query.note}
 
         return self._for_programs(examined)
 
@@ -342,6 +476,8 @@ class Callbacks:
         """What goes wrong is told in one sentence to programs, too."""
         try:
             return answer()
+        except StoppedError as error:
+            raise gr.Error(STOPPED, print_exception=False) from error
         except (ValueError, TypeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
@@ -352,6 +488,13 @@ class Callbacks:
 def _header(comparison: Comparison) -> str:
     return header(
         comparison.model, comparison.precision, comparison.device, comparison.layers, comparison.visual_tokens
+    )
+
+
+def _switched(vlm: VisionLanguageModel) -> str:
+    return (
+        f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
+        "layers). What is shown is of the model before."
     )
 
 

@@ -10,53 +10,67 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from vtw_demo import load
 from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.models import EMBEDDED, QUANTIZATIONS
+from vtw_demo.commands.model_arguments import TRUE, add_model_arguments, chosen_model, load_choice
+from vtw_demo.model_choice import DEFAULT_MODEL, ModelChoice, from_environment
+from vtw_demo.models import VisionLanguageModel
+from vtw_demo.page.accounts import read_accounts
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
-from vtw_demo.page.layout import MAXIMUM_UPLOAD
+from vtw_demo.page.switching import Switching
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
+from vtw_demo.page.turns import PLACES
+from vtw_demo.page.uploads import own_upload_folder
+from vtw_demo.space.runtime import host as space_host
+from vtw_demo.space.runtime import on_space, use_own_cores
+from vtw_demo.zero_gpu import on_zero_gpu
 
-NO_QUANTIZATION = "none"
+logger = logging.getLogger(__name__)
+
 # A visitor's session holds a few figures and attention shares; the oldest are dropped beyond this many.
 KEPT_SESSIONS = 500
+# Who waits for a turn holds a thread, and so does what follows a turn; the rest is for what needs no model.
+THREADS = 2 * PLACES + 40
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python app.py",
         description="Visual Tokens Withdrawal made visible: one question about a picture, answered twice, with "
-        "every decoder layer seeing the picture and with the visual tokens withdrawn at layer K.",
+        "every decoder layer seeing the picture and with the visual tokens withdrawn at layer K. Without --model it "
+        f"shows {DEFAULT_MODEL} in 4 bits where a CUDA GPU has 6 GB free and the model can be had, else the embedded "
+        "one.",
     )
-    parser.add_argument(
-        "--model",
-        default=EMBEDDED,
-        help=f"'{EMBEDDED}' (the model that ships with the demo), a folder, or a Hugging Face id (default: {EMBEDDED})",
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=(*QUANTIZATIONS, NO_QUANTIZATION),
-        default=NO_QUANTIZATION,
-        help=f"hold the decoder's weights in 4 or 8 bits (bitsandbytes) (default: {NO_QUANTIZATION})",
-    )
-    parser.add_argument(
-        "--device", help="where the model runs, as torch names it: cuda, cuda:1, cpu (default: a GPU if there is one)"
-    )
+    add_model_arguments(parser, default_model=None)
     parser.add_argument(
         "--host",
-        help="address to listen on; 0.0.0.0 lets other machines in (default: GRADIO_SERVER_NAME, else 127.0.0.1)",
+        help="address to listen on; 0.0.0.0 lets other machines in (default: GRADIO_SERVER_NAME, else 127.0.0.1, on "
+        "a Space 0.0.0.0)",
     )
     parser.add_argument(
         "--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else the first free one from 7860)"
     )
+    parser.add_argument(
+        "--auth",
+        metavar="FILE",
+        help="let in only those who log in: a file with user:password on each line (also VTW_AUTH, with the lines "
+        "themselves). A password on the command line could be read in the list of processes: it is refused",
+    )
+    parser.add_argument(
+        "--model-switching",
+        action=argparse.BooleanOptionalAction,
+        default=_is_switching(),
+        help="let visitors put another model in place of the one that runs, for all of them (also "
+        "VTW_MODEL_SWITCHING=0; not on a Space, unless VTW_MODEL_SWITCHING=1, and never on ZeroGPU)",
+    )
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers for 72 hours")
     parser.add_argument(
         "--layer",
-        type=int,
+        type=_whole_number,
+        default=from_environment("LAYER"),
         metavar="K",
-        help="withdrawal layer that the page starts with, from 1 to the number of decoder layers (default: the "
-        "calibrated one, else three quarters of the layers)",
+        help="withdrawal layer that the page starts with, from 1 to the number of decoder layers (also VTW_LAYER; "
+        "default: the calibrated one, else the known one of the model, else three quarters of the layers)",
     )
     return parser
 
@@ -68,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _leave)
     try:
-        return _serve(options)
+        with own_upload_folder():
+            return _serve(options)
     except (SystemExit, KeyboardInterrupt):
         return 0
     except (ValueError, OSError) as error:
@@ -77,13 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    quantization = None if options.quantization == NO_QUANTIZATION else options.quantization
-    vlm = load(options.model, quantization=quantization, device=options.device)
+    accounts = read_accounts(options.auth, from_environment("AUTH"))
+    use_own_cores()
+    choice, vlm = _load(options)
     engine = Engine(vlm, CalibrationStore.of(vlm))
-    page = build_page(engine, options.layer)
+    is_switchable = options.model_switching and not on_zero_gpu()
+    page = build_page(engine, options.layer, Switching(engine, choice) if is_switchable else None)
     try:
         page.launch(
-            server_name=options.host,
+            server_name=options.host or space_host(),
             server_port=options.port,
             share=options.share,
             theme=THEME,
@@ -93,15 +110,44 @@ def _serve(options: argparse.Namespace) -> int:
             run_history=False,
             ssr_mode=False,
             mcp_server=True,
-            max_file_size=MAXIMUM_UPLOAD,
             state_session_capacity=KEPT_SESSIONS,
-            prevent_thread_lock=True,
+            max_threads=THREADS,
+            auth=accounts,
         )
         threading.Event().wait()
     finally:
         engine.close()
         page.close()
     return 0
+
+
+def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel]:
+    """The model that was asked for, or else this machine's, with its choice, and in one line which and why."""
+    choice = chosen_model(options)
+    try:
+        vlm = load_choice(choice)
+    except ValueError as error:
+        # What was asked for and can't be had is said; what was chosen here makes way for what runs everywhere.
+        other = choice.without(str(error))
+        if other is None:
+            raise
+        choice, vlm = other, load_choice(other)
+    logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
+    return choice, vlm
+
+
+def _is_switching() -> bool:
+    asked = from_environment("MODEL_SWITCHING")
+    return not on_space() if asked is None else asked.lower() in TRUE
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"K must be a whole number (--layer or VTW_LAYER); this is {text!r}."
+        ) from None
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,11 +16,14 @@ from vtw_demo.page import sections as names
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import problem_line, reading_line, waiting_line
-from vtw_demo.page.sentences import Shown
+from vtw_demo.page.sentences import Shown, told
 from vtw_demo.page.session import Session
 from vtw_demo.page.token_strip import strip_html
+from vtw_demo.page.turns import Place
 from vtw_demo.report import plots
 from vtw_demo.report.plots import Plot
+
+MEASURING = "Measuring, in a pass that no timing includes."
 
 
 class Drawing:
@@ -33,21 +37,30 @@ class Drawing:
         session.open_section = name
         if name in session.plots or self._plot(session, name) is None:
             return gr.skip()
-        return waiting_line("Measuring, in a pass that no timing includes.")
+        return waiting_line(MEASURING)
 
-    def draw(self, session: Session) -> Iterator[Shown]:
-        """The section in view, unless it is drawn already."""
-        name = session.open_section
+    def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
+        """The section in view, unless it is drawn already; as part of a comparison, with its stop."""
+        name, examination, stop = session.open_section, session.examination, comparison or session.measuring
         make = self._plot(session, name)
         if make is None or name in session.plots:
             # Without a step Gradio would empty every output.
             yield {self.layout.verdict: gr.skip()}
             return
         section = self.sections.named(name)
+
+        def show(place: Place) -> Shown:
+            return {section.reading: waiting_line(MEASURING if not place.ahead else str(place))}
+
+        assert examination is not None  # there is nothing to make of none
+        vlm, follows = examination.full.vlm, stop is comparison
         try:
-            plot = self.engine.measure(make)
+            plot = yield from told(show, self.engine.measure(session.visitor, vlm, make, stop, follows=follows))
         except ValueError as error:  # this model's can't be known: the other sections can
             yield {section.reading: problem_line(str(error)), section.drawn: None, **self.strips(session)}
+            return
+        if session.examination is not examination:  # another comparison came meanwhile
+            yield {self.layout.verdict: gr.skip()}
             return
         session.plots[name] = plot
         yield {**self.show(plot), **self.strips(session)}
@@ -75,7 +88,7 @@ class Drawing:
 
     def show_calibration(self, session: Session, calibration: Calibration | None) -> Shown:
         """The calibration's curve, finished or not, with the divergence of the question that is shown."""
-        swept = None if session.examination is None else session.examination.full.sweep
+        swept = None if session.examination is None else session.examination.full.sweep_so_far
         section = self.sections.named(names.CHOOSE_K)
         return {
             section.drawn: divergence_figure(calibration, swept),

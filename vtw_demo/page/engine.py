@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from vtw_demo.answers_by_layer import LayerAnswer, answer_at_layers
@@ -14,90 +14,140 @@ from vtw_demo.calibration_store import CalibrationStore
 from vtw_demo.compare import Comparison, Event, compare
 from vtw_demo.examination import Examination
 from vtw_demo.models import VisionLanguageModel
+from vtw_demo.page.lease import leased, measured, place
 from vtw_demo.page.query import Query
+from vtw_demo.page.turns import Place, StoppedError, Turn, Turns
 from vtw_demo.repeated_timing import RepeatedTiming
 from vtw_demo.timed_run import Run
 
 # How long a run in hand may take to end when the page closes: it ends within a token.
 CLOSING_SECONDS = 8.0
+STOPPED = "The run was stopped before its end."
+SWITCHED = "The model has been switched since this was asked: ask again."
+# Generously; README has what a sweep costs.
+PREFILLS_OF_A_SWEEP = 3
 
 Part = TypeVar("Part")
 
 
 class Engine:
-    """`calibration` is the last one of this model, by anyone in this cache folder; None before the first."""
+    """Whatever uses the model takes a turn of `turns`, and yields its places in the queue before anything else; what
+    takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where the model
+    that a request is for (`vlm`) has made way for another one, ValueError says so in its turn.
 
-    def __init__(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
+    `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, store: CalibrationStore, turns: Turns | None = None) -> None:
+        place(vlm)
+        self.turns = turns or Turns()
+        self.use(vlm, store)
+
+    def use(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
+        """From now on `vlm` answers. Called within a turn."""
         self.vlm = vlm
         self.store = store
         self.calibration = stored_calibration(store)
-        # Not reentrant, and released by whichever of the server's threads gets to the end of a run.
-        self._turn = threading.Lock()
-        self._stop = threading.Event()
-        self._closing = False
 
-    @contextmanager
-    def _own_turn(self, stop: threading.Event) -> Iterator[None]:
-        """The model, once nobody else uses it; `stop` is set when the page closes."""
-        with self._turn:
-            self._stop = stop
-            if self._closing:
-                stop.set()
-            yield
+    def _begin(self, turn: Turn, vlm: VisionLanguageModel) -> Iterator[Place]:
+        yield from turn.wait()
+        self._check(vlm)
 
-    def compare(self, query: Query, full: Run | None = None, stop: threading.Event | None = None) -> Iterator[Event]:
-        """`vtw_demo.compare` for `query`; closing the iterator ends the turn."""
-        stop = stop or threading.Event()
-        with self._own_turn(stop):
-            if self._closing:
-                return
-            yield from compare(
-                self.vlm, query.picture, query.question, query.layer, query.max_new_tokens, full=full, stop=stop
+    def _give_way(self, turn: Turn, vlm: VisionLanguageModel) -> Iterator[Place]:
+        yield from turn.give_way()
+        self._check(vlm)
+
+    def _check(self, vlm: VisionLanguageModel) -> None:
+        if vlm is not self.vlm:
+            raise ValueError(SWITCHED)
+
+    def compare(
+        self,
+        visitor: str,
+        vlm: VisionLanguageModel,
+        query: Query,
+        full: Run | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Place | Event]:
+        """`vtw_demo.compare` for `query`."""
+        with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
+            yield from self._begin(turn, vlm)
+            runs = 2 if full is None else 1
+            yield from leased(compare, vlm, runs, runs * query.max_new_tokens)(
+                vlm, query.picture, query.question, query.layer, query.max_new_tokens, full=full, stop=turn.stop
             )
 
     def answer_at_layers(
-        self, query: Query, layers: Sequence[int], full: Run, stop: threading.Event
-    ) -> Iterator[LayerAnswer]:
-        """`query` answered at each of `layers`; closing the iterator ends the turn."""
-        with self._own_turn(stop):
-            yield from answer_at_layers(
-                self.vlm, query.picture, query.question, layers, full, query.max_new_tokens, stop=stop
-            )
+        self,
+        visitor: str,
+        vlm: VisionLanguageModel,
+        query: Query,
+        layers: Sequence[int],
+        full: Run,
+        stop: threading.Event,
+    ) -> Iterator[Place | LayerAnswer]:
+        """`query` answered at each of `layers`."""
+        with suppress(StoppedError), self.turns.asked(visitor, "answer", stop) as turn:
+            yield from self._begin(turn, vlm)
+            for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * query.max_new_tokens)(
+                vlm, query.picture, query.question, layers, full, query.max_new_tokens, stop=stop
+            ):
+                yield answer
+                yield from self._give_way(turn, vlm)
 
     def calibrate(
-        self, samples: int, threshold: float, stop: threading.Event
-    ) -> Iterator[CalibrationProgress | Calibration]:
-        """Calibrate the model on samples that need no file; closing the iterator ends the turn."""
-        with self._own_turn(stop):
+        self, visitor: str, samples: int, threshold: float, stop: threading.Event
+    ) -> Iterator[Place | CalibrationProgress | Calibration]:
+        """Calibrate the model on samples that need no file."""
+        vlm, store = self.vlm, self.store
+        with suppress(StoppedError), self.turns.asked(visitor, "calibration sample", stop) as turn:
+            yield from self._begin(turn, vlm)
             chosen = embedded_samples(samples)
-            for event in calibrate(self.vlm, chosen, threshold, EMBEDDED_DATA, self.store, stop):
+            for event in leased(calibrate, vlm, PREFILLS_OF_A_SWEEP * samples)(
+                vlm, chosen, threshold, EMBEDDED_DATA, store, stop
+            ):
                 if isinstance(event, Calibration):
                     self.calibration = event
                 yield event
+                yield from self._give_way(turn, vlm)
 
-    def measure(self, part: Callable[[], Part]) -> Part:
-        """What `part` gives, which uses the model, while nobody else does."""
-        with self._turn:
-            return part()
+    def repeat_timing(
+        self, visitor: str, examination: Examination, rounds: int, stop: threading.Event
+    ) -> Iterator[Place | RepeatedTiming]:
+        """Both runs of a comparison again and again."""
+        vlm = examination.full.vlm
+        with suppress(StoppedError), self.turns.asked(visitor, "timing round", stop) as turn:
+            yield from self._begin(turn, vlm)
+            runs = 2 * (rounds + 1)
+            for timing in leased(examination.repeat_timing, vlm, runs, runs * examination.longest)(rounds, stop):
+                examination.timing = timing
+                yield timing
+                yield from self._give_way(turn, vlm)
 
-    def repeat_timing(self, examination: Examination, rounds: int, stop: threading.Event) -> Iterator[RepeatedTiming]:
-        """Both runs of a comparison again and again; closing the iterator ends the turn."""
-        with self._own_turn(stop):
-            yield from examination.repeat_timing(rounds, stop)
+    def measure(
+        self,
+        visitor: str,
+        vlm: VisionLanguageModel,
+        part: Callable[[], Part],
+        stop: threading.Event,
+        *,
+        follows: bool = False,
+    ) -> Generator[Place, None, Part]:
+        """What `part` gives, which uses `vlm`. `follows`: it belongs to what the visitor has begun already.
 
-    def compare_to_end(self, query: Query) -> Comparison:
-        """Both runs at once, for those who don't watch. Raises RuntimeError if the page closes meanwhile."""
-        comparison = None
-        for event in self.compare(query):
+        Raises StoppedError where `stop` is set before its turn.
+        """
+        with self.turns.asked(visitor, "measurement", stop, follows=follows) as turn:
+            yield from self._begin(turn, vlm)
+            return measured(part, vlm)
+
+    def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Comparison:
+        """Both runs at once, for those who don't watch. Raises ValueError if they are stopped meanwhile."""
+        for event in self.compare(visitor, vlm, query, stop=stop):
             if isinstance(event, Comparison):
-                comparison = event
-        if comparison is None:
-            raise RuntimeError("The server is closing.")
-        return comparison
+                return event
+        raise ValueError(STOPPED)
 
     def close(self) -> None:
         """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""
-        self._closing = True
-        self._stop.set()
-        if self._turn.acquire(timeout=CLOSING_SECONDS):
-            self._turn.release()
+        self.turns.close(CLOSING_SECONDS)

@@ -10,30 +10,30 @@ import gradio as gr
 from vtw_demo.calibration import DEFAULT_SAMPLES, Calibration
 from vtw_demo.compare import MAXIMUM_NEW_TOKENS
 from vtw_demo.figures.formats import count
+from vtw_demo.known_models import StartingLayer, starting_layer
 from vtw_demo.page.examples import Example
 from vtw_demo.page.lines import header, progress_line
+from vtw_demo.page.query import LONGEST_QUESTION
 from vtw_demo.page.sections import Sections, lay_out_sections
 from vtw_demo.page.session import Session
 from vtw_demo.report.answer_cards import AnswerCard
 from vtw_demo.report.terms import WHAT_AM_I_LOOKING_AT
+from vtw_demo.vision_language_model import VisionLanguageModel
 
-MAXIMUM_UPLOAD = "20mb"
-LONGEST_QUESTION = 20_000
 NEW_TOKENS = 128
-DEFAULT_LAYER_SHARE = 0.75
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES
 
 
-def default_layer(layers: int, calibration: Calibration | None) -> int:
+def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:
     """The withdrawal layer that the page starts with where none was asked for: the calibrated one, if there is one."""
-    return max(1, round(DEFAULT_LAYER_SHARE * layers)) if calibration is None else calibration.nearest_layer
+    return starting.layer if calibration is None else calibration.nearest_layer
 
 
-def layer_info(layers: int, calibration: Calibration | None) -> str:
-    """What is said under the slider."""
+def layer_info(layers: int, starting: StartingLayer, calibration: Calibration | None) -> str:
+    """What is said under the slider: what K means, and where the page's first K comes from."""
     said = f"No layer from K on holds a visual token; {layers} withdraws none."
     if calibration is None:
-        return said
+        return f"{said} {starting}"
     samples = count(len(calibration.samples), "sample")
     nearest = "" if calibration.layer else "nearest to the threshold, "
     return f"{said} Calibrated on {samples}: {nearest}K = {calibration.nearest_layer}."
@@ -46,7 +46,9 @@ class Layout:
     session: gr.State
     header: gr.HTML
     note: gr.HTML
+    model: gr.JSON
     picture: gr.Image
+    clip: gr.Video
     origin: gr.JSON
     question: gr.Textbox
     run: gr.Button
@@ -68,24 +70,26 @@ class Layout:
 
 def lay_out(
     examples: Sequence[Example],
-    model: str,
-    precision: str,
-    device: str,
-    layers: int,
+    vlm: VisionLanguageModel,
     layer: int,
     calibration: Calibration | None,
+    switchable: bool,
 ) -> Layout:
-    """Make the page's components, inside a `gr.Blocks`, with the first example chosen."""
-    first = examples[0]
+    """Make the page's components, inside a `gr.Blocks`, with the first example chosen.
+
+    `switchable`: whether visitors may put another model in place of `vlm`.
+    """
+    first, layers = examples[0], vlm.layers
     session = gr.State(Session())
-    top = gr.HTML(header(model, precision, device, layers, None), padding=False)
+    top = gr.HTML(header(vlm.name, vlm.precision, str(vlm.device), layers, None), padding=False)
     gr.HTML(
         f'<details class="about"><summary>What am I looking at?</summary>{WHAT_AM_I_LOOKING_AT}</details>',
         padding=False,
         elem_id="about",
     )
     note = gr.HTML(padding=False, visible=False, elem_id="note")
-    # Its value is read by a script that makes the link: {"example": name}, {"scene": seed}, or {} for an own picture.
+    # Read by the script that makes the link: {"example": name}, {"scene": seed}, or {} for an own picture.
+    model = gr.JSON({"model": vlm.name}, visible=False)
     origin = gr.JSON({"example": first.picture.stem}, visible=False)
     with gr.Row(elem_id="query"):
         with gr.Column(scale=0, min_width=290, elem_id="picture-column"):
@@ -97,6 +101,13 @@ def lay_out(
                 height=262,
                 buttons=[],
                 elem_id="picture",
+            )
+            clip = gr.Video(
+                label="Or a clip: up to a minute",
+                sources=["upload"],
+                height=150,
+                visible=vlm.sampling is not None,
+                elem_id="clip",
             )
         with gr.Column(scale=5, min_width=320, elem_id="controls"):
             with gr.Row(elem_id="ask"):
@@ -128,7 +139,7 @@ def lay_out(
                     value=layer,
                     step=1,
                     label="Withdrawal layer K",
-                    info=layer_info(layers, calibration),
+                    info=layer_info(layers, starting_layer(vlm), calibration),
                     buttons=[],
                     scale=6,
                     min_width=260,
@@ -163,12 +174,19 @@ def lay_out(
         full = gr.HTML(AnswerCard("full", layer).to_html(), padding=False, min_width=300, elem_id="full")
         withdrawn = gr.HTML(AnswerCard("withdrawn", layer).to_html(), padding=False, min_width=300, elem_id="withdrawn")
     verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
-    sections = lay_out_sections(layers, calibration, on_cpu=not device.startswith("cuda"))
+    sections = lay_out_sections(
+        layers,
+        calibration,
+        on_cpu=vlm.device.type != "cuda",
+        switchable_from=vlm.name if switchable else None,
+    )
     return Layout(
         session=session,
         header=top,
         note=note,
+        model=model,
         picture=picture,
+        clip=clip,
         origin=origin,
         question=question,
         run=run,

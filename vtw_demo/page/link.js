@@ -1,5 +1,5 @@
 // The address that restores what is shown; the browser's own address bar gets it too.
-(origin, question, layer) => {
+(model, origin, question, layer) => {
   const url = new URL(window.location.href);
   const others = [...url.searchParams].filter(([name]) => name.startsWith("__"));
   url.search = "";
@@ -7,7 +7,7 @@
   for (const [name, value] of Object.entries(origin || {})) url.searchParams.set(name, value);
   url.searchParams.set("question", question || "");
   url.searchParams.set("layer", String(layer));
-  url.searchParams.set("model", MODEL);
+  url.searchParams.set("model", model.model);
   window.history.replaceState(null, "", url);
   return url.href;
 };

@@ -4,43 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import math
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from PIL import Image
+from vtw_demo.clip import Clip, FrameSampling, Shown, contact_sheet, find_clip
+from vtw_demo.picture import read_picture
+from vtw_demo.question import read_question
 
-from vtw_demo.picture import open_picture
+LONGEST_QUESTION = 20_000
 
 
 @dataclass(frozen=True)
 class Query:
-    """One picture, one question, and how to answer it."""
+    """One picture or clip, one question, and how to answer it. `note` is a sentence about the picture, "" for most."""
 
-    picture: Image.Image
+    picture: Shown
     question: str
     layer: int
     max_new_tokens: int
+    note: str = ""
 
     @classmethod
-    def read(cls, picture_file: Any, question: Any, layer: Any, max_new_tokens: Any) -> Query:
-        """From what the browser or an API client sent. Raises ValueError, in a sentence for people."""
-        if not isinstance(question, str | None):
-            raise ValueError(f"The question must be text; this is {question!r}.")
-        if not (question or "").strip():
-            raise ValueError("The question is empty: type what you want to know about the picture.")
-        return cls(
-            picture=open_picture(_path(picture_file)),
-            question=str(question),
-            layer=whole_number("withdrawal layer", layer),
-            max_new_tokens=whole_number("number of new tokens", max_new_tokens),
-        )
+    def read(
+        cls,
+        picture_file: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        sampling: FrameSampling | None = None,
+    ) -> Query:
+        """From what the browser or an API client sent, for a model with this `sampling` of clips.
+
+        Raises ValueError, in a sentence for people.
+        """
+        text = read_question(question)
+        if len(text) > LONGEST_QUESTION:
+            raise ValueError(
+                f"The question is too long: it has {len(text)} characters and may have up to {LONGEST_QUESTION}."
+            )
+        layer = whole_number("withdrawal layer", layer)
+        max_new_tokens = whole_number("number of new tokens", max_new_tokens)
+        path = _path(picture_file)
+        try:
+            if clip := find_clip(path, sampling):
+                return cls(clip, text, layer, max_new_tokens)
+            read = read_picture(path)
+        except OSError as error:
+            raise ValueError("The picture is no longer on the server: choose it again.") from error
+        return cls(read.picture, text, layer, max_new_tokens, read.note)
 
     @cached_property
     def identity(self) -> tuple[str, str, int]:
         """Equal for two queries whose full runs are the same: picture, question and tokens cap, but any layer."""
-        pixels = hashlib.sha256(repr(self.picture.size).encode() + self.picture.tobytes()).hexdigest()
-        return pixels, self.question.strip(), self.max_new_tokens
+        times = self.picture.times if isinstance(self.picture, Clip) else ()
+        pixels = contact_sheet(self.picture)
+        seen = hashlib.sha256(repr((times, pixels.size)).encode() + pixels.tobytes()).hexdigest()
+        return seen, self.question, self.max_new_tokens
 
 
 def _path(file: Any) -> str:
@@ -53,10 +74,10 @@ def _path(file: Any) -> str:
 
 def whole_number(name: str, value: Any) -> int:
     # JSON knows no whole numbers: 7.0 is one.
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"The {name} must be a whole number; this is {value!r}.")
+        raise ValueError(f"The {name} must be a whole number; this is {reprlib.repr(value)}.")
     return value
 
 
@@ -71,5 +92,5 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
 def read_threshold(value: Any) -> float:
     """A threshold of KL divergence. Raises ValueError, in a sentence for people."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"The threshold must be a number from 0 on, for example 0.003; this is {value!r}.")
+        raise ValueError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
     return float(value)

@@ -9,6 +9,7 @@ import gradio as gr
 from vtw_demo.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.figures.staircase import SURFACES
 from vtw_demo.page.lines import reading_line
+from vtw_demo.page.model_tab import ModelTab, lay_out_model_tab
 from vtw_demo.page.token_strip import token_strip
 from vtw_demo.repeated_timing import MAXIMUM_ROUNDS
 from vtw_demo.report.terms import term
@@ -38,7 +39,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sections:
-    """All tabs, and the controls in them."""
+    """All tabs, and the controls in them. `model` is None where no other can be chosen."""
 
     tabs: gr.Tabs
     plotted: tuple[Section, ...]
@@ -62,13 +63,16 @@ class Sections:
     report: gr.Button
     data: gr.Button
     tables: gr.Button
+    model: ModelTab | None
 
     def named(self, name: str) -> Section:
         return next(section for section in self.plotted if section.name == name)
 
 
-def lay_out_sections(layers: int, calibration: Calibration | None, on_cpu: bool) -> Sections:
-    """Make the tabs, inside a `gr.Blocks`."""
+def lay_out_sections(
+    layers: int, calibration: Calibration | None, on_cpu: bool, switchable_from: str | None
+) -> Sections:
+    """Make the tabs, inside a `gr.Blocks`. `switchable_from`: the model that is loaded, if another can be chosen."""
     threshold_value = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab("Attention", id=ATTENTION) as tab:
@@ -139,6 +143,7 @@ def lay_out_sections(layers: int, calibration: Calibration | None, on_cpu: bool)
                 "been looked at yet is measured first.</p>",
                 padding=False,
             )
+        model = None if switchable_from is None else lay_out_model_tab(switchable_from)
     return Sections(
         tabs=tabs,
         plotted=(
@@ -165,6 +170,7 @@ def lay_out_sections(layers: int, calibration: Calibration | None, on_cpu: bool)
         report=report,
         data=data,
         tables=tables,
+        model=model,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from vtw_demo.figures.overlay import Overlaid
 from vtw_demo.figures.staircase import Surface
 from vtw_demo.page.query import Query
 from vtw_demo.report.plots import Plot
+from vtw_demo.vision_language_model import VisionLanguageModel
 
 KEPT_COMPARISONS = 30
 
@@ -28,14 +30,22 @@ class PastComparison:
 
 
 class Session:
-    """- `examination`: of the comparison that is shown; None while there is none.
+    """- `visitor`: tells this visitor apart from others where they take turns.
+    - `vlm`: the model that the page is about; None before its start. `is_told_of_switch`: a line on the page says
+      that another visitor has switched it.
+    - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a section's plot.
+    - `examination`: of the comparison that is shown; None while there is none.
     - `plots`: those of its sections that are drawn, by the section's name; `open_section` is the one in view.
     - `attention_query`, `map_token`, `surface`: what is chosen in the sections.
     - `history`: the visitor's comparisons, the oldest first.
     """
 
     def __init__(self) -> None:
+        self.visitor = secrets.token_hex(8)
+        self.vlm: VisionLanguageModel | None = None
+        self.is_told_of_switch = False
         self.stop = threading.Event()
+        self.measuring = threading.Event()
         self.examination: Examination | None = None
         self.plots: dict[str, Plot] = {}
         self.open_section = "attention"
@@ -51,13 +61,25 @@ class Session:
 
     def begin(self) -> None:
         """A new request ends what is still running for this visitor; its own stop event is fresh."""
-        self.stop.set()
+        self.halt()
         self.stop = threading.Event()
+
+    def halt(self) -> None:
+        """End what is running for this visitor; what they ask for next begins."""
+        self.stop.set()
+        self.measuring.set()
+        self.measuring = threading.Event()
 
     def forget(self) -> None:
         """What is known of the query in hand: the next run measures all of it again."""
         self._full = None
         self.hide()
+
+    def show_model(self, vlm: VisionLanguageModel) -> None:
+        """The visitor's page is about `vlm` from now on; what was measured of another model can't be gone on with."""
+        if self.vlm is not vlm:
+            self.vlm = vlm
+            self.forget()
 
     def hide(self) -> None:
         """A new comparison begins: the sections show an older one."""

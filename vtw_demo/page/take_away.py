@@ -6,19 +6,24 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
 from vtw_demo.examination import Examination
 from vtw_demo.machine import Machine
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import progress_line, verdict_line
-from vtw_demo.page.sentences import Shown, in_sentences
+from vtw_demo.page.sentences import Shown, in_sentences, told
 from vtw_demo.page.session import Session
+from vtw_demo.page.turns import Place
 from vtw_demo.report.data import report_data
 from vtw_demo.report.html import plot_html, report_html
 from vtw_demo.report.plots import Plot, all_plots, attention_map_png
 from vtw_demo.verdict import verdict
+
+WRITING = "Writing it down; what hasn't been looked at yet is measured first."
 
 
 class TakeAway:
@@ -66,20 +71,39 @@ class TakeAway:
 
     def map_png(self, session: Session) -> Iterator[Shown]:
         """The attention maps of all layers on one sheet."""
+        token = session.map_token
 
         def make(examination: Examination) -> bytes:
-            return attention_map_png(examination, session.map_token)
+            return attention_map_png(examination, token)
 
-        yield from in_sentences(self.layout, self._whole(session, "where-it-looks.png", "image/png", make))
+        def needed(examination: Examination) -> Sequence[Callable[[], object]]:
+            maps = (partial(one.attention_map, token) for one in (examination.full, examination))
+            return (*maps, partial(getattr, examination.full, "patches"))
+
+        yield from in_sentences(self.layout, self._whole(session, "where-it-looks.png", "image/png", make, needed))
 
     def _whole(
-        self, session: Session, name: str, kind: str, make: Callable[[Examination], str | bytes]
+        self,
+        session: Session,
+        name: str,
+        kind: str,
+        make: Callable[[Examination], str | bytes],
+        needed: Callable[[Examination], Sequence[Callable[[], object]]] = lambda examination: examination.measurements,
     ) -> Iterator[Shown]:
-        examination = session.examination
+        """Each measurement takes a turn of its own; the file is made while others use the model."""
+        examination, stop = session.examination, session.measuring
         if examination is None:
             raise ValueError("There is nothing to take away yet: run a comparison first.")
-        yield {self.layout.verdict: progress_line("Writing it down; what hasn't been looked at yet is measured first.")}
-        content = self.engine.measure(lambda: make(examination))
+        yield {self.layout.verdict: progress_line(WRITING)}
+        vlm = examination.full.vlm
+
+        def show(place: Place) -> Shown:
+            return {self.layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
+
+        for part in needed(examination):
+            with suppress(ValueError):  # a part that this model's can't be known of: the file says so itself
+                yield from told(show, self.engine.measure(session.visitor, vlm, part, stop, follows=True))
+        content = make(examination)
         yield {
             self.layout.file: _file(name, kind, content),
             self.layout.verdict: verdict_line(verdict(examination.comparison)),

@@ -8,10 +8,10 @@ import json
 from html import escape
 from pathlib import Path
 
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from vtw_demo.calibration import Calibration
+from vtw_demo.clip import Shown, contact_sheet
 from vtw_demo.compare import RunName
 from vtw_demo.examination import Examination
 from vtw_demo.figures.attention_map import ATTENTION_MAP_CSS, ATTENTION_MAP_SCRIPT
@@ -98,8 +98,8 @@ def _download(name: str, kind: str, content: str, shown: str) -> str:
     return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(shown)}</a>'
 
 
-def _picture(image: Image.Image) -> str:
-    shown = image.convert("RGB")
+def _picture(image: Shown) -> str:
+    shown = contact_sheet(image).convert("RGB")
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     content = io.BytesIO()
     shown.save(content, "PNG")

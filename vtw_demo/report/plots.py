@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.answers_by_layer import LayerAnswer
 from vtw_demo.calibration import DEFAULT_THRESHOLD, Calibration
+from vtw_demo.clip import contact_sheet
 from vtw_demo.examination import Examination
 from vtw_demo.figures.answers_by_layer import answer_times_figure, answer_times_table, stable_sentence
 from vtw_demo.figures.attention import (
@@ -81,7 +82,7 @@ def attention_map_plot(examination: Examination, answer_token: int | None = None
         "Where it looks",
         attention_map_reading(*maps),
         partial(attention_map_table, geometry, *maps),
-        html=attention_map_html(full.image, geometry, *maps, first_layer=examination.layer - 1),
+        html=attention_map_html(contact_sheet(full.image), geometry, *maps, first_layer=examination.layer - 1),
     )
 
 
@@ -89,7 +90,7 @@ def attention_map_png(examination: Examination, answer_token: int | None = None)
     """The maps of `attention_map_plot` on one sheet, as a PNG file."""
     full = examination.full
     maps = full.attention_map(answer_token), examination.attention_map(answer_token)
-    return map_png(full.image, full.patches, *maps)
+    return map_png(contact_sheet(full.image), full.patches, *maps)
 
 
 def migration_plot(examination: Examination) -> Plot:

@@ -1,0 +1,253 @@
+"""A short video clip: frames sampled evenly from a file, or one sentence that says why there are none."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageOps
+
+# What a file begins with, after so many bytes, and FFmpeg's name for its format. A format is never guessed: some
+# (playlists, scripts) make FFmpeg open other files and addresses.
+FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ftyp", "mov"),
+    (4, b"moov", "mov"),
+    (4, b"mdat", "mov"),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+    (0, b"GIF8", "gif"),
+    (0, b"OggS", "ogg"),
+)
+# Pictures in the container of MP4.
+PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
+MAXIMUM_SECONDS = 60.0
+MAXIMUM_BYTES = 100_000_000
+MAXIMUM_PIXELS = 4096 * 2304
+MAXIMUM_FRAMES_READ = 7200
+"""A minute at 120 frames a second."""
+LONGEST_SIDE = 1280
+"""Frames are kept no larger; the models here scale them further down."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a model sees of a clip.
+
+    - `frames`: pictures in RGB, all of one size, in order.
+    - `times`: when each is shown, in seconds from the start.
+    - `seconds`: how long the clip is.
+
+    Raises ValueError for no frames, frames of different sizes, and times that aren't in order within the clip.
+    """
+
+    frames: tuple[Image.Image, ...]
+    times: tuple[float, ...]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not self.frames or len(self.times) != len(self.frames):
+            raise ValueError(f"A clip has frames and a time for each; this has {len(self.frames)} and {self.times}.")
+        if len({frame.size for frame in self.frames}) > 1:
+            raise ValueError(f"The frames of a clip are of one size; these are {[f.size for f in self.frames]}.")
+        if list(self.times) != sorted(self.times) or not 0 <= self.times[0] <= self.times[-1] <= self.seconds:
+            raise ValueError(f"Times must be in order, from 0 to {self.seconds} seconds; these are {self.times}.")
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """How many frames a model was trained to see: `per_second`, but at least `minimum` and at most `maximum`.
+
+    Raises ValueError unless 1 <= minimum <= maximum and `per_second` is above 0.
+    """
+
+    minimum: int
+    maximum: int
+    per_second: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.maximum or not self.per_second > 0:
+            raise ValueError(f"From 1 frame on, the fewest first, above 0 a second; this is {self}.")
+
+    def count(self, seconds: float) -> int:
+        """How many frames of a clip so long. Even, where the model may choose: the Qwen-VLs see frames in pairs."""
+        if self.minimum == self.maximum:
+            return self.minimum
+        wanted = min(max(seconds * self.per_second, self.minimum), self.maximum)
+        return max(self.minimum, int(wanted) // 2 * 2)
+
+
+Shown = Image.Image | Clip
+"""What a model can be shown."""
+
+
+def is_clip(path: str | Path) -> bool:
+    """Whether a file begins as a clip's does, whatever its name. Raises OSError for one that isn't there."""
+    with Path(path).open("rb") as file:
+        return _format(file.read(12)) is not None
+
+
+def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
+    """The clip in a file, for a model with `sampling` (None: it is asked about pictures only); None for a picture.
+
+    An animated GIF is a clip where the model takes clips. Raises what `read_clip` does, and ValueError for a clip
+    where the model takes none.
+    """
+    with Path(path).open("rb") as file:
+        kind = _format(file.read(12))
+    if kind is None or (kind == "gif" and sampling is None):
+        return None
+    if sampling is None:
+        raise ValueError(
+            "This model is asked about pictures, not about clips: choose a picture, or a model that takes clips, such "
+            "as Video-LLaVA, Qwen2.5-VL and Qwen3-VL."
+        )
+    return read_clip(path, sampling)
+
+
+def like(shown: Shown, colour: tuple[int, int, int]) -> Shown:
+    """A picture or clip of the same size, and as many frames, all of one colour."""
+    if isinstance(shown, Clip):
+        return replace(shown, frames=tuple(Image.new("RGB", frame.size, colour) for frame in shown.frames))
+    return Image.new("RGB", ImageOps.exif_transpose(shown).size, colour)
+
+
+def contact_sheet(shown: Shown, columns: int = 4) -> Image.Image:
+    """A clip's frames side by side, in order, row by row; a picture as it is."""
+    if isinstance(shown, Image.Image):
+        return shown
+    width, height = shown.frames[0].size
+    columns = min(columns, len(shown.frames))
+    sheet = Image.new("RGB", (columns * width, -(-len(shown.frames) // columns) * height), "white")
+    for number, frame in enumerate(shown.frames):
+        sheet.paste(frame, (number % columns * width, number // columns * height))
+    return sheet
+
+
+def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
+    """The clip in a file: frames evenly spaced from its first to its last, upright, in RGB.
+
+    Where the clip has fewer frames than the model wants, some are there more than once. Sound isn't read.
+
+    Raises ValueError, in a sentence for people, for what is no clip, and one that is too long, too large or damaged;
+    OSError for a file that isn't there.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("The clip's file is empty: choose another one.")
+    if size > MAXIMUM_BYTES:
+        raise ValueError(f"The clip's file is too large: it may have up to {MAXIMUM_BYTES // 1_000_000} MB.")
+    content = path.read_bytes()
+    try:
+        timeline = _timeline(content)
+        sampled = timeline.sample(sampling)
+        frames = _decode(content, set(sampled))
+    except (av.FFmpegError, EOFError, MemoryError) as error:
+        raise ValueError("The clip's file is damaged or of a kind that can't be read: choose another one.") from error
+    # Where one can't be decoded, the nearest is shown.
+    shown = [min(frames, key=lambda stamp: abs(stamp - wanted)) for wanted in sampled]
+    first = frames[shown[0]]
+    # Their size may change on the way.
+    same = {stamp: frame if frame.size == first.size else frame.resize(first.size) for stamp, frame in frames.items()}
+    pictures = tuple(same[stamp] for stamp in shown)
+    return Clip(pictures, tuple((stamp - timeline.stamps[0]) * timeline.unit for stamp in shown), timeline.seconds)
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When a clip's frames are shown: `stamps` in order, in units of so many seconds; how long it is."""
+
+    stamps: tuple[int, ...]
+    unit: float
+    seconds: float
+
+    def sample(self, sampling: FrameSampling) -> list[int]:
+        wanted = np.linspace(self.stamps[0], self.stamps[-1], sampling.count(self.seconds))
+        nearest = np.abs(wanted[:, None] - np.array(self.stamps)[None]).argmin(1)
+        return [self.stamps[index] for index in nearest]
+
+
+def _too_long() -> str:
+    return f"The clip is too long: it may last up to {MAXIMUM_SECONDS:g} seconds. Cut a shorter one."
+
+
+def _format(content: bytes) -> str | None:
+    """FFmpeg's name of the format of a file that begins so; None for what is no clip."""
+    if content[4:8] == b"ftyp" and content[8:12] in PICTURE_BRANDS:
+        return None
+    return next((name for start, mark, name in FORMATS if content[start : start + len(mark)] == mark), None)
+
+
+def _open(content: bytes) -> av.container.InputContainer:
+    name = _format(content)
+    if name is None:
+        raise ValueError("This file is not a clip that can be read: use MP4, WebM, MOV, AVI, MKV, OGV or GIF.")
+    # From memory, and with no protocol: whatever is written in the file, nothing else is opened.
+    options = {"protocol_whitelist": "none"}
+    return av.open(io.BytesIO(content), mode="r", format=name, options=options, metadata_errors="ignore")
+
+
+def _timeline(content: bytes) -> _Timeline:
+    """Read from the packets alone: nothing is decoded."""
+    with _open(content) as container:
+        if not container.streams.video:
+            raise ValueError("This file holds no moving picture, only sound: choose a clip.")
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAXIMUM_PIXELS:
+            raise ValueError(f"The clip's frames are too large: {width} x {height} pixels. Scale it down.")
+        durations: dict[int, int] = {}
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.size:
+                durations[packet.pts] = packet.duration or 0
+            if len(durations) > MAXIMUM_FRAMES_READ:
+                raise ValueError(_too_long())
+        unit = float(stream.time_base or 1)
+    if not durations:
+        raise ValueError("The clip has no frames: choose another one.")
+    stamps = tuple(sorted(durations))
+    shown = stamps[-1] - stamps[0]
+    # Where the file doesn't say how long the last frame is shown, as long as the others on average.
+    last = durations[stamps[-1]] or shown / max(1, len(stamps) - 1)
+    seconds = (shown + last) * unit
+    if seconds > MAXIMUM_SECONDS:
+        raise ValueError(_too_long())
+    return _Timeline(stamps, unit, seconds)
+
+
+def _decode(content: bytes, wanted: set[int]) -> dict[int, Image.Image]:
+    """The frames that are shown at some times; where one can't be decoded, the next one."""
+    missing = sorted(wanted)
+    found: dict[int, Image.Image] = {}
+    with _open(content) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in _frames(container, stream):
+            if frame.pts is None or frame.pts < missing[0]:
+                continue
+            found[frame.pts] = _upright(frame)
+            missing = [stamp for stamp in missing if stamp > frame.pts]
+            if not missing:
+                break
+    if not found:
+        raise ValueError("None of the clip's frames can be decoded: choose another one.")
+    return found
+
+
+def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames in the order in which they are shown, up to where the file is damaged."""
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError:
+        return
+
+
+def _upright(frame: av.VideoFrame) -> Image.Image:
+    picture = frame.to_image().convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    # Cameras note how they were held, in degrees counter-clockwise.
+    return picture.rotate(frame.rotation, expand=True)

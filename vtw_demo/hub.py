@@ -1,0 +1,203 @@
+"""A model's files: in a folder, in this machine's cache, on the Hugging Face hub; or one sentence why they aren't."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm, validate_repo_id
+
+CONFIG = "config.json"
+# Weights as safetensors only, and no code.
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+# Weights of other programs, and what is in folders.
+LEFT_OUT = ["*/*", "consolidated*"]
+WHOLE: dict[str, Any] = {"allow_patterns": PATTERNS, "ignore_patterns": LEFT_OUT}
+LOOK_SECONDS = 5.0
+
+Report = Callable[[int, int], None]
+"""Called with the bytes that are there and the bytes of all."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model's files are: `folder` has at least its configuration; `missing_bytes` are to be downloaded.
+
+    `name` and `revision` are None where the folder is the user's own.
+    """
+
+    folder: Path
+    name: str | None = None
+    revision: str | None = None
+    missing_bytes: int = 0
+
+
+def find_files(name: str, revision: str | None = None) -> ModelFiles:
+    """Look for a model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched.
+
+    Raises ValueError, in a sentence for people, for a model that isn't there, is gated or out of reach, or has no
+    safetensors.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_listing(name, [path.name for path in folder.iterdir()])
+        return ModelFiles(folder)
+    with _sentences(name, revision):
+        validate_repo_id(name)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG], tqdm_class=_Silent))
+        try:
+            listed = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=PATTERNS,
+                ignore_patterns=LEFT_OUT,
+                dry_run=True,
+                tqdm_class=_Silent,
+            )
+        except DryRunError:  # without a network: what is in the cache must do
+            snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
+            _check_listing(name, [path.name for path in folder.iterdir()])
+            return ModelFiles(folder, name, revision)
+        _check_listing(name, [file.filename for file in listed])
+        if not (folder / CONFIG).is_file():
+            raise EntryNotFoundError(CONFIG)
+        return ModelFiles(folder, name, revision, sum(file.file_size or 0 for file in listed if file.will_download))
+
+
+def fetch(files: ModelFiles, report: Report) -> Path:
+    """Download what is missing, and say how far it is; what is downloaded stays in the cache when it breaks off.
+
+    Raises ValueError, in a sentence for people.
+    """
+    if files.name is None or not files.missing_bytes:
+        return files.folder
+    with _sentences(files.name, files.revision):
+        return Path(
+            snapshot_download(
+                files.name,
+                # The commit that was looked at, even if a newer one came meanwhile.
+                revision=files.folder.name,
+                **WHOLE,
+                tqdm_class=_reporting(report, files.missing_bytes),
+            )
+        )
+
+
+def reachable(name: str) -> bool:
+    """Whether the hub answers for a model within a few seconds."""
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=LOOK_SECONDS)
+    except (OSError, HTTPError):
+        return False
+    return True
+
+
+def in_cache(name: str, revision: str | None = None) -> bool:
+    """Whether all files of a model are in this machine's cache."""
+    try:
+        snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_listing(name: str, listed: list[str]) -> None:
+    if CONFIG not in listed:
+        raise ValueError(
+            f"The model {name!r} can't be loaded: it has no {CONFIG}, so it is no model of transformers. Check the id "
+            "or the folder."
+        )
+    if not any(file.endswith(".safetensors") for file in listed):
+        raise ValueError(
+            f"The model {name!r} can't be loaded: its weights are not in safetensors, the only files of weights that "
+            "are read here. Choose a version that has them."
+        )
+
+
+@contextmanager
+def _sentences(name: str, revision: str | None) -> Iterator[None]:
+    hub = constants.ENDPOINT
+    version = "" if revision is None else f" in the revision {revision!r}"
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(
+            f"The model {name!r} can't be loaded: there is no such folder, and it is no id of the hub either, which "
+            "looks like 'llava-hf/llava-1.5-7b-hf'."
+        ) from error
+    except GatedRepoError as error:
+        raise ValueError(
+            f"The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth login` or set "
+            "HF_TOKEN, and try again."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"There is no model {name!r} on the hub ({hub}), or it is private: check the id; for a private one log in "
+            "with `hf auth login` or set HF_TOKEN."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"The model {name!r}{version} is not, or not whole, in this machine's cache, and the hub ({hub}) can't be "
+            "reached: check the network, or choose a folder or 'embedded'."
+        ) from error
+    except EntryNotFoundError as error:
+        raise ValueError(f"The model {name!r}{version} lacks a file: {error}. Choose another one.") from error
+    except HfHubHTTPError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(f"The hub refused the model {name!r}: {said} Try again later.") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ValueError(
+                f"The disk is full: the model {name!r} doesn't fit into {constants.HF_HUB_CACHE}. Make room, or set "
+                "HF_HOME to another disk."
+            ) from error
+        raise ValueError(_broken_off(name)) from error
+    except HTTPError as error:
+        raise ValueError(_broken_off(name)) from error
+
+
+def _broken_off(name: str) -> str:
+    return f"The download of {name!r} broke off; what has come is kept. Check the network and try again."
+
+
+class _Silent(tqdm):
+    """A progress bar that shows nothing."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "disable": True})
+
+
+def _reporting(report: Report, total: int) -> type[tqdm]:
+    """A progress bar that shows nothing and reports bytes."""
+
+    class Reporting(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            # Of the two bars that count bytes, the one of what has come to the disk.
+            self.counts = options.get("name") == "huggingface_hub.snapshot_download"
+            self.done = 0
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counts:
+                self.done += int(n or 0)
+                report(min(self.done, total), total)
+
+    return Reporting
