@@ -29,6 +29,14 @@ LAYER, NEW_TOKENS = 2, 4
 TAKE_CLIPS = ("video_llava", "qwen2_5_vl", "qwen3_vl")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_bfloat16():
+    """As on a CPU without its instructions, float32 beside the 4 bits: oracles agree to 1e-3 in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
+
+
 @pytest.fixture(scope="module", params=HUB_TOKENIZERS)
 def name(request):
     return request.param

@@ -8,6 +8,9 @@ from pathlib import Path
 import psutil
 import torch
 
+# How torch's allocators and CUDA's libraries say it in a plain RuntimeError.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def find_device(asked: str | None) -> torch.device:
     """The device that was asked for; for None a GPU where there is one. Raises ValueError for one that isn't there."""
@@ -49,6 +52,13 @@ def free_memory(device: torch.device) -> int:
     available = psutil.virtual_memory().available
     limit = _container_limit()
     return available if limit is None else min(available, limit)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, this machine's memory among them, had no room for what was computed."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def give_memory_back() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 import transformers
 from PIL import Image
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils.logging import set_tqdm_hook
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -157,6 +158,8 @@ def _read(
                 use_safetensors=True,
                 trust_remote_code=False,
             )
+        if quantization == "4bit":
+            _pack_what_fits(model)
         vlm = VisionLanguageModel(name, model.eval(), processor, quantization, revision, quantize_all)
         if is_lent:
             model.to(target)
@@ -296,6 +299,17 @@ def _quantization_config(
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return None
+
+
+def _pack_what_fits(model: nn.Module) -> None:
+    """On a CPU with bfloat16 instructions bitsandbytes packs 4-bit weights anew when they are first used, in blocks of
+    32 rows and 64 columns. It fails on those that aren't whole blocks (SigLIP's 4,304 columns): these stay as they are.
+    """
+    linear: Any
+    for linear in model.modules():
+        packs = hasattr(linear, "support_avx512bf16_for_cpu")
+        if packs and (linear.out_features % 32 or linear.in_features % 64):
+            linear.support_avx512bf16_for_cpu = False
 
 
 def _warm_up(vlm: VisionLanguageModel) -> None:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 from tests.bad_input import encoded, scene
+from vtw_demo.page.build import build_page
+from vtw_demo.page.command_line import THREADS
+from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
@@ -61,6 +65,20 @@ def server(tmp_path_factory):
                 raise
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+@contextmanager
+def served(engine, first_layer=None):
+    """The address of a page in this process, whose `engine` a test can get at."""
+    page = build_page(engine, first_layer)
+    page.launch(
+        server_port=free_port(), quiet=True, theme=THEME, css=CSS, head=SCRIPTS, ssr_mode=False, max_threads=THREADS
+    )
+    try:
+        yield page.local_url.rstrip("/")
+    finally:
+        engine.close()
+        page.close()
 
 
 @pytest.fixture

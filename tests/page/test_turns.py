@@ -160,11 +160,17 @@ def test_who_is_stopped_or_leaves_while_waiting_gives_up_the_place():
 def test_a_failed_turn_is_over_and_its_outcome_told():
     told = Told()
     turns = Turns(observer=told)
-    for error, outcome in ((ValueError, "refused"), (RuntimeError, "failed"), (GeneratorExit, "stopped")):
+    for error, outcome in (
+        (ValueError, "failed"), (RuntimeError, "failed"), (MemoryError, "out of memory"), (GeneratorExit, "stopped"),
+    ):  # fmt: skip
         with pytest.raises(error), turns.asked("a", "comparison") as turn:  # noqa: PT012
             list(turn.wait())
             raise error
         assert told.ended[-1] == ("comparison", outcome)
+    with pytest.raises(ValueError, match="negative"), turns.asked("a", "comparison") as turn:  # noqa: PT012
+        list(turn.wait())
+        Place(-1)
+    assert told.ended[-1] == ("comparison", "refused")
     with turns.asked("a", "sweep") as turn:
         list(turn.wait())
         turn.stop.set()

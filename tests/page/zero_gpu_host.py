@@ -188,11 +188,15 @@ def use(engine, asked):
     found["note after close"] = note.read_text()
     found["workers"], found["own"] = sorted(workers), os.getpid()
 
-    for kind in (ValueError, TypeError, KeyError):
+    for kind in (ValueError, KeyError, MemoryError):
         try:
             list(leased(fails, vlm, 1)(kind))
         except Exception as error:
             found[f"raised {kind.__name__}"] = [type(error).__name__, str(error)]
+    try:
+        list(leased(compare, vlm, 2, 8)(vlm, query.picture, query.question, 99, 8))
+    except Exception as error:
+        found["refused"] = [type(error).__name__, str(error)]
     before = len(asked)
     for name, model, new_tokens in (("another model", replace(vlm), 8), ("too long", vlm, 10**6)):
         try:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vtw_demo.page.monitoring import HEALTH
 from vtw_demo.page.uploads import Uploads
 
 API = "/gradio_api/"
@@ -29,7 +30,7 @@ UNUSED = (
 )
 # What a browser needs to show the form in which one logs in; /config and the like ask Gradio itself.
 OPEN = ("/static/", "/assets/", "/svelte/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
-OPEN_ALSO = ("/", "/robots.txt", f"{API}theme.css", f"{API}startup-events", f"{API}app_id", f"{API}login_check")
+OPEN_ALSO = ("/", "/robots.txt", HEALTH, f"{API}theme.css", f"{API}startup-events", f"{API}app_id", f"{API}login_check")
 MAXIMUM_UPLOAD_BYTES = 20_000_000
 # In base64 a picture is a third longer; beside it there are a question and the form's own words.
 MAXIMUM_BODY_BYTES = MAXIMUM_UPLOAD_BYTES * 4 // 3 + 1_000_000

@@ -22,7 +22,9 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
     examples, vlm = load_examples(), engine.vlm
     layer = default_layer(starting_layer(vlm), engine.calibration) if first_layer is None else first_layer
     check_layer(layer, vlm.layers)
-    with GuardedBlocks(title="VTW Demo", analytics_enabled=False, fill_width=True) as page:
+    with GuardedBlocks(
+        engine.monitoring, lambda: engine.turns.is_closing, title="VTW Demo", analytics_enabled=False, fill_width=True
+    ) as page:
         layout = lay_out(examples, vlm, layer, engine.calibration, switchable=switching is not None)
         connect(page, layout, engine, examples, first_layer, switching)
     # On a Space, Gradio would put a header over the page whose fonts and pictures come from other hosts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -48,8 +47,6 @@ from vtw_demo.report.plots import answers_plot, timing_plot
 from vtw_demo.verdict import verdict
 from vtw_demo.vision_language_model import VisionLanguageModel
 
-logger = logging.getLogger(__name__)
-
 Part = TypeVar("Part")
 
 
@@ -88,6 +85,7 @@ class Callbacks:
         self.switching = switching
         self.generator = random.Random()
         self.drawing = Drawing(layout, engine)
+        self._in_sentences = partial(in_sentences, layout, engine.monitoring)
 
     def start(self, session: Session, request: gr.Request) -> Shown:
         """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
@@ -142,7 +140,7 @@ class Callbacks:
     def switch(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Another model, for all visitors; then the query with it."""
         *query, name, quantization = asked
-        yield from in_sentences(self.layout, self._switch(session, Asked(*query), name, quantization))
+        yield from self._in_sentences(self._switch(session, Asked(*query), name, quantization))
 
     def begin(self, session: Session) -> str:
         session.begin()
@@ -158,22 +156,22 @@ class Callbacks:
 
     def run_withdrawn(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
-        yield from in_sentences(self.layout, self._run(session, Asked(*asked)))
+        yield from self._in_sentences(self._run(session, Asked(*asked)))
 
     def calibrate(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
         *query, threshold = asked
-        yield from in_sentences(self.layout, self._calibrate(session, Asked(*query), threshold))
+        yield from self._in_sentences(self._calibrate(session, Asked(*query), threshold))
 
     def answer_at_layers(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
         *query, first_layer, last_layer = asked
-        yield from in_sentences(self.layout, self._answer_at_layers(session, Asked(*query), first_layer, last_layer))
+        yield from self._in_sentences(self._answer_at_layers(session, Asked(*query), first_layer, last_layer))
 
     def time_again(self, session: Session, *asked: Any) -> Iterator[Shown]:
         """Both runs again and again, interleaved, after a comparison where there is none of this query."""
         *query, rounds = asked
-        yield from in_sentences(self.layout, self._time_again(session, Asked(*query), rounds))
+        yield from self._in_sentences(self._time_again(session, Asked(*query), rounds))
 
     def open(self, session: Session, name: str) -> Any:
         """The tab `name` is in view."""
@@ -181,18 +179,18 @@ class Callbacks:
 
     def draw(self, session: Session) -> Iterator[Shown]:
         """The section in view, unless it is drawn already."""
-        yield from in_sentences(self.layout, self.drawing.draw(session))
+        yield from self._in_sentences(self.drawing.draw(session))
 
     def choose_attention(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
-        yield from in_sentences(self.layout, self._choose_attention(session, chosen.query))
+        yield from self._in_sentences(self._choose_attention(session, chosen.query))
 
     def choose_map(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
-        yield from in_sentences(self.layout, self._choose_map(session, chosen.query))
+        yield from self._in_sentences(self._choose_map(session, chosen.query))
 
     def choose_surface(self, session: Session, surface: str) -> Iterator[Shown]:
         if surface in SURFACES:
             session.surface = surface
-            yield from in_sentences(self.layout, self.drawing.redraw(session))
+            yield from self._in_sentences(self.drawing.redraw(session))
 
     def _switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
         layout, switching, stop = self.layout, self.switching, session.stop
@@ -288,11 +286,15 @@ class Callbacks:
 
     def overlay(self, session: Session, first: int | None, second: int | None) -> Shown:
         """Two comparisons of the visitor's history in one plot."""
+        return next(self._in_sentences(self._overlay(session, first, second)))
+
+    def _overlay(self, session: Session, first: int | None, second: int | None) -> Iterator[Shown]:
         pair = past_comparison(session.history, first), past_comparison(session.history, second)
         if pair[0] is None or pair[1] is None or pair[0] is pair[1]:
-            return {self.sections.overlay_reading: reading_line(names.TWO_NEEDED)}
+            yield {self.sections.overlay_reading: reading_line(names.TWO_NEEDED)}
+            return
         overlaid = pair[0].overlaid, pair[1].overlaid
-        return {
+        yield {
             self.sections.overlay: overlay_figure(*overlaid),
             self.sections.overlay_reading: reading_line(overlay_reading(*overlaid)),
         }
@@ -476,13 +478,11 @@ class Callbacks:
         """What goes wrong is told in one sentence to programs, too."""
         try:
             return answer()
-        except StoppedError as error:
-            raise gr.Error(STOPPED, print_exception=False) from error
-        except (ValueError, TypeError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except StoppedError:
+            sentence = STOPPED
         except Exception as error:
-            logger.exception("a comparison for the API failed")
-            raise gr.Error("The run failed, and the server's log says why.", print_exception=False) from error
+            sentence = self.engine.monitoring.fault_of(error).sentence
+        raise gr.Error(sentence, print_exception=False)  # here nothing hangs on what was raised any more
 
 
 def _header(comparison: Comparison) -> str:

@@ -17,6 +17,7 @@ from vtw_demo.models import VisionLanguageModel
 from vtw_demo.page.accounts import read_accounts
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
+from vtw_demo.page.monitoring import Monitoring, OneLine
 from vtw_demo.page.switching import Switching
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 from vtw_demo.page.turns import PLACES
@@ -63,6 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="let visitors put another model in place of the one that runs, for all of them (also "
         "VTW_MODEL_SWITCHING=0; not on a Space, unless VTW_MODEL_SWITCHING=1, and never on ZeroGPU)",
     )
+    parser.add_argument(
+        "--log-questions",
+        action="store_true",
+        default=(from_environment("LOG_QUESTIONS") or "").lower() in TRUE,
+        help="write into the log what visitors ask, and what errors say, which may quote it (also VTW_LOG_QUESTIONS=1)",
+    )
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers for 72 hours")
     parser.add_argument(
         "--layer",
@@ -78,7 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page; the result is the exit code: 0 after SIGTERM or Ctrl+C, 2 where it can't start."""
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[log])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -95,7 +104,7 @@ def _serve(options: argparse.Namespace) -> int:
     accounts = read_accounts(options.auth, from_environment("AUTH"))
     use_own_cores()
     choice, vlm = _load(options)
-    engine = Engine(vlm, CalibrationStore.of(vlm))
+    engine = Engine(vlm, CalibrationStore.of(vlm), monitoring=Monitoring(options.log_questions))
     is_switchable = options.model_switching and not on_zero_gpu()
     page = build_page(engine, options.layer, Switching(engine, choice) if is_switchable else None)
     try:

@@ -19,7 +19,7 @@ from vtw_demo.page.lines import problem_line, reading_line, waiting_line
 from vtw_demo.page.sentences import Shown, told
 from vtw_demo.page.session import Session
 from vtw_demo.page.token_strip import strip_html
-from vtw_demo.page.turns import Place
+from vtw_demo.page.turns import Place, StoppedError
 from vtw_demo.report import plots
 from vtw_demo.report.plots import Plot
 
@@ -54,10 +54,15 @@ class Drawing:
 
         assert examination is not None  # there is nothing to make of none
         vlm, follows = examination.full.vlm, stop is comparison
+        fault = None
         try:
             plot = yield from told(show, self.engine.measure(session.visitor, vlm, make, stop, follows=follows))
-        except ValueError as error:  # this model's can't be known: the other sections can
-            yield {section.reading: problem_line(str(error)), section.drawn: None, **self.strips(session)}
+        except StoppedError:
+            raise
+        except Exception as error:  # this model's can't be known, or it went wrong: the other sections still can
+            fault = self.engine.monitoring.fault_of(error)
+        if fault is not None:
+            yield {section.reading: problem_line(fault.sentence), section.drawn: None, **self.strips(session)}
             return
         if session.examination is not examination:  # another comparison came meanwhile
             yield {self.layout.verdict: gr.skip()}

@@ -15,6 +15,7 @@ from vtw_demo.compare import Comparison, Event, compare
 from vtw_demo.examination import Examination
 from vtw_demo.models import VisionLanguageModel
 from vtw_demo.page.lease import leased, measured, place
+from vtw_demo.page.monitoring import Monitoring
 from vtw_demo.page.query import Query
 from vtw_demo.page.turns import Place, StoppedError, Turn, Turns
 from vtw_demo.repeated_timing import RepeatedTiming
@@ -38,9 +39,16 @@ class Engine:
     `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, store: CalibrationStore, turns: Turns | None = None) -> None:
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        store: CalibrationStore,
+        turns: Turns | None = None,
+        monitoring: Monitoring | None = None,
+    ) -> None:
         place(vlm)
-        self.turns = turns or Turns()
+        self.monitoring = monitoring or Monitoring()
+        self.turns = turns or Turns(observer=self.monitoring)
         self.use(vlm, store)
 
     def use(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
@@ -48,6 +56,7 @@ class Engine:
         self.vlm = vlm
         self.store = store
         self.calibration = stored_calibration(store)
+        self.monitoring.loaded(vlm.name, vlm.precision)
 
     def _begin(self, turn: Turn, vlm: VisionLanguageModel) -> Iterator[Place]:
         yield from turn.wait()
@@ -72,6 +81,7 @@ class Engine:
         """`vtw_demo.compare` for `query`."""
         with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
             yield from self._begin(turn, vlm)
+            self.monitoring.asked(query.question, query.layer)
             runs = 2 if full is None else 1
             yield from leased(compare, vlm, runs, runs * query.max_new_tokens)(
                 vlm, query.picture, query.question, query.layer, query.max_new_tokens, full=full, stop=turn.stop
@@ -143,10 +153,13 @@ class Engine:
 
     def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Comparison:
         """Both runs at once, for those who don't watch. Raises ValueError if they are stopped meanwhile."""
+        comparison = None
         for event in self.compare(visitor, vlm, query, stop=stop):
             if isinstance(event, Comparison):
-                return event
-        raise ValueError(STOPPED)
+                comparison = event
+        if comparison is None:
+            raise ValueError(STOPPED)
+        return comparison
 
     def close(self) -> None:
         """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from starlette.responses import JSONResponse
 from vtw_demo.page.access import MAXIMUM_UPLOAD_BYTES, Access
 from vtw_demo.page.caller import Caller, called_by
 from vtw_demo.page.data_uris import DataUris
+from vtw_demo.page.faults import REFUSED, Fault
+from vtw_demo.page.monitoring import Monitoring, StatusRoutes
 from vtw_demo.page.uploads import SWEEP_SECONDS, Uploads
-
-logger = logging.getLogger(__name__)
 
 NOT_UPLOADED = "The picture must be uploaded to this server first: other files and addresses are never read."
 UNREADABLE = "What was sent can't be read: /gradio_api/info lists the functions and what each takes, as a JSON list."
@@ -34,10 +33,12 @@ MISTAKES = (RequestValidationError, FnIndexInferError, KeyError, TypeError, Valu
 
 
 class GuardedBlocks(gr.Blocks):
-    """`uploads`: in the folder that Gradio has when the page is made."""
+    """`uploads`: in the folder that Gradio has when the page is made. `/health` says whether the page `is_closing`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, monitoring: Monitoring, is_closing: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)
+        self._monitoring = monitoring
+        self._is_closing = is_closing
         self.uploads = Uploads(Path(get_upload_folder()))
         self._closed = threading.Event()
 
@@ -70,7 +71,7 @@ class GuardedBlocks(gr.Blocks):
         except gr.Error as error:
             raise _problem(error.message) from error
         except Exception as error:
-            logger.info("a request that can't be read: %s", type(error).__name__)
+            self._monitoring.refused(Fault(REFUSED, UNREADABLE), type(error).__name__)
             raise _problem(UNREADABLE) from error
 
     def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
@@ -91,8 +92,11 @@ class GuardedBlocks(gr.Blocks):
             auth=auth,
             max_file_size=MAXIMUM_UPLOAD_BYTES,
             app_kwargs={
-                "middleware": [Middleware(Access, uploads=self.uploads)],
-                "exception_handlers": dict.fromkeys(MISTAKES, _bad_request),
+                "middleware": [
+                    Middleware(Access, uploads=self.uploads),
+                    Middleware(StatusRoutes, monitoring=self._monitoring, is_closing=self._is_closing),
+                ],
+                "exception_handlers": dict.fromkeys(MISTAKES, self._bad_request),
             },
             prevent_thread_lock=True,
         )
@@ -106,6 +110,11 @@ class GuardedBlocks(gr.Blocks):
     def close(self, verbose: bool = True) -> None:
         self._closed.set()
         super().close(verbose)
+
+    async def _bad_request(self, request: Request, error: Exception) -> JSONResponse:
+        """What comes before any function of the page: a body or an address that means nothing."""
+        self._monitoring.refused(Fault(REFUSED, UNREADABLE), type(error).__name__)
+        return JSONResponse({"detail": UNREADABLE}, status_code=400)
 
     def _own_client(self) -> Client:
         """With which Gradio's MCP server asks the page, for those who have logged in: Gradio's own has not."""
@@ -124,12 +133,6 @@ class GuardedBlocks(gr.Blocks):
     def _sweep_uploads(self) -> None:
         while not self._closed.wait(SWEEP_SECONDS):
             self.uploads.sweep()
-
-
-async def _bad_request(request: Request, error: Exception) -> JSONResponse:
-    """What comes before any function of the page: a body or an address that means nothing."""
-    logger.info("a request that can't be read: %s", type(error).__name__)
-    return JSONResponse({"detail": UNREADABLE}, status_code=400)
 
 
 def _parameters(block_fn: BlockFunction) -> list[str]:

@@ -24,6 +24,7 @@ import gradio as gr
 
 from vtw_demo.examination import Examination, FullExamination
 from vtw_demo.model_thread import on_model_thread
+from vtw_demo.page.faults import OUT_OF_MEMORY, REFUSED, fault_of, free_what_failed, trace_of
 from vtw_demo.vision_language_model import VisionLanguageModel
 from vtw_demo.zero_gpu import on_zero_gpu
 
@@ -38,6 +39,9 @@ SECONDS_PER_PREFILL_LAYER = 0.02
 SECONDS_PER_TOKEN_LAYER = 0.0015
 # A plot's measurements are passes over prompt and answer: for the one with most, as long as so many prefills.
 PREFILLS_OF_A_MEASUREMENT = 20
+
+# What stands here for what was raised there, by the kind of fault.
+RAISED = {REFUSED: ValueError, OUT_OF_MEMORY: MemoryError}
 
 Arguments = ParamSpec("Arguments")
 Event = TypeVar("Event")
@@ -73,9 +77,9 @@ def leased(
 
     `function` must be pickled by its name, or be a method of what can be pickled. The lease begins when the first
     event is asked for, in the context of the visitor's request, whose quota it is on. Closing the iterator ends it
-    within an event; setting a `threading.Event` among the arguments is seen there at once. ValueError and TypeError are
-    raised here as they were there, others as RuntimeError; where no GPU is lent, a ValueError says why, as for what is
-    longer than a lease can be.
+    within an event; setting a `threading.Event` among the arguments is seen there at once. What was refused there is
+    raised here as ValueError, a lack of memory as MemoryError, others as RuntimeError; where no GPU is lent, a
+    ValueError says why, as for what is longer than a lease can be.
     """
     if not on_zero_gpu():
         return function
@@ -197,8 +201,9 @@ def _shared(value: Any) -> Iterator[Any]:
     shared.write(False)
 
     def follow() -> None:
-        while not over.is_set():
-            if value.wait(0.05):
+        # Asked, not waited for: a lost connection is seen only by asking.
+        while not over.wait(0.05):
+            if value.is_set():
                 shared.write(True)
                 return
 
@@ -224,11 +229,12 @@ def _work(
     """In the worker: the events of `function`."""
     try:
         yield from function(*arguments, **options)
-    except (ValueError, TypeError) as error:
-        yield _Raised(ValueError if isinstance(error, ValueError) else TypeError, str(error))
     except Exception as error:
-        logger.exception("what was leased a GPU failed")
-        yield _Raised(RuntimeError, f"{type(error).__name__}: {error}")
+        fault, name = fault_of(error), type(error).__name__
+        if fault.kind != REFUSED:
+            logger.error("what was leased a GPU failed: %s", trace_of(error, with_message=False))
+        free_what_failed(error)
+        yield _Raised(RAISED.get(fault.kind, RuntimeError), fault.sentence if fault.kind == REFUSED else name)
 
 
 if on_zero_gpu():

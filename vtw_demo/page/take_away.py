@@ -31,6 +31,7 @@ class TakeAway:
         self.layout = layout
         self.engine = engine
         self.machine = machine
+        self._in_sentences = partial(in_sentences, layout, engine.monitoring)
 
     def report(self, session: Session) -> Iterator[Shown]:
         """One HTML file with all of the comparison that is shown."""
@@ -38,7 +39,7 @@ class TakeAway:
         def make(examination: Examination) -> str:
             return report_html(examination, self.engine.calibration, self.machine)
 
-        yield from in_sentences(self.layout, self._whole(session, "vtw-report.html", "text/html", make))
+        yield from self._in_sentences(self._whole(session, "vtw-report.html", "text/html", make))
 
     def data(self, session: Session) -> Iterator[Shown]:
         """All numbers of the comparison that is shown, as one JSON file."""
@@ -46,7 +47,7 @@ class TakeAway:
         def make(examination: Examination) -> str:
             return json.dumps(report_data(examination, self.engine.calibration, self.machine), indent=1)
 
-        yield from in_sentences(self.layout, self._whole(session, "vtw-comparison.json", "application/json", make))
+        yield from self._in_sentences(self._whole(session, "vtw-comparison.json", "application/json", make))
 
     def tables(self, session: Session) -> Iterator[Shown]:
         """The numbers of every plot as CSV files, in one ZIP file."""
@@ -59,15 +60,15 @@ class TakeAway:
                     archive.writestr(f"{plot.name}.csv", plot.table().to_csv())
             return content.getvalue()
 
-        yield from in_sentences(self.layout, self._whole(session, "vtw-numbers.zip", "application/zip", make))
+        yield from self._in_sentences(self._whole(session, "vtw-numbers.zip", "application/zip", make))
 
     def plot_html(self, session: Session, name: str) -> Iterator[Shown]:
         """The plot of one section as an HTML file."""
-        yield from in_sentences(self.layout, self._plot(session, name, "html", "text/html", plot_html))
+        yield from self._in_sentences(self._plot(session, name, "html", "text/html", plot_html))
 
     def plot_csv(self, session: Session, name: str) -> Iterator[Shown]:
         """The numbers of one section's plot."""
-        yield from in_sentences(self.layout, self._plot(session, name, "csv", "text/csv", lambda p: p.table().to_csv()))
+        yield from self._in_sentences(self._plot(session, name, "csv", "text/csv", lambda p: p.table().to_csv()))
 
     def map_png(self, session: Session) -> Iterator[Shown]:
         """The attention maps of all layers on one sheet."""
@@ -80,7 +81,7 @@ class TakeAway:
             maps = (partial(one.attention_map, token) for one in (examination.full, examination))
             return (*maps, partial(getattr, examination.full, "patches"))
 
-        yield from in_sentences(self.layout, self._whole(session, "where-it-looks.png", "image/png", make, needed))
+        yield from self._in_sentences(self._whole(session, "where-it-looks.png", "image/png", make, needed))
 
     def _whole(
         self,

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vtw_demo.figures.formats import count
+from vtw_demo.page.faults import FAILED, QueueFullError, fault_of, free_what_failed
 
 PLACES = 64
+DONE, STOPPED = "done", "stopped"
 # How soon who waits sees that they were stopped, and how often at most they are told of their place.
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 1.0
@@ -21,10 +23,6 @@ SILENT_SECONDS = 5.0
 # How much the latest turn of a kind counts in what the next is expected to take.
 LATEST_SHARE = 0.3
 KEPT_VISITORS = 4 * PLACES
-
-
-class QueueFullError(ValueError):
-    """No more may wait: said at once, in a sentence for people."""
 
 
 class StoppedError(Exception):
@@ -54,7 +52,8 @@ class Place:
 
 
 class TurnObserver(Protocol):
-    """Is told how many wait, and of each turn that ended: its kind, how it ended, and its seconds."""
+    """Is told how many wait, and of each turn that ended: its kind, how it ended (`done`, `stopped` or the kind of
+    fault), and its seconds."""
 
     def waiting(self, turns: int) -> None: ...
     def ran(self, kind: str, outcome: str, waited_seconds: float, seconds: float) -> None: ...
@@ -122,15 +121,16 @@ class Turns:
                 raise QueueFullError(self._full())
             self._waiting.append(turn)
             self._next()
-        outcome = "failed"
+        outcome = FAILED
         try:
             yield turn
-            outcome = "stopped" if turn.stop.is_set() else "done"
+            outcome = STOPPED if turn.stop.is_set() else DONE
         except (StoppedError, GeneratorExit):
-            outcome = "stopped"
+            outcome = STOPPED
             raise
-        except ValueError:
-            outcome = "refused"
+        except Exception as error:
+            outcome = fault_of(error).kind
+            free_what_failed(error)
             raise
         finally:
             self._end(turn, outcome)
