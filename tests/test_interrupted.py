@@ -25,7 +25,7 @@ from vtw_demo.calibration_samples import read_samples
 from vtw_demo.calibration_store import CalibrationStore, write_whole
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.load_test.protocol import FailedError, Page, QueueFullError, Visitor
-from vtw_demo.models import EMBEDDED, EMBEDDED_FOLDER, load
+from vtw_demo.models import EMBEDDED_FOLDER
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 6
@@ -87,12 +87,6 @@ def running(*command, **environment):
             process.kill()
         process.wait()
         process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    """As the commands load it, in bfloat16 where the processor has it: what is kept is kept for that."""
-    return load(EMBEDDED, device="cpu")
 
 
 @pytest.fixture(scope="module")

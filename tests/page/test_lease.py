@@ -61,7 +61,7 @@ def test_a_comparison_is_one_lease_for_as_long_as_its_work_takes_on_the_quota_of
 
 
 def test_a_comparison_gives_the_events_and_the_answers_that_it_gives_without_a_lease(found, vlm, picture):
-    # The Space's model is held in bfloat16: the words are compared, not the numbers.
+    # On its GPU the Space's model is held in bfloat16: the words are compared, not the numbers.
     events = list(compare(vlm, picture, QUESTION, 9, 8))
     assert found["kinds"] == [type(event).__name__ for event in events]
     assert found["answers"] == [events[-1].full.answer, events[-1].withdrawn.answer]
