@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vtw_demo.commands import bench, calibrate, compare, loadtest, models, space
+from vtw_demo.commands import bench, calibrate, compare, evaluate, loadtest, models, space
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 2 where it can't do what it was asked for, 130 after Ctrl+C."""
     parser = argparse.ArgumentParser(prog="python -m vtw_demo", description="Visual Tokens Withdrawal from the shell.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (compare, calibrate, models, space, bench, loadtest):
+    for module in (compare, calibrate, evaluate, models, space, bench, loadtest):
         command = commands.add_parser(
             module.__name__.rsplit(".", 1)[-1],
             help=module.HELP,

@@ -3,6 +3,7 @@
 Decoders that withdrawal can mean nothing in are refused here.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -63,6 +64,22 @@ def check_flash_window(module: nn.Module, columns: int) -> None:
             f"With flash attention, a sliding window of {window} tokens would be counted without the "
             f'withdrawn ones, among {columns}. Load the model with attn_implementation="sdpa" or "eager".'
         )
+
+
+def unlike_llava(model: PreTrainedModel) -> str | None:
+    """How more depends on a token's place in the decoder of `model` than its position, as a verb; None if nothing."""
+    decoder = find_decoder(model)
+    for reason, holds in {
+        "adds visual features between decoder layers": any(
+            parameter.startswith("deepstack") for parameter in inspect.signature(decoder.forward).parameters
+        ),
+        "shares keys between decoder layers": key_sources(decoder.config, len(decoder.layers))
+        != list(range(len(decoder.layers))),
+        "scales attention by position": any(map(scales_attention_by_position, decoder.layers)),
+    }.items():
+        if holds:
+            return reason
+    return None
 
 
 def answer_token_type(config: PreTrainedConfig) -> int:

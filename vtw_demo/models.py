@@ -30,6 +30,8 @@ from vtw_demo.zero_gpu import on_zero_gpu
 
 # At each product of 8-bit weights, bitsandbytes would warn that it takes numbers of 16 bits.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+# On newer processors it would advise to install code from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 EMBEDDED = "embedded"

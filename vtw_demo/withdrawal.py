@@ -82,7 +82,7 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     layers = find_decoder(model).layers
     check_layer(layer, len(layers))
     with exclusive(model):
-        withdrawal = _Withdrawal(model, layers, layer)
+        withdrawal = Withdrawal(model, layers, layer)
         try:
             if layer < len(layers):
                 withdrawal.register()
@@ -214,8 +214,8 @@ class _Forward:
     """True once the model itself has cut the sequence to its tail."""
 
 
-class _Withdrawal:
-    """The hooks of one `withdraw` context."""
+class Withdrawal:
+    """The hooks of one `withdraw` context; `vtw_demo.evaluation.ablations` varies them."""
 
     def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, layer: int) -> None:
         self.model = model
@@ -253,6 +253,10 @@ class _Withdrawal:
         self.handles.clear()
         self.forward = None
 
+    def leaving(self, input_ids: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+        """Which tokens leave the sequence, bool, shape (batch, sequence): the visual ones."""
+        return visual_token_mask(self.model.config, input_ids)
+
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         given = dict(zip(self.parameters, args, strict=False)) | kwargs
         input_ids = given.get("input_ids")
@@ -278,9 +282,8 @@ class _Withdrawal:
         kept = None
         # A placeholder that the model itself has written into its answer is no visual token.
         if columns_before == 0 or has_visual_input(given):
-            kept = keep_positions(
-                visual_token_mask(self.model.config, input_ids), own_padding_mask(given, sequence_length)
-            )
+            padding_mask = own_padding_mask(given, sequence_length)
+            kept = keep_positions(self.leaving(input_ids, padding_mask), padding_mask)
             if kept is None and has_visual_input(given):
                 raise ValueError(
                     f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "

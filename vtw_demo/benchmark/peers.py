@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vtw_demo.attention_rows import captured_rows
-from vtw_demo.family_cases import check_family, find_decoder, key_sources, scales_attention_by_position
+from vtw_demo.family_cases import check_family, find_decoder, unlike_llava
 from vtw_demo.kept_positions import (
     KeptPositions,
     LayerArguments,
@@ -94,13 +94,16 @@ def full_attention_matrices(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def fastv(model: PreTrainedModel, share: float = FASTV_SHARE, layer: int = FASTV_LAYER) -> Iterator[None]:
+def fastv(
+    model: PreTrainedModel, share: float | Sequence[float] = FASTV_SHARE, layer: int = FASTV_LAYER
+) -> Iterator[None]:
     """Prune visual tokens of `model` before decoder layer `layer` (K, counted from 0), inside a `with` block.
 
     In a prefill, each prompt's visual tokens are ranked by the attention, mean over heads, that its last token gives
-    them in layer K - 1. The share of `share`, rounded down, that gets least is dropped before layer K. The others keep
-    their positions, and the KV cache of layers from K on holds these alone. (Chen et al., "An Image is Worth 1/2
-    Tokens After Layer 2", ECCV 2024, arXiv 2403.06764, section 4.1: filtering ratio R, filtering layer K.)
+    them in layer K - 1. The share of `share`, rounded down, that gets least is dropped before layer K; a sequence has
+    one for each row of the batch. The others keep their positions, and the KV cache of layers from K on holds these
+    alone. (Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764, section 4.1:
+    filtering ratio R, filtering layer K.)
 
     Final hidden states and logits keep their shape; those of a dropped token mean nothing.
 
@@ -119,33 +122,27 @@ def fastv(model: PreTrainedModel, share: float = FASTV_SHARE, layer: int = FASTV
             pruning.remove()
 
 
-def check_fastv(model: PreTrainedModel, share: float, layer: int) -> None:
+def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
     """Raise the ValueError that `fastv` raises."""
     check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
     layers = decoder.layers
-    if not 0 <= share <= 1:
+    shares = share if isinstance(share, Sequence) else [share]
+    if not all(0 <= part <= 1 for part in shares):
         raise ValueError(f"The share of visual tokens to drop must be from 0 to 1; this is {share}.")
     if not 1 <= layer < len(layers):
         raise ValueError(f"FastV's layer must be from 1 to {len(layers) - 1} in {name}; this is {layer}.")
     implementation = decoder.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise ValueError(f"FastV is written here for sdpa or eager attention; that of {name} is {implementation}.")
-    for reason, holds in {
-        "adds visual features between decoder layers": any(
-            parameter.startswith("deepstack") for parameter in inspect.signature(decoder.forward).parameters
-        ),
-        "shares keys between decoder layers": key_sources(decoder.config, len(layers)) != list(range(len(layers))),
-        "scales attention by position": any(map(scales_attention_by_position, layers)),
-    }.items():
-        if holds:
-            raise ValueError(f"FastV is written here for decoders like LLaVA's; that of {name} {reason}.")
+    if (reason := unlike_llava(model)) is not None:
+        raise ValueError(f"FastV is written here for decoders like LLaVA's; that of {name} {reason}.")
 
 
 class _FastV:
     """The hooks of one `fastv` context, and what a forward pass remembers between them."""
 
-    def __init__(self, model: PreTrainedModel, share: float, layer: int) -> None:
+    def __init__(self, model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
         self.model = model
         self.share = share
         self.layer = layer
@@ -216,7 +213,8 @@ class _FastV:
         assert self.visual is not None
         length = self.visual.shape[1]  # a static cache has further keys
         scores = weights[:, 0, :length].masked_fill(~self.visual, torch.inf)
-        count = (self.visual.sum(1).double() * self.share).long()
+        share = torch.as_tensor(self.share, dtype=torch.double, device=scores.device)
+        count = (self.visual.sum(1) * share).long()
         dropped = scores.argsort(1).argsort(1) < count[:, None]
         self.kept = keep_positions(dropped, self.padding_mask)
         if self.kept is not None:

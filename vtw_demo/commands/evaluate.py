@@ -1,0 +1,260 @@
+"""`python -m vtw_demo evaluate`: is quality kept? Accuracy and agreement at each K, on data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vtw_demo.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
+from vtw_demo.calibration_samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.calibration_store import CalibrationStore, write_whole
+from vtw_demo.commands.model_arguments import add_model_arguments, load_model
+from vtw_demo.evaluation.answers_file import AnswersFile
+from vtw_demo.evaluation.built_in_data import easy_vqa_test, fresh_scenes, scene_descriptions
+from vtw_demo.evaluation.evaluation import Evaluation, evaluate
+from vtw_demo.evaluation.files import Columns, read_data
+from vtw_demo.evaluation.intervals import CONFIDENCE, RESAMPLES
+from vtw_demo.evaluation.samples import SHORT_ANSWER_TOKENS, EvaluationData
+from vtw_demo.evaluation.ways import ABLATIONS, FULL, Ablation, Way, obstacle
+from vtw_demo.figures.evaluation import (
+    evaluation_figure,
+    evaluation_markdown,
+    evaluation_png,
+    evaluation_reading,
+    evaluation_table,
+    kinds_figure,
+)
+from vtw_demo.machine import this_machine
+from vtw_demo.models import EMBEDDED
+from vtw_demo.vision_language_model import VisionLanguageModel
+
+HELP = "measure on data whether withdrawal keeps the quality of a model's answers"
+DESCRIPTION = (
+    "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
+    "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
+    "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
+)
+BUILT_IN = {"scenes": fresh_scenes, "descriptions": scene_descriptions, "easy-vqa": easy_vqa_test}
+MOST_LAYERS = 12
+CALIBRATION_SAMPLES = DEFAULT_SAMPLES
+PAGE_START = 0.75
+"""Where the page's slider starts without a calibration, as a share of the layers."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    columns = Columns()
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=list(BUILT_IN),
+        metavar="DATA",
+        help=f"what to ask: {', '.join(BUILT_IN)}; a JSONL or CSV file of image, question and answer, or a folder that "
+        "holds one with its pictures; a set of the package datasets, on disk or from the hub",
+    )
+    for name, holds in (
+        ("image", "pictures"),
+        ("question", "questions"),
+        ("answer", "right answers, one or a list"),
+        ("kind", "kinds of question, if it is there"),
+    ):
+        parser.add_argument(f"--{name}-column", default=getattr(columns, name), help=f"the column of {holds}")
+    parser.add_argument("--split", default="test", help="of a set of the package datasets")
+    parser.add_argument("--config", help="of a set of the package datasets that has several")
+    parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="K",
+        help=f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}",
+    )
+    parser.add_argument(
+        "--ablations",
+        nargs="*",
+        choices=ABLATIONS,
+        metavar="ABLATION",
+        help=f"also answer in other ways, all if none is named: {', '.join(ABLATIONS)}",
+    )
+    parser.add_argument(
+        "--ablation-layers",
+        nargs="+",
+        metavar="K",
+        help="where; by default the calibrated layer, or three quarters of the layers",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples, random removal, the intervals")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for answers and results")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.samples is not None and options.samples < 1:
+        raise ValueError(f"At least 1 sample is needed; {options.samples} were asked for.")
+    ablations = () if options.ablations is None else options.ablations or ABLATIONS
+    asked = [(name, _data(name, options)) for name in dict.fromkeys(options.data)]
+    vlm = load_model(options)
+    calibration = _calibration(vlm)
+    calibrated = None if calibration is None else calibration.nearest_layer
+    layers = _layers(options.layers, vlm.layers, calibrated)
+    ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, calibrated)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    evaluations = []
+    for name, data in asked:
+        depends_on = {
+            "model": vlm.name,
+            "revision": vlm.revision,
+            "precision": vlm.precision,
+            "data": data.name,
+            "max_new_tokens": data.max_new_tokens,
+            "seed": options.seed,
+        }
+        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", depends_on)
+        try:
+            with tqdm(total=len(data.samples) * len(ways), desc=name, unit="answer") as bar:
+                evaluations.append(evaluate(vlm, data, ways, file, options.batch_size, options.seed, bar.update))
+        except KeyboardInterrupt:
+            print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
+            return 130
+        _print(evaluations[-1], calibrated)
+    result = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "precision": vlm.precision,
+        "layers": vlm.layers,
+        "calibration": None if calibration is None else _of_calibration(calibration),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": this_machine().to_json(),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
+        "left_out": left_out,
+        "evaluations": [evaluation.to_json() for evaluation in evaluations],
+    }
+    _write(options.out, result, evaluations, calibrated)
+    return 0
+
+
+def _data(name: str, options: argparse.Namespace) -> EvaluationData:
+    if name in BUILT_IN:
+        return BUILT_IN[name](options.samples, options.seed)
+    columns = Columns(options.image_column, options.question_column, options.answer_column, options.kind_column)
+    data, skipped = read_data(name, columns, options.samples, options.split, options.config, options.seed)
+    for row in skipped:
+        print(f"skipped {name}, {row}", file=sys.stderr)
+    return EvaluationData(data.name, data.samples, data.score, options.max_new_tokens)
+
+
+def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
+    """The calibration that is kept of a model; the embedded one's is made if there is none."""
+    store = CalibrationStore.of(vlm)
+    stored = stored_calibration(store)
+    if stored is not None or vlm.name != EMBEDDED:
+        return stored
+    samples = embedded_samples(CALIBRATION_SAMPLES)
+    events = calibrate(vlm, samples, data=EMBEDDED_DATA, store=store)
+    *_, made = tqdm(events, desc="calibrating", total=len(samples) + 1)
+    assert isinstance(made, Calibration)
+    return made
+
+
+def _of_calibration(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "layer": calibration.layer,
+        "nearest_layer": calibration.nearest_layer,
+        "threshold": calibration.threshold,
+        "data": calibration.data,
+        "samples": len(calibration.samples),
+        "sentence": calibration.sentence(),
+    }
+
+
+def _layers(written: Sequence[str] | None, layer_count: int, calibrated: int | None) -> list[int]:
+    """Those that were asked for, without K = L, which is the full model; else all, or some of many."""
+    if written is not None:
+        return [layer for layer in _numbers(written, layer_count) if layer < layer_count]
+    every = range(1, layer_count)
+    step = max(1, -(-len(every) // MOST_LAYERS))
+    return sorted({*every[step - 1 :: step], *([] if calibrated is None else [calibrated])})
+
+
+def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
+    found = set[int]()
+    for part in [piece for text in written for piece in text.split(",") if piece]:
+        matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if matched is None:
+            raise ValueError(f"Layers are numbers or ranges such as 4-12; this is {part!r}.")
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if not 1 <= first <= last <= layer_count:
+            raise ValueError(f"Layers go from 1 to {layer_count}, the number of decoder layers; this is {part!r}.")
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _ways(
+    vlm: VisionLanguageModel,
+    layers: Sequence[int],
+    ablations: Sequence[Ablation],
+    ablation_layers: Sequence[str] | None,
+    calibrated: int | None,
+) -> tuple[list[Way], list[str]]:
+    """The ways to answer, the full model first, and why some can't be."""
+    usual = min(vlm.layers - 1, max(1, round(PAGE_START * vlm.layers)))
+    where = [calibrated or usual] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
+    others = [Way(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)]
+    ways, left_out = [FULL, *(Way("withdrawn", layer) for layer in sorted({*layers, *(where if others else ())}))], []
+    for way in others:
+        reason = obstacle(vlm, way)
+        if reason is None:
+            ways.append(way)
+        else:
+            left_out.append(f"{way.name}: {reason}")
+    return ways, left_out
+
+
+def _print(evaluation: Evaluation, calibrated: int | None) -> None:
+    pictures = f"{evaluation.samples} questions about {evaluation.pictures} pictures"
+    print(f"\n{evaluation.data}: {pictures}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+    if (chosen := _chosen(evaluation, calibrated)) is not None:
+        print(evaluation_reading(evaluation, chosen))
+    if evaluation.samples_per_second:
+        speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.ways)} ways"
+        print(f"{evaluation.answered} answered in {evaluation.seconds:.0f} s: {speed}.", flush=True)
+
+
+def _chosen(evaluation: Evaluation, calibrated: int | None) -> int | None:
+    layers = [way.layer for way in evaluation.ways if way.kind == "withdrawn"]
+    return calibrated if calibrated in layers else None
+
+
+def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], calibrated: int | None) -> None:
+    figures = []
+    contents: dict[str, bytes] = {"evaluation.json": json.dumps(result, indent=1).encode()}
+    markdown = []
+    for evaluation in evaluations:
+        figures += [evaluation_figure(evaluation), kinds_figure(evaluation, calibrated)]
+        contents[f"{_slug(evaluation.data)}.png"] = evaluation_png(evaluation)
+        contents[f"{_slug(evaluation.data)}.csv"] = evaluation_table(evaluation).to_csv().encode()
+        markdown.append(f"{evaluation.data}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+    contents["evaluation.md"] = "\n".join(markdown).encode()
+    plots = [
+        figure.to_html(full_html=False, include_plotlyjs=number == 0).encode() for number, figure in enumerate(figures)
+    ]
+    head = b'<!doctype html><meta charset="utf-8"><title>Evaluation</title>\n'
+    contents["evaluation.html"] = head + b"\n".join(plots)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_whole(out / name, content)
+        print(out / name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-60:] or "data"

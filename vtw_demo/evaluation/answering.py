@@ -1,0 +1,230 @@
+"""What a model answers in each way, in batches.
+
+The answers at all withdrawal layers K come from one forward pass where they can: `sweep`, with the full model's answer
+given, says which token each K would have chosen after each part of it. Where these are the answer's own tokens, greedy
+decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import kl_div
+
+from vtw_demo.evaluation.samples import EvaluationSample
+from vtw_demo.evaluation.shared_encoding import shared_encoding
+from vtw_demo.evaluation.ways import FULL, PromptSize, Way
+from vtw_demo.segments import visual_token_mask
+from vtw_demo.sweep import sweep
+from vtw_demo.vision_language_model import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer.
+
+    - `kl`: `KL(P_way || P_full)` of the answer's first token, natural logarithm; 0 for the full model.
+    - `flops_left`: the share of the full prefill's FLOPs; None where costs aren't known.
+    """
+
+    answer: str
+    kl: float
+    flops_left: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What `generate` gave for a batch.
+
+    - `tokens`, int64, shape (batch, longest answer), filled up after an answer's end; `lengths`: of each answer, the
+      token that ends it included.
+    - `first`, float32, shape (batch, vocabulary): log-probabilities of the first token.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    sizes: tuple[PromptSize, ...]
+    tokens: torch.Tensor
+    lengths: tuple[int, ...]
+    first: torch.Tensor
+
+
+def answer_samples(
+    vlm: VisionLanguageModel,
+    samples: Sequence[EvaluationSample],
+    ways: Sequence[Way],
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int = 0,
+    on_answers: Callable[[int], None] = lambda count: None,
+) -> list[dict[Way, Outcome]]:
+    """What each sample is answered in each of `ways`, which begin with `FULL`; greedy.
+
+    The model answers `batch_size` questions at a time. `on_answers` is called with each number of further answers.
+    What is drawn at random depends on `seed` and the sample alone.
+
+    Raises ValueError for other ways than these, and what `VisionLanguageModel.prepare_batch`, `sweep` and the ways'
+    contexts raise.
+    """
+    if not ways or ways[0] != FULL:
+        raise ValueError("An evaluation compares with the full model: it is the first way.")
+    withdrawn = [way for way in ways if way.kind == "withdrawn"]
+    found: list[dict[Way, Outcome]] = [{} for _ in samples]
+    left: dict[Way, list[int]] = {way: [] for way in ways[1:]}
+    first: dict[int, torch.Tensor] = {}
+    with torch.inference_mode(), shared_encoding(vlm.model):
+        for batch in _batches(range(len(samples)), batch_size):
+            full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
+            for row, index in enumerate(batch):
+                first[index] = full.first[row]
+                found[index][FULL] = _outcome(vlm, full, row, FULL, 0.0)
+            on_answers(len(batch))
+            if withdrawn and chooses_likeliest(vlm):
+                decided = _agreeing(vlm, full, withdrawn)
+                for way, of_rows in decided.items():
+                    for index, outcome in zip(batch, of_rows, strict=True):
+                        if outcome is None:
+                            left[way].append(index)
+                        else:
+                            found[index][way] = outcome
+                    on_answers(sum(outcome is not None for outcome in of_rows))
+            else:
+                for way in withdrawn:
+                    left[way].extend(batch)
+            for way in left:
+                if way.kind != "withdrawn":
+                    left[way].extend(batch)
+        for way, indices in left.items():
+            for batch in _batches(indices, batch_size):
+                answered = _answer(vlm, [samples[i] for i in batch], way, max_new_tokens, seed)
+                before = torch.stack([first[index] for index in batch])
+                kl = kl_div(before, answered.first, reduction="none", log_target=True).sum(-1).clamp_min(0).tolist()
+                for row, index in enumerate(batch):
+                    found[index][way] = _outcome(vlm, answered, row, way, kl[row])
+                on_answers(len(batch))
+    return found
+
+
+def chooses_likeliest(vlm: VisionLanguageModel) -> bool:
+    """Whether greedy decoding takes the likeliest token as it is: some models' files say that it is not to repeat
+    itself, and the like."""
+    config = vlm.model.generation_config
+    return config is None or not any(
+        getattr(config, name, None) not in (None, neutral) for name, neutral in _NEUTRAL.items()
+    )
+
+
+# What changes the logits in greedy decoding, and where it doesn't.
+_NEUTRAL: dict[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1.0,
+    "watermarking_config": None,
+}
+
+
+def prompt_sizes(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor]) -> tuple[PromptSize, ...]:
+    """Of each row of a batch."""
+    visual = visual_token_mask(vlm.model.config, inputs["input_ids"]).sum(1).tolist()
+    tokens = inputs["attention_mask"].sum(1).tolist()
+    return tuple(PromptSize(*pair) for pair in zip(tokens, visual, strict=True))
+
+
+def seeds_of(samples: Sequence[EvaluationSample], seed: int) -> list[str]:
+    """From which the random draws for each sample follow."""
+    return [f"{seed} {sample.name} {sample.question}" for sample in samples]
+
+
+def _answer(
+    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], way: Way, max_new_tokens: int, seed: int
+) -> _Answered:
+    inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
+    sizes = prompt_sizes(vlm, inputs)
+    with way.context(vlm.model, sizes, seeds_of(samples, seed)), _FirstLogits(vlm) as seen:
+        output = vlm.generate(**inputs, max_new_tokens=max_new_tokens)
+    tokens = output[:, inputs["input_ids"].shape[1] :]
+    ends = _end_tokens(vlm)
+    lengths = []
+    for row in tokens.tolist():
+        lengths.append(next((place + 1 for place, token in enumerate(row) if token in ends), len(row)))
+    return _Answered(inputs, sizes, tokens, tuple(lengths), seen.logits.float().log_softmax(-1))
+
+
+class _FirstLogits:
+    """The logits after the prompt, from the first forward pass of a `generate` inside a `with` block; those that
+    `generate` returns itself are of every token, and take the memory of all."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        self.model = vlm.model
+        self.found: torch.Tensor | None = None
+
+    @property
+    def logits(self) -> torch.Tensor:
+        assert self.found is not None
+        return self.found
+
+    def __enter__(self) -> _FirstLogits:
+        def note(module: Any, args: tuple, output: Any) -> None:
+            if self.found is None:
+                self.found = output.logits[:, -1]
+
+        self.handle = self.model.register_forward_hook(note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+
+def _agreeing(vlm: VisionLanguageModel, full: _Answered, ways: Sequence[Way]) -> dict[Way, list[Outcome | None]]:
+    """For each K and row the outcome, where the answer is the full model's own; None where it isn't."""
+    swept = sweep(vlm.model, full.inputs, full.tokens)
+    assert swept.answer_choices is not None
+    column = torch.arange(full.tokens.shape[1], device=full.tokens.device)
+    beyond = column >= torch.tensor(full.lengths, device=full.tokens.device)[:, None]
+    same = ((swept.answer_choices == full.tokens[:, None]) | beyond[:, None]).all(-1).tolist()
+    divergence = swept.kl.tolist()
+    decided: dict[Way, list[Outcome | None]] = defaultdict(list)
+    for way in ways:
+        assert way.layer is not None
+        for row, by_layer in enumerate(same):
+            index = way.layer - 1
+            kl = divergence[row][index]
+            decided[way].append(_outcome(vlm, full, row, way, kl) if by_layer[index] else None)
+    return decided
+
+
+def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, way: Way, kl: float) -> Outcome:
+    try:
+        left = way.flops_left(vlm.model.config, answered.sizes[row])
+    except ValueError:
+        left = None
+    tokens = answered.tokens[row, : answered.lengths[row]].tolist()
+    return Outcome(vlm.decode(tokens), kl, left)
+
+
+def _end_tokens(vlm: VisionLanguageModel) -> frozenset[int]:
+    config = vlm.model.generation_config
+    ends = None if config is None else config.eos_token_id
+    return frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends)
+
+
+def _batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,106 @@
+"""A model of lmms-eval 0.7 that answers with its visual tokens withdrawn: any of its tasks runs so.
+
+`lmms-eval --model vtw --model_args pretrained=llava-hf/llava-1.5-7b-hf,quantization=4bit,layer=16 --tasks ...`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+from tqdm import tqdm
+
+from vtw_demo.models import load
+from vtw_demo.withdrawal import check_layer, withdraw
+
+NEW_TOKENS = 1024
+ONE_PICTURE = "vtw answers questions about one picture each; {count} came with one of the task {task!r}."
+
+
+class VisualTokensWithdrawal(lmms):
+    """Greedy answers of one of this package's models.
+
+    - `pretrained`: a hub id, a folder, or "embedded"; `quantization`, `device`, `revision`: as in `vtw_demo.load`.
+    - `layer`: withdrawal layer K; None, and the number of decoder layers, withdraw nothing.
+    - `batch_size`: questions at once.
+
+    Raises what `vtw_demo.load` and `check_layer` raise, and ValueError for a batch size below 1.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "embedded",
+        layer: int | None = None,
+        quantization: str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        batch_size: int | str = 1,
+        **further: Any,
+    ) -> None:
+        super().__init__()
+        if further:
+            raise ValueError(f"vtw takes no {', '.join(further)}: see its class for what it takes.")
+        self.vlm = load(pretrained, quantization, device=device, revision=revision)  # type: ignore[arg-type]
+        self.layer = self.vlm.layers if layer is None else int(layer)
+        check_layer(self.layer, self.vlm.layers)
+        self.batch_size = int(batch_size)
+        if self.batch_size < 1:
+            raise ValueError(f"A batch has at least 1 question; this is {batch_size}.")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The answers, cut before the first of a task's `until`."""
+        answers: list[str] = []
+        with tqdm(total=len(requests), desc=f"answering at K = {self.layer}", unit="question") as bar:
+            for batch, cap, ends in self._batches(requests):
+                queries = [self._query(request) for request in batch]
+                inputs = self.vlm.prepare_batch(queries)
+                with torch.inference_mode(), withdraw(self.vlm.model, self.layer):
+                    output = self.vlm.generate(**inputs, max_new_tokens=cap)
+                for row in output[:, inputs["input_ids"].shape[1] :]:
+                    answers.append(_cut(self.vlm.decode(row.tolist()), ends))
+                bar.update(len(batch))
+        return answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("vtw answers in words: choose the generative form of the task.")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError("vtw answers one question about a picture: choose a task of one round.")
+
+    def _batches(self, requests: Sequence[Instance]) -> Iterable[tuple[Sequence[Instance], int, tuple[str, ...]]]:
+        """Neighbours that are answered alike, in the order in which they came."""
+        begun = 0
+        while begun < len(requests):
+            cap, ends = _asked(requests[begun])
+            end = begun
+            while end < min(begun + self.batch_size, len(requests)) and _asked(requests[end]) == (cap, ends):
+                end += 1
+            yield requests[begun:end], cap, ends
+            begun = end
+
+    def _query(self, request: Instance) -> tuple[Image.Image, str]:
+        question, _, pictures_of, number, task, split = request.args
+        pictures = pictures_of(self.task_dict[task][split][number])
+        if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
+            raise ValueError(ONE_PICTURE.format(count=f"{len(pictures)} pictures or clips", task=task))
+        return pictures[0].convert("RGB"), question.replace("<image>", "").strip()
+
+
+def _asked(request: Instance) -> tuple[int, tuple[str, ...]]:
+    """How many tokens an answer may have, and what ends it."""
+    options = request.args[1]
+    until = options.get("until") or ()
+    ends = (until,) if isinstance(until, str) else tuple(until)
+    return int(options.get("max_new_tokens", NEW_TOKENS)), tuple(end for end in ends if end.strip())
+
+
+def _cut(answer: str, ends: Sequence[str]) -> str:
+    for end in ends:
+        answer = answer.partition(end)[0]
+    return answer
