@@ -95,7 +95,7 @@ def test_without_a_network_it_is_said_what_to_do(hub, offline):
     hub(NOBODY, offline)
     with refused(
         f"The model 'some/llava' is not, or not whole, in this machine's cache, and the hub ({NOBODY})",
-        "can't be reached: check the network, or choose a folder or 'embedded'.",
+        "can't be reached: check the network, or choose a model that is here, such as 'embedded'.",
     ):
         load("some/llava", device="cpu")
 

@@ -156,7 +156,7 @@ def _sentences(name: str, revision: str | None) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"The model {name!r}{version} is not, or not whole, in this machine's cache, and the hub ({hub}) can't be "
-            "reached: check the network, or choose a folder or 'embedded'."
+            "reached: check the network, or choose a model that is here, such as 'embedded'."
         ) from error
     except EntryNotFoundError as error:
         raise ValueError(f"The model {name!r}{version} lacks a file: {error}. Choose another one.") from error

@@ -410,9 +410,11 @@ def test_only_those_with_an_account_come_in(tmp_path, monkeypatch, ask):
             "/gradio_api/queue/data?session_hash=x", "/gradio_api/file=x", "/gradio_api/heartbeat/x",
             "/gradio_api/mcp/", "/gradio_api/mcp/schema", "/gradio_api/mcp/sse",
             "/gradio_api/upload_progress?upload_id=x",
-            "/gradio_api/call/compare/x",
+            "/gradio_api/call/compare/x", "/metrics",
         ):  # fmt: skip
             assert nobody.get(path).status_code == 401, path
+        assert nobody.get("/health").json() == {"status": "ready"}
+        assert "vtw_queue_length" in nobody.get("/metrics", auth=("ada", "s3cret")).text
         for path in (
             "call/compare",
             "call/v2/compare",
