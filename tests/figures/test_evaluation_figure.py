@@ -45,8 +45,8 @@ def test_accuracy_and_agreement_stand_against_the_flops_left():
     figure = evaluation_figure(evaluation())
     curve = figure.data[0]
     assert curve.name == "accuracy"
-    assert list(curve.x) == pytest.approx([100, 40, 80])
-    assert list(curve.y) == pytest.approx([75, 50, 75])
+    assert list(curve.x) == pytest.approx([40, 80, 100])
+    assert list(curve.y) == pytest.approx([50, 75, 75])
     assert list(curve.error_y.array) == pytest.approx([10, 10, 10])
     assert {trace.name for trace in figure.data} == {
         *("accuracy", "accuracy, random", "accuracy, blind", "agreement", "agreement, random", "agreement, blind"),
@@ -55,7 +55,7 @@ def test_accuracy_and_agreement_stand_against_the_flops_left():
 
 def test_where_costs_are_not_known_they_stand_against_k():
     curve = evaluation_figure(evaluation((None,) * len(WAYS))).data[0]
-    assert list(curve.x) == [12, 4, 9]
+    assert list(curve.x) == [4, 9, 12]
 
 
 def test_a_line_for_each_kind_of_question():

@@ -27,10 +27,8 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
     of = evaluation.figures[ALL]
     against_flops = _flops_known(of)
     for name, colour in (("accuracy", ACCURACY_COLOUR), ("agreement", AGREEMENT_COLOUR)):
-        groups: dict[str, list[Way]] = {"withdrawn": [], **{kind: [] for kind in SYMBOLS}}
-        for way in of:
-            groups["withdrawn" if way == FULL else way.kind].append(way)
-        for kind, ways in groups.items():
+        for kind in ("withdrawn", *SYMBOLS):
+            ways = _of_kind(of, kind)
             if not ways:
                 continue
             found: list[Estimate] = [getattr(of[way], name) for way in ways]
@@ -171,7 +169,7 @@ def evaluation_png(evaluation: Evaluation) -> bytes:
     against_flops = _flops_known(of)
     for name, colour in (("accuracy", ACCURACY_COLOUR), ("agreement", AGREEMENT_COLOUR)):
         for kind in ("withdrawn", *MARKERS):
-            ways = [way for way in of if ("withdrawn" if way == FULL else way.kind) == kind]
+            ways = _of_kind(of, kind)
             if not ways:
                 continue
             found: list[Estimate] = [getattr(of[way], name) for way in ways]
@@ -218,6 +216,11 @@ def _layer(way: Way, evaluation: Evaluation) -> int:
     if way.kind == "full":
         return evaluation.layers
     return 0 if way.layer is None else way.layer
+
+
+def _of_kind(of: dict[Way, Figures], kind: str) -> Sequence[Way]:
+    """What is drawn alike; the full model ends the curve of withdrawal."""
+    return _curve(of) if kind == "withdrawn" else [way for way in of if way.kind == kind]
 
 
 def _curve(of: dict[Way, Figures]) -> Sequence[Way]:
