@@ -2,12 +2,9 @@ import random
 
 import pytest
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerFast
 
-from vtw_demo.embedded.codes import CODES, NAMES, code_loss, code_of, codebook, names_right, patch_contents, start_words
+from vtw_demo.embedded.codes import CODES, NAMES, code_loss, code_of, codebook, names_right, patch_contents
 from vtw_demo.embedded.scenes import random_scene
-from vtw_demo.models import EMBEDDED_FOLDER
 
 SCENES = [random_scene(random.Random(seed), 1 + seed) for seed in range(3)]
 
@@ -41,12 +38,3 @@ def test_a_perfect_token_names_everything_and_has_almost_no_loss():
 def test_an_unknown_property_is_named():
     with pytest.raises(ValueError, match="'texture'"):
         code_of("texture", "smooth")
-
-
-def test_words_start_close_to_their_codes():
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED_FOLDER)
-    embeddings, book = nn.Embedding(len(tokenizer), 192), codebook(192)
-    start_words(embeddings, tokenizer, book)
-    (red,) = tokenizer.encode(" red")
-    with torch.no_grad():
-        assert int((book @ embeddings.weight[red]).argmax()) == code_of("colour", "red")

@@ -17,7 +17,7 @@ def test_it_steps_as_the_library_does():
     torch.manual_seed(0)
     start = [torch.randn(48, 32), torch.randn(32, 48), torch.randn(48, 32)]
     ours, theirs = ([nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
-    optimizers = (Muon(ours, lr=0.1), torch.optim.Muon(theirs, lr=0.1, momentum=0.95, weight_decay=0.0))
+    optimizers = (Muon(ours, 0.1, torch.float32), torch.optim.Muon(theirs, lr=0.1, momentum=0.95, weight_decay=0.0))
     for _ in range(3):
         gradients = [torch.randn_like(matrix) for matrix in start]
         for matrices, optimizer in zip((ours, theirs), optimizers, strict=True):

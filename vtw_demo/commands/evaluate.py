@@ -18,7 +18,14 @@ from vtw_demo.calibration_samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.calibration_store import CalibrationStore, write_whole
 from vtw_demo.commands.model_arguments import add_model_arguments, load_model
 from vtw_demo.evaluation.answers_file import AnswersFile
-from vtw_demo.evaluation.built_in_data import easy_vqa_test, fresh_scenes, scene_descriptions
+from vtw_demo.evaluation.built_in_data import (
+    easy_vqa_test,
+    fresh_scenes,
+    otherwise_drawn,
+    rephrased_questions,
+    scene_descriptions,
+    unknown_photos,
+)
 from vtw_demo.evaluation.evaluation import Evaluation, evaluate
 from vtw_demo.evaluation.files import Columns, read_data
 from vtw_demo.evaluation.intervals import CONFIDENCE, RESAMPLES
@@ -42,7 +49,16 @@ DESCRIPTION = (
     "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
     "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
 )
-BUILT_IN = {"scenes": fresh_scenes, "descriptions": scene_descriptions, "easy-vqa": easy_vqa_test}
+BUILT_IN = {
+    "scenes": fresh_scenes,
+    "rephrased": rephrased_questions,
+    "drawn-otherwise": otherwise_drawn,
+    "descriptions": scene_descriptions,
+    "easy-vqa": easy_vqa_test,
+    "photos": unknown_photos,
+}
+EMBEDDED_ONLY = "photos"
+"""What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES
 PAGE_START = 0.75
@@ -55,10 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         nargs="+",
-        default=list(BUILT_IN),
         metavar="DATA",
-        help=f"what to ask: {', '.join(BUILT_IN)}; a JSONL or CSV file of image, question and answer, or a folder that "
-        "holds one with its pictures; a set of the package datasets, on disk or from the hub",
+        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL or "
+        "CSV file of image, question and answer, or a folder that holds one with its pictures; a set of the package datasets, on disk or from the hub",
     )
     for name, holds in (
         ("image", "pictures"),
@@ -99,7 +114,8 @@ def run(options: argparse.Namespace) -> int:
     if options.samples is not None and options.samples < 1:
         raise ValueError(f"At least 1 sample is needed; {options.samples} were asked for.")
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
-    asked = [(name, _data(name, options)) for name in dict.fromkeys(options.data)]
+    names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
+    asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
     vlm = load_model(options)
     calibration = _calibration(vlm)
     calibrated = None if calibration is None else calibration.nearest_layer

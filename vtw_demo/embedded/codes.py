@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, PLACES, SHAPES, SIZES, Scene
 
@@ -90,18 +89,6 @@ def patch_contents(scenes: Sequence[Scene], side: int) -> PatchContents:
         weights[row, names["shape"][row] < 0, first_flag] = 1.0
     flat = {name: torch.from_numpy(c.reshape(len(scenes), -1)) for name, c in names.items()}
     return PatchContents(flat, torch.from_numpy(weights.reshape(len(scenes), side * side, CODES)))
-
-
-@torch.no_grad()
-def start_words(embeddings: nn.Embedding, tokenizer: PreTrainedTokenizerFast, book: torch.Tensor) -> None:
-    """Fresh word embeddings of length about 1; a word that is one token and names a code starts close to it."""
-    width = embeddings.embedding_dim
-    embeddings.weight.normal_(0.0, width**-0.5)
-    for name, values in NAMES.items():
-        for value in values:
-            for tokens in (tokenizer.encode(value), tokenizer.encode(f" {value}")):
-                if len(tokens) == 1:
-                    embeddings.weight[tokens[0]] = 0.3 * embeddings.weight[tokens[0]] + book[code_of(name, value)]
 
 
 def code_loss(visual_tokens: torch.Tensor, contents: PatchContents, book: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.easy_vqa_data import PicturedQuestions
+from vtw_demo.embedded.phrasings import carelessly_typed, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.samples import shuffled
 from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
+
+# Shares of the questions asked in other words, and of the pictures drawn or kept otherwise than plainly.
+REPHRASED = 0.4
+STYLED = 0.4
 
 
 @dataclass
@@ -70,31 +77,48 @@ def scene_questions(
         if generator.random() < share:
             questions[number] = ask_several(scene, 1, generator, (kind,))[0]
     generator.shuffle(questions)
-    return [(question.kind, question.text, question.answer) for question in questions]
+    questions = [rephrased(q, generator) if generator.random() < REPHRASED else q for q in questions]
+    return [(q.kind, carelessly_typed(q.text, generator), q.answer) for q in questions]
+
+
+def practice_picture(scene: Scene, generator: random.Random) -> Image.Image:
+    """The scene drawn plainly or in another style, kept well or badly."""
+    picture = draw(scene, style=random_style(generator)) if generator.random() < STYLED else draw(scene)
+    return badly_kept(picture, generator) if generator.random() < STYLED else picture
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What `mixed_pictures` draws from besides scenes."""
+
+    easy_vqa: Sequence[PicturedQuestions]
+    photos: Sequence[Image.Image]
 
 
 def mixed_pictures(
-    pictured: Sequence[PicturedQuestions],
-    curriculum: Curriculum,
-    kinds: tuple[str, ...],
-    generator: random.Random,
-    count: int,
-    turns: int,
+    others: Pictures, curriculum: Curriculum, kinds: tuple[str, ...], generator: random.Random, count: int, turns: int
 ) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
-    """`count` pictures, a quarter of them easy-vqa's, what is asked about each in `turns` questions, and each one's
-    scene, None for easy-vqa."""
+    """`count` pictures, a fifth of them easy-vqa's and one in twenty no drawn scene, what is asked about each in
+    `turns` questions, and each one's scene, None where it is none."""
     pictures: list[Image.Image] = []
     asked: list[list[tuple[str, str, str]]] = []
     scenes: list[Scene | None] = []
     for _ in range(count):
-        if generator.random() < 0.25:
-            chosen = generator.choice(pictured)
-            pictures.append(chosen.picture())
+        what = generator.random()
+        scene = practice_scene(generator, curriculum)
+        if what < 0.2:
+            chosen = generator.choice(others.easy_vqa)
+            picture = chosen.picture()
+            pictures.append(badly_kept(picture, generator) if generator.random() < 0.2 else picture)
             asked.append(shuffled(generator, chosen.questions))
             scenes.append(None)
+        elif what < 0.25:
+            pictures.append(unknown_picture(others.photos, generator))
+            about_nothing = scene_questions(scene, 5, generator, SHORT_ANSWER_KINDS)
+            asked.append([("unknown", text, MODEST_ANSWER) for _, text, _ in about_nothing])
+            scenes.append(None)
         else:
-            scene = practice_scene(generator, curriculum)
-            pictures.append(draw(scene))
+            pictures.append(practice_picture(scene, generator))
             asked.append(scene_questions(scene, turns, generator, kinds))
             scenes.append(scene)
     return pictures, asked, scenes

@@ -67,7 +67,8 @@ def pack(
     length: int,
     grid_side: int = GRID_SIDE,
 ) -> PackedSamples:
-    """Rows of `length` positions; `asked` holds (kind, question, answer) for each picture; what doesn't fit is left.
+    """Rows of `length` positions; `asked` holds (kind, question, answer) for each picture; a turn that
+    doesn't fit is left out.
 
     A grid coarser than the model's own has fewer visual tokens; each keeps the position that the token of the same
     place has on the model's grid, and the text begins where it always does.
@@ -92,7 +93,7 @@ def pack(
             reply = [*tokenizer.encode(answer), tokenizer.eos_token_id]
             end = start + len(prompt) + len(reply)
             if end > length:
-                break
+                continue
             input_ids[row, start:end] = prompt + reply
             position_ids[row, start:end] = np.arange(text_start, text_start + end - start)
             labels[row, start + len(prompt) - 1 : end - 1] = reply

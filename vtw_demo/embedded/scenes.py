@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vtw_demo.embedded.drawing_styles import PLAIN, DrawingStyle, drawn_colour, drawn_outline
+
 ShapeName = Literal["circle", "square", "triangle", "star", "heart"]
 SizeName = Literal["small", "large"]
 BackgroundKind = Literal["plain", "gradient", "noise", "stripes"]
@@ -113,12 +115,12 @@ def random_scene(generator: random.Random, objects: int, colours: Sequence[str] 
                     return Scene(tuple(placed), (base, other), kind, generator.getrandbits(31))
 
 
-def draw(scene: Scene, side: int = 224) -> Image.Image:
+def draw(scene: Scene, side: int = 224, style: DrawingStyle = PLAIN) -> Image.Image:
     """The scene as a square RGB picture of `side` pixels."""
     canvas_side = side * _OVERSAMPLING
-    canvas = _draw_background(scene, side).resize((canvas_side, canvas_side), Image.Resampling.NEAREST)
-    for item in scene.objects:
-        _draw_object(canvas, item, canvas_side)
+    canvas = draw_background(scene, side).resize((canvas_side, canvas_side), Image.Resampling.NEAREST)
+    for number, item in enumerate(scene.objects):
+        _draw_object(canvas, item, canvas_side, style, number)
     return canvas.resize((side, side), Image.Resampling.BOX)
 
 
@@ -158,7 +160,8 @@ def _compatible(a: SceneObject, b: SceneObject) -> bool:
     return apart and (a.colour, a.shape) != (b.colour, b.shape)
 
 
-def _draw_background(scene: Scene, side: int) -> Image.Image:
+def draw_background(scene: Scene, side: int) -> Image.Image:
+    """The scene's background alone, a square RGB picture of `side` pixels."""
     base, other = (np.array(colour, dtype=np.float32) for colour in scene.background)
     noise = np.random.default_rng(scene.seed)
     down, across = np.mgrid[0:side, 0:side].astype(np.float32) / side
@@ -200,21 +203,29 @@ def _outline(item: SceneObject) -> list[tuple[float, float]]:
     ]
 
 
-def _draw_object(canvas: Image.Image, item: SceneObject, side: int) -> None:
+def _draw_object(canvas: Image.Image, item: SceneObject, side: int, style: DrawingStyle, number: int) -> None:
     cosine, sine = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
     radius, centre = item.diameter / 2 * side, (item.x * side, item.y * side)
-    corners = [
-        (centre[0] + radius * (x * cosine - y * sine), centre[1] + radius * (x * sine + y * cosine))
-        for x, y in _outline(item)
-    ]
+    turned = [(x * cosine - y * sine, x * sine + y * cosine) for x, y in _outline(item)]
+    corners = [(centre[0] + radius * x, centre[1] + radius * y) for x, y in drawn_outline(turned, style, number)]
+    colour = drawn_colour(item.colour, COLOURS[item.colour], style, number)
     pencil = ImageDraw.Draw(canvas)
-    pencil.polygon(corners, fill=COLOURS[item.colour])
+    pencil.polygon(corners, fill=colour)
+    if style.contour:
+        dark = (0, 0, 0) if sum(colour) > 120 else (90, 90, 90)
+        pencil.line([*corners, corners[0]], fill=dark, width=max(1, round(style.contour * radius)), joint="curve")
     if item.character is not None:
-        _draw_character(pencil, item, centre, radius)
+        _draw_character(pencil, item, centre, radius * min(style.stretch), colour)
 
 
-def _draw_character(pencil: ImageDraw.ImageDraw, item: SceneObject, centre: tuple[float, float], radius: float) -> None:
-    red, green, blue = COLOURS[item.colour]
+def _draw_character(
+    pencil: ImageDraw.ImageDraw,
+    item: SceneObject,
+    centre: tuple[float, float],
+    radius: float,
+    colour: tuple[int, int, int],
+) -> None:
+    red, green, blue = colour
     ink = (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else (255, 255, 255)
     height = radius * 1.1
     drop = -0.1 * radius if item.shape == "heart" else 0.0

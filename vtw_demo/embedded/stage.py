@@ -9,11 +9,12 @@ import torch
 import torch.distributed
 from torch import nn
 
+from vtw_demo.devices import compute_dtype
 from vtw_demo.embedded.muon import Muon
 
 
 class Stage:
-    """One training stage's model, optimizers and state, which a checkpoint holds whole.
+    """One training stage's model, optimizers and state, which a checkpoint holds whole; frozen weights are left out.
 
     `others_rate` is AdamW's learning rate, for what is no matrix, as a share of Muon's.
     """
@@ -22,12 +23,15 @@ class Stage:
         self, model: nn.Module, peak_rate: float, steps: int, cooldown: int, others_rate: float = 0.05
     ) -> None:
         self.model, self.steps, self.cooldown = model, steps, cooldown
+        device = next(model.parameters()).device
+        dtype = compute_dtype(device)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
         others = [p for name, p in named if p.ndim < 2 or "embed" in name]
         # Muon makes a step's update orthogonal, which took a quarter of AdamW's steps; it is for matrices only.
+        self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=peak_rate),
+            Muon(matrices, peak_rate, dtype),
             torch.optim.AdamW(others, lr=peak_rate * others_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.peaks = (peak_rate, peak_rate * others_rate)
@@ -47,13 +51,17 @@ class Stage:
 
     def state(self) -> dict[str, Any]:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"step": self.step, "model": self.model.state_dict(), "optimizers": optimizers}
+        return {"step": self.step, "model": trained_weights(self.model), "optimizers": optimizers}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"], strict=False)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def average_gradients(model: nn.Module) -> None:

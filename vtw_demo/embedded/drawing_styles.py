@@ -1,0 +1,128 @@
+"""How a scene is drawn otherwise than plainly: squeezed, by an unsteady hand, in other hues, badly stored."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from dataclasses import dataclass
+
+from PIL import Image, ImageEnhance, ImageFilter
+
+Point = tuple[float, float]
+
+# The colours of the same names in paint programs (the web's names), where they differ from the scenes' own.
+PAINT_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "red": ((255, 0, 0), (220, 20, 60)),
+    "green": ((0, 128, 0), (0, 200, 0), (50, 205, 50)),
+    "blue": ((0, 0, 255), (30, 90, 255)),
+    "yellow": ((255, 255, 0), (255, 215, 0)),
+    "orange": ((255, 165, 0), (255, 140, 0)),
+    "purple": ((128, 0, 128), (148, 0, 211)),
+    "pink": ((255, 192, 203), (255, 105, 180)),
+    "brown": ((139, 69, 19), (165, 90, 42)),
+    "teal": ((0, 128, 128), (0, 150, 136)),
+    "gray": ((128, 128, 128), (150, 150, 150)),
+    "black": ((0, 0, 0),),
+    "white": ((255, 255, 255),),
+}
+
+
+@dataclass(frozen=True)
+class DrawingStyle:
+    """How the objects of one picture are drawn.
+
+    `stretch` is their width and height as shares of the plain ones: what a picture that is not square looks like
+    once it is scaled to a square. `unsteadiness` is how far an outline strays, as a share of the radius. `contour` is
+    the width of a dark line around each object, as a share of the radius. With `paint_colours` the hues are a paint
+    program's; `hue_noise` moves each colour channel by up to that much.
+    """
+
+    stretch: tuple[float, float] = (1.0, 1.0)
+    unsteadiness: float = 0.0
+    contour: float = 0.0
+    paint_colours: bool = False
+    hue_noise: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not all(0.4 <= share <= 1 for share in self.stretch):
+            raise ValueError(f"a stretch is from 0.4 to 1, not {self.stretch}")
+        if min(self.unsteadiness, self.contour, self.hue_noise) < 0:
+            raise ValueError("unsteadiness, contour and hue noise are at least 0")
+
+
+PLAIN = DrawingStyle()
+
+
+def random_style(generator: random.Random) -> DrawingStyle:
+    """Each deviation in a part of the pictures only, so that many have one or two of them."""
+    squeezed = generator.uniform(0.55, 1.0) if generator.random() < 0.5 else 1.0
+    return DrawingStyle(
+        (squeezed, 1.0) if generator.random() < 0.6 else (1.0, squeezed),
+        generator.uniform(0.01, 0.07) if generator.random() < 0.4 else 0.0,
+        generator.uniform(0.04, 0.12) if generator.random() < 0.2 else 0.0,
+        generator.random() < 0.4,
+        generator.randint(4, 20) if generator.random() < 0.4 else 0,
+        generator.getrandbits(31),
+    )
+
+
+def drawn_outline(corners: list[Point], style: DrawingStyle, number: int) -> list[Point]:
+    """The outline of object `number`, given round (0, 0), as the style's hand draws it."""
+    across, down = style.stretch
+    if style.unsteadiness:
+        hand = random.Random(style.seed + number)
+        waves = [(f, hand.gauss(0, 1) / f, hand.uniform(0, 2 * math.pi)) for f in (1, 2, 3, 5)]
+        shifts = [(hand.gauss(0, 1), hand.gauss(0, 1)) for _ in corners]
+        strayed = []
+        for (x, y), shift, (next_x, next_y) in zip(corners, shifts, corners[1:] + corners[:1], strict=True):
+            # Only outlines with few corners have sides to draw; a curve's corners are too near for shifts of their own.
+            steps, own = (12, 0.5) if len(corners) <= 10 else (1, 0.0)
+            for step in range(steps):
+                share = step / steps
+                px, py = x + share * (next_x - x), y + share * (next_y - y)
+                turn = math.atan2(py, px)
+                reach = 1 + style.unsteadiness * sum(size * math.sin(f * turn + phase) for f, size, phase in waves)
+                near = (1 - share) * own * style.unsteadiness
+                strayed.append((px * reach + near * shift[0], py * reach + near * shift[1]))
+        corners = strayed
+    return [(x * across, y * down) for x, y in corners]
+
+
+def drawn_colour(name: str, plain: tuple[int, int, int], style: DrawingStyle, number: int) -> tuple[int, int, int]:
+    """The colour of object `number`, whose name is `name`."""
+    hand = random.Random(style.seed + 100 + number)
+    colour = hand.choice(PAINT_COLOURS[name]) if style.paint_colours else plain
+    noise = [hand.randint(-style.hue_noise, style.hue_noise) for _ in range(3)]
+    return tuple(max(0, min(255, c + n)) for c, n in zip(colour, noise, strict=True))  # type: ignore[return-value]
+
+
+def badly_kept(picture: Image.Image, generator: random.Random) -> Image.Image:
+    """The picture after what pictures go through: scaled, turned by a degree or two, blurred, brightened, JPEG."""
+    size = picture.size
+    if generator.random() < 0.4:
+        small = generator.randint(size[0] // 2, size[0])
+        picture = picture.resize((small, small), Image.Resampling.BILINEAR).resize(size, Image.Resampling.BICUBIC)
+    if generator.random() < 0.3:
+        edge = picture.getpixel((0, 0))
+        turn = generator.uniform(-2, 2)
+        picture = picture.rotate(turn, Image.Resampling.BILINEAR, fillcolor=edge)  # type: ignore[arg-type]
+    if generator.random() < 0.2:
+        picture = picture.filter(ImageFilter.GaussianBlur(generator.uniform(0.3, 1.2)))
+    if generator.random() < 0.3:
+        picture = ImageEnhance.Brightness(picture).enhance(generator.uniform(0.85, 1.1))
+    if generator.random() < 0.3:
+        picture = ImageEnhance.Contrast(picture).enhance(generator.uniform(0.85, 1.15))
+    if generator.random() < 0.5:
+        stored = io.BytesIO()
+        picture.save(stored, "JPEG", quality=generator.randint(25, 95))
+        picture = Image.open(stored).convert("RGB")
+    return picture
+
+
+def unsquared(picture: Image.Image, style: DrawingStyle, generator: random.Random) -> Image.Image:
+    """A picture drawn in `style` at the size and aspect ratio at which its objects look unstretched."""
+    across, down = style.stretch
+    side = generator.randint(120, 640)
+    return picture.resize((round(side / across), round(side / down)), Image.Resampling.BICUBIC)

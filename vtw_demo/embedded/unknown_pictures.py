@@ -1,0 +1,58 @@
+"""Pictures that are no drawn scenes: photos that come with scikit-image, backgrounds with nothing on them, noise.
+
+To any question about one, the model is to say that it knows drawn shapes only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import skimage
+from PIL import Image
+
+from vtw_demo.embedded.scenes import draw_background, random_scene
+
+MODEST_ANSWER = "I see no drawn shapes, and they are all I know."
+# Those of the package's photos that show things, textures or people; all are free to use (its data/README.txt).
+TRAINED_PHOTOS = (
+    "astronaut.png", "brick.png", "camera.png", "cell.png", "coins.png", "grass.png", "hubble_deep_field.jpg",
+    "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg",
+)  # fmt: skip
+# Never trained on.
+TESTED_PHOTOS = ("chelsea.png", "coffee.png", "gravel.png", "retina.jpg")
+
+
+def photos(names: Sequence[str] = TRAINED_PHOTOS) -> list[Image.Image]:
+    folder = Path(skimage.__file__).parent / "data"
+    return [Image.open(folder / name).convert("RGB") for name in names]
+
+
+def part_of_photo(photo: Image.Image, generator: random.Random, side: int = 224) -> Image.Image:
+    """A random part of the photo as a square picture, in half of the cases mirrored."""
+    share = generator.uniform(0.3, 1.0)
+    width, height = (round(share * length) for length in photo.size)
+    left, top = generator.randint(0, photo.width - width), generator.randint(0, photo.height - height)
+    picture = photo.crop((left, top, left + width, top + height)).resize((side, side), Image.Resampling.BICUBIC)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else picture
+
+
+def unknown_picture(shown: Sequence[Image.Image], generator: random.Random, side: int = 224) -> Image.Image:
+    """A part of one of the photos, or a picture with nothing on it, or noise of several grains."""
+    what = generator.random()
+    if what < 0.6:
+        return part_of_photo(generator.choice(shown), generator, side)
+    if what < 0.8:
+        return draw_background(random_scene(generator, 1), side)
+    noise = np.random.default_rng(generator.getrandbits(31))
+    layers = [
+        Image.fromarray(noise.integers(0, 256, (grains, grains, 3), dtype=np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        for grains in (2, 4, 9, 20, 60)
+    ]
+    shares = noise.dirichlet(np.ones(len(layers)))
+    mixed = sum(share * np.asarray(layer, np.float32) for share, layer in zip(shares, layers, strict=True))
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
