@@ -72,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         metavar="DATA",
-        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL or "
-        "CSV file of image, question and answer, or a folder that holds one with its pictures; a set of the package datasets, on disk or from the hub",
+        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL or CSV file of "
+        "image, question and answer, or a folder that holds one with its pictures; a set of the package datasets, on "
+        "disk or from the hub",
     )
     for name, holds in (
         ("image", "pictures"),

@@ -20,7 +20,7 @@ VISUAL_TOKENS = GRID_SIDE**2
 
 # The decoder's layers, by their numbers in SmolLM2-135M. Layer 11 is the one whose output makes the first token
 # the place where later layers' attention rests.
-SOURCE_LAYERS = (0, 1, 4, 8, 11, 25, 26, 27, 28, 29)
+SOURCE_LAYERS = (0, 1, 4, 8, 11, 23, 24, 25, 26, 27, 28, 29)
 # So many of them, from the first on, are trained. The others, the last norm and the words stay as they were.
 TRAINED_LAYERS = 5
 # SmolLM2 has 1536; half of it makes a step of training possible in seconds on two cores.
