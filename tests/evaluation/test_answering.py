@@ -4,8 +4,17 @@ import pytest
 import torch
 
 from vtw_demo.cost import prefill_flops
+from vtw_demo.embedded.phrasings import TESTED, TRAINED
+from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
 from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
-from vtw_demo.evaluation.built_in_data import easy_vqa_test, fresh_scenes, scene_descriptions
+from vtw_demo.evaluation.built_in_data import (
+    easy_vqa_test,
+    fresh_scenes,
+    otherwise_drawn,
+    rephrased_questions,
+    scene_descriptions,
+    unknown_photos,
+)
 from vtw_demo.evaluation.ways import FULL, PromptSize, Way, fastv_dropped, fastv_share, obstacle
 from vtw_demo.withdrawal import withdraw
 
@@ -107,3 +116,36 @@ def test_built_in_data():
     chosen = easy_vqa_test(50).samples
     assert len({sample.name for sample in chosen}) == 50
     assert {(sample.name, sample.references) for sample in chosen} <= {(s.name, s.references) for s in easy.samples}
+
+
+def test_questions_in_other_words_are_of_the_tested_phrasings():
+    asked = [sample.question for sample in rephrased_questions(60).samples]
+
+    def fits(question: str, ways: dict[str, tuple[str, ...]]) -> bool:
+        return any(
+            question.lower().startswith(text.lower().partition("{")[0]) and question.endswith(text[-1])
+            for texts in ways.values()
+            for text in texts
+            if not text.startswith("{")
+        )
+
+    assert all(fits(question, TESTED) for question in asked)
+    assert [sample.question for sample in rephrased_questions(30).samples] == asked[:30]
+    assert not {t.lower() for ts in TRAINED.values() for t in ts} & {t.lower() for ts in TESTED.values() for t in ts}
+
+
+def test_pictures_drawn_otherwise_have_many_sizes_and_are_the_same_each_time():
+    samples = otherwise_drawn(12).samples
+    sizes = {sample.open().size for sample in samples}
+    assert len(sizes) > 8
+    assert any(width != height for width, height in sizes)
+    assert all(sample.open().tobytes() == sample.open().tobytes() for sample in samples)
+
+
+def test_photos_are_parts_of_those_that_training_never_saw():
+    data = unknown_photos(8)
+    assert {sample.name.split()[0] for sample in data.samples} == set(TESTED_PHOTOS)
+    assert not set(TESTED_PHOTOS) & set(TRAINED_PHOTOS)
+    assert {sample.references for sample in data.samples} == {(MODEST_ANSWER,)}
+    assert len({sample.open().tobytes() for sample in data.samples}) == len(data.samples)
+    assert all(sample.open().tobytes() == sample.open().tobytes() for sample in data.samples)

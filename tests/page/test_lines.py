@@ -12,3 +12,8 @@ def test_the_header_names_what_runs():
     for fact in ("model embedded", "4-bit", "cpu", "12 decoder layers", "196 visual tokens"):
         assert fact in shown
     assert "visual tokens" not in header("embedded", "4-bit", "cpu", 12, None)
+
+
+def test_the_header_says_what_the_embedded_model_is_for():
+    assert "coloured shapes only. Photos are for other models" in header("embedded", "float32", "cpu", 12, None)
+    assert "Photos" not in header("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32, None)

@@ -51,11 +51,12 @@ def rephrased_questions(count: int | None = None, seed: int = 0, objects: int = 
     samples = []
     for number in range(FURTHER if count is None else count):
         of_sample = f"{seed} evaluation rephrased {number}"
-        scene, asked = _asked(of_sample, objects)
-        asked = rephrased(asked, random.Random(f"{of_sample} words"), TESTED)
-        samples.append(
-            EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), partial(draw, scene))
-        )
+        generator, asked, said = random.Random(of_sample), None, None
+        # A few questions have no other words: these are drawn anew.
+        while asked is None or said is None or said.text == asked.text:
+            scene, asked = _asked(f"{of_sample} {generator.random()}", objects)
+            said = rephrased(asked, generator, TESTED)
+        samples.append(EvaluationSample(f"scene {number}", said.kind, said.text, (said.answer,), partial(draw, scene)))
     return EvaluationData("questions in words never trained on", tuple(samples))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from vtw_demo.models import EMBEDDED, EMBEDDED_PURPOSE
+
 
 def header(model: str, precision: str, device: str, layers: int, visual_tokens: int | None) -> str:
     facts = [f"model {model}", precision, device, f"{layers} decoder layers"]
@@ -11,6 +13,8 @@ def header(model: str, precision: str, device: str, layers: int, visual_tokens: 
         facts.append(f"{visual_tokens} visual tokens")
     listed = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
     title = "<h1>VTW Demo</h1><p>Visual Tokens Withdrawal, seen on your own picture</p>"
+    if model == EMBEDDED:
+        title += f'<p class="purpose">{EMBEDDED_PURPOSE}</p>'
     return f'<div class="header">{title}<div class="facts">{listed}</div></div>'
 
 
