@@ -20,7 +20,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch import nn
 from tqdm import tqdm
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlamaModel, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from vtw_demo.embedded.architecture import GRID_SIDE, TRAINED_LAYERS, build_model, build_processor
 from vtw_demo.embedded.codes import CODES, code_loss, names_right, patch_contents
@@ -120,7 +120,7 @@ def train_tower(model: LlavaForConditionalGeneration, book: torch.Tensor, option
             right = names_right(written.detach(), contents, book)
             bar.set_postfix(loss=f"{loss.item():.3f}", **{name: f"{share:.3f}" for name, share in right.items()})
             bar.update()
-            if stage.step % 100 == 0 or stage.step == options.steps:
+            if stage.step % options.save_every == 0 or stage.step == options.steps:
                 save_checkpoint(checkpoint, stage.state())
 
 
@@ -163,7 +163,7 @@ def train_decoder(
             record(right, samples, list(scenes), curriculum, shares, stage.step)
             bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
             bar.update()
-            if stage.step % 50 == 0 or stage.step == options.steps:
+            if stage.step % options.save_every == 0 or stage.step == options.steps:
                 state = {"training": stage.state(), "curriculum": vars(curriculum), "shares": shares.smooth}
                 save_checkpoint(checkpoint, state)
 
@@ -212,7 +212,7 @@ def train_answers(
             record(right, samples, scenes, curriculum, shares, stage.step)
             bar.set_postfix(loss=f"{loss.item():.3f}", level=curriculum.level, **shares.figures())
             bar.update()
-            if stage.step % 50 == 0 or stage.step == options.steps:
+            if stage.step % options.save_every == 0 or stage.step == options.steps:
                 state = {"training": stage.state(), "curriculum": vars(curriculum), "shares": shares.smooth}
                 save_checkpoint(checkpoint, state)
     hook.remove()
@@ -239,6 +239,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--cooldown", type=int, default=700, help="last steps, in which the learning rate falls to 0")
+    parser.add_argument("--save-every", type=int, default=50, metavar="STEPS", help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=448, help="positions a row")
@@ -284,13 +285,18 @@ def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, L
     start_places(model)
     if options.start_from is not None:
         start_from(model, LlavaForConditionalGeneration.from_pretrained(options.start_from, dtype=torch.float32))
-    for kept in (decoder.embed_tokens, decoder.norm, *decoder.layers[TRAINED_LAYERS:]):
+    for kept in kept_as_they_were(decoder):
         kept.requires_grad_(False)
     if options.compile:
         for layer in (*model.model.vision_tower.encoder.layers, *decoder.layers):
             layer.compile(dynamic=False)
     assert book.shape[0] == CODES
     return model, build_processor(tokenizer), book
+
+
+def kept_as_they_were(decoder: LlamaModel) -> tuple[nn.Module, ...]:
+    """What of the language model isn't trained."""
+    return (decoder.embed_tokens, decoder.norm, *decoder.layers[TRAINED_LAYERS:])
 
 
 @torch.no_grad()
