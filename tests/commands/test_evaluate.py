@@ -117,6 +117,17 @@ def test_a_stopped_evaluation_goes_on(data, tmp_path, capsys, monkeypatch):
     assert [count for count, _ in asked] == [2]
 
 
+def test_some_questions_are_asked_in_every_way_and_all_in_two(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--curve-samples", "2"]
+    assert main([*asked, "--ablations", "blind"]) == 0
+    some, every = json.loads((out / "evaluation.json").read_text())["evaluations"]
+    assert (some["samples"], every["samples"], every["answered"]) == (2, 6, 4)
+    assert [way["kind"] for way in every["figures"]["all"]] == ["full", "withdrawn"]
+    assert {way["way"] for way in every["figures"]["all"]} <= {way["way"] for way in some["figures"]["all"]}
+    assert "blind (K = 0)" in {way["way"] for way in some["figures"]["all"]}
+
+
 def test_answers_of_another_evaluation_are_not_mixed(data, tmp_path, capsys):
     arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out"), "--samples", "1"]
     assert main(arguments) == 0
@@ -130,6 +141,7 @@ def test_answers_of_another_evaluation_are_not_mixed(data, tmp_path, capsys):
         (["--layers", "13"], "Layers go from 1 to 12"),
         (["--layers", "x"], "Layers are numbers or ranges"),
         (["--samples", "0"], "At least 1 sample"),
+        (["--curve-samples", "0"], "At least 1 sample"),
         (["--batch-size", "0"], "at least 1 question"),
         (["--data", "no/such/thing"], "can't be read"),
         (["--answer-column", "gold"], "gold"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help="of a set of the package datasets that has several")
     parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
     parser.add_argument(
+        "--curve-samples",
+        type=int,
+        metavar="N",
+        help="ask N questions of each data set, drawn at random, in every way, and the others of the full model and at "
+        "the calibrated K only, which takes a fraction of the time; by default all in every way",
+    )
+    parser.add_argument(
         "--layers",
         nargs="+",
         metavar="K",
@@ -112,8 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.samples is not None and options.samples < 1:
-        raise ValueError(f"At least 1 sample is needed; {options.samples} were asked for.")
+    for asked_for in (options.samples, options.curve_samples):
+        if asked_for is not None and asked_for < 1:
+            raise ValueError(f"At least 1 sample is needed; {asked_for} were asked for.")
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
     asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
@@ -121,7 +131,8 @@ def run(options: argparse.Namespace) -> int:
     calibration = _calibration(vlm)
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
-    ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, calibrated)
+    compared = calibrated or min(vlm.layers - 1, max(1, round(PAGE_START * vlm.layers)))
+    ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, compared)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     evaluations = []
@@ -135,13 +146,14 @@ def run(options: argparse.Namespace) -> int:
             "seed": options.seed,
         }
         file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", depends_on)
-        try:
-            with tqdm(total=len(data.samples) * len(ways), desc=name, unit="answer") as bar:
-                evaluations.append(evaluate(vlm, data, ways, file, options.batch_size, options.seed, bar.update))
-        except KeyboardInterrupt:
-            print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
-            return 130
-        _print(evaluations[-1], calibrated)
+        for part, in_ways in _parts(data, ways, compared, options.curve_samples, options.seed):
+            try:
+                with tqdm(total=len(part.samples) * len(in_ways), desc=name, unit="answer") as bar:
+                    evaluations.append(evaluate(vlm, part, in_ways, file, options.batch_size, options.seed, bar.update))
+            except KeyboardInterrupt:
+                print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
+                return 130
+            _print(evaluations[-1], calibrated)
     result = {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -168,6 +180,18 @@ def _data(name: str, options: argparse.Namespace) -> EvaluationData:
     for row in skipped:
         print(f"skipped {name}, {row}", file=sys.stderr)
     return EvaluationData(data.name, data.samples, data.score, options.max_new_tokens)
+
+
+def _parts(
+    data: EvaluationData, ways: Sequence[Way], compared: int, curve_samples: int | None, seed: int
+) -> list[tuple[EvaluationData, Sequence[Way]]]:
+    """What is asked in which ways: all in all of them; or some in all, and then all of the full model and at the K
+    that is `compared`."""
+    if curve_samples is None or curve_samples >= len(data.samples):
+        return [(data, ways)]
+    chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
+    some = replace(data, name=f"{data.name}, some at every K", samples=tuple(data.samples[i] for i in chosen))
+    return [(some, ways), (data, [FULL, Way("withdrawn", compared)])]
 
 
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
@@ -221,11 +245,10 @@ def _ways(
     layers: Sequence[int],
     ablations: Sequence[Ablation],
     ablation_layers: Sequence[str] | None,
-    calibrated: int | None,
+    compared: int,
 ) -> tuple[list[Way], list[str]]:
     """The ways to answer, the full model first, and why some can't be."""
-    usual = min(vlm.layers - 1, max(1, round(PAGE_START * vlm.layers)))
-    where = [calibrated or usual] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
+    where = [compared] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
     others = [Way(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)]
     ways, left_out = [FULL, *(Way("withdrawn", layer) for layer in sorted({*layers, *(where if others else ())}))], []
     for way in others:

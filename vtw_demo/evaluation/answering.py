@@ -22,6 +22,9 @@ from vtw_demo.segments import visual_token_mask
 from vtw_demo.sweep import sweep
 from vtw_demo.vision_language_model import VisionLanguageModel
 
+# A sweep takes up to two prefills, and withdrawal at one K less than one.
+SWEPT_FROM = 3
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -86,7 +89,7 @@ def answer_samples(
                 first[index] = full.first[row]
                 found[index][FULL] = _outcome(vlm, full, row, FULL, 0.0)
             on_answers(len(batch))
-            if withdrawn and chooses_likeliest(vlm):
+            if len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm):
                 decided = _agreeing(vlm, full, withdrawn)
                 for way, of_rows in decided.items():
                     for index, outcome in zip(batch, of_rows, strict=True):
