@@ -1,4 +1,8 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import torch
+import torch.distributed
 from torch import nn
 
 from vtw_demo.embedded.muon import Muon, orthogonalized
@@ -27,3 +31,32 @@ def test_it_steps_as_the_library_does():
     for before, own, library in zip(start, ours, theirs, strict=True):
         moved, expected = own.detach() - before, library.detach() - before
         assert (moved - expected).norm() < 0.03 * expected.norm()
+
+
+def test_two_processes_share_the_work_and_step_alike(tmp_path):
+    torch.manual_seed(0)
+    start = [torch.randn(24, 16), torch.randn(16, 24), torch.randn(24, 16)]
+    gradients = [torch.randn_like(matrix) for matrix in start]
+    alone = stepped(start, gradients)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        beside = list(pool.map(stepped_beside_another, range(2), [tmp_path / "rendezvous"] * 2, [start] * 2,
+                               [gradients] * 2))  # fmt: skip
+    for matrices in beside:
+        for matrix, expected in zip(matrices, alone, strict=True):
+            torch.testing.assert_close(matrix, expected)
+
+
+def stepped(start, gradients):
+    matrices = [nn.Parameter(matrix.clone()) for matrix in start]
+    for matrix, gradient in zip(matrices, gradients, strict=True):
+        matrix.grad = gradient
+    Muon(matrices, 0.1, torch.float32).step()
+    return [matrix.detach() for matrix in matrices]
+
+
+def stepped_beside_another(rank, rendezvous, start, gradients):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    try:
+        return stepped(start, gradients)
+    finally:
+        torch.distributed.destroy_process_group()

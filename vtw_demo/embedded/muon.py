@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import nn
 
 # Coefficients of the quintic iteration that brings all singular values near 1 (Jordan's).
@@ -27,6 +28,18 @@ def orthogonalized(matrices: torch.Tensor, dtype: torch.dtype = torch.float32) -
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_CUBIC, alpha=_QUINTIC), x, beta=_LINEAR)
     return x.mT if upright else x
+
+
+def shared_orthogonalized(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As `orthogonalized`, in the matrices' own type; of several processes each does its share."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return orthogonalized(matrices, dtype).to(matrices.dtype)
+    share = slice(torch.distributed.get_rank(), None, torch.distributed.get_world_size())
+    done = torch.zeros_like(matrices)
+    if len(matrices[share]):
+        done[share] = orthogonalized(matrices[share], dtype).to(matrices.dtype)
+    torch.distributed.all_reduce(done)
+    return done
 
 
 class Muon(torch.optim.Optimizer):
@@ -48,6 +61,6 @@ class Muon(torch.optim.Optimizer):
                     updates[update.shape].append((matrix, update))
             for shape, pairs in updates.items():
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                steps = orthogonalized(torch.stack([update for _, update in pairs]), self.dtype)
+                steps = shared_orthogonalized(torch.stack([update for _, update in pairs]), self.dtype)
                 for (matrix, _), step in zip(pairs, steps, strict=True):
                     matrix.add_(step.view_as(matrix), alpha=-group["lr"] * scale)

@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -46,6 +47,22 @@ from vtw_demo.embedded.unknown_pictures import photos
 COARSE_SIDE = 7
 # How unsure each code of the coded tokens is made: the tower's are never perfect.
 CODE_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a part is trained, and how fast."""
+
+    steps: int
+    cooldown: int
+    rate: float
+
+
+SCHEDULES = {
+    "tower": Schedule(6000, 3000, 0.01),
+    "decoder": Schedule(2000, 800, 0.01),
+    "answers": Schedule(1500, 1500, 0.005),
+}
 
 
 def answer_loss(
@@ -171,7 +188,7 @@ def train_decoder(
 def train_answers(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, book: torch.Tensor, options: argparse.Namespace
 ) -> None:
-    """Everything learns to answer about pictures, a quarter of them easy-vqa's; the code stays a tenth of the loss."""
+    """Everything learns to answer about pictures, a fifth of them easy-vqa's; the code stays a tenth of the loss."""
     checkpoint = options.runs / "answers.pt"
     curriculum, shares = Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis))
     others = Pictures(easy_vqa_pictures("train"), photos())
@@ -180,10 +197,12 @@ def train_answers(
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         stage.restore(saved["training"])
         curriculum, shares.smooth = Curriculum(**saved["curriculum"]), saved["shares"]
-    else:
-        for name, part in (("tower", writing_part(model)), ("decoder", model.model.language_model)):
-            saved = torch.load(options.runs / f"{name}.pt", weights_only=True, map_location=options.device)
-            part.load_state_dict(saved.get("training", saved)["model"], strict=False)
+    elif options.start_from is None:
+        tower = torch.load(options.runs / "tower.pt", weights_only=True, map_location=options.device)
+        writing_part(model).load_state_dict(tower["model"], strict=False)
+        decoder = torch.load(options.runs / "decoder.pt", weights_only=True, map_location=options.device)
+        model.model.language_model.load_state_dict(decoder["training"]["model"], strict=False)
+        curriculum, shares.smooth = Curriculum(**decoder["curriculum"]), decoder["shares"]
     written: list[torch.Tensor] = []
     hook = model.model.multi_modal_projector.register_forward_hook(lambda *call: written.append(call[-1]))
     with tqdm(total=options.steps, initial=stage.step, desc="answers", disable=rank() > 0) as bar:
@@ -222,9 +241,13 @@ def train_answers(
         print(f"saved to {options.out}")
 
 
+def told(name: str) -> str:
+    return ", ".join(f"{getattr(schedule, name)} for the {part}" for part, schedule in SCHEDULES.items())
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("part", choices=("tower", "decoder", "answers"), help="what is trained")
+    parser.add_argument("part", choices=tuple(SCHEDULES), help="what is trained")
     parser.add_argument("--out", type=Path, default=Path("assets/embedded"), help="where the model is saved")
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
     parser.add_argument("--start-from", type=Path, help="a model saved earlier, for a start without checkpoints")
@@ -237,13 +260,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=shutil.which("g++") is not None,
         help="compile the layers, which takes a C++ compiler",
     )
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--cooldown", type=int, default=700, help="last steps, in which the learning rate falls to 0")
+    parser.add_argument("--steps", type=int, help=f"by default {told('steps')}")
+    cooldown = "last steps, in which the learning rate falls to 0"
+    parser.add_argument("--cooldown", type=int, help=f"{cooldown}; by default {told('cooldown')}")
+    parser.add_argument("--rate", type=float, help=f"Muon's peak learning rate; by default {told('rate')}")
     parser.add_argument("--save-every", type=int, default=50, metavar="STEPS", help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
     parser.add_argument("--length", type=int, default=448, help="positions a row")
-    parser.add_argument("--rate", type=float, default=0.01, help="Muon's peak learning rate")
     parser.add_argument("--level", type=int, default=1, help="objects in the first scenes")
     parser.add_argument("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     parser.add_argument(
@@ -254,7 +278,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="KIND",
         help=f"ask half of the questions of these kinds: {', '.join(SHORT_ANSWER_KINDS)}",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, value in asdict(SCHEDULES[options.part]).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
 
 
 def prepare(runs: Path) -> None:
