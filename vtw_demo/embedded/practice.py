@@ -98,7 +98,7 @@ class Pictures:
 def mixed_pictures(
     others: Pictures, curriculum: Curriculum, kinds: tuple[str, ...], generator: random.Random, count: int, turns: int
 ) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
-    """`count` pictures, a fifth of them easy-vqa's and one in twenty no drawn scene, what is asked about each in
+    """`count` pictures, three in ten of them easy-vqa's and one in twenty no drawn scene, what is asked about each in
     `turns` questions, and each one's scene, None where it is none."""
     pictures: list[Image.Image] = []
     asked: list[list[tuple[str, str, str]]] = []
@@ -106,13 +106,13 @@ def mixed_pictures(
     for _ in range(count):
         what = generator.random()
         scene = practice_scene(generator, curriculum)
-        if what < 0.2:
+        if what < 0.3:
             chosen = generator.choice(others.easy_vqa)
             picture = chosen.picture()
             pictures.append(badly_kept(picture, generator) if generator.random() < 0.2 else picture)
             asked.append(shuffled(generator, chosen.questions))
             scenes.append(None)
-        elif what < 0.25:
+        elif what < 0.35:
             pictures.append(unknown_picture(others.photos, generator))
             about_nothing = scene_questions(scene, 5, generator, SHORT_ANSWER_KINDS)
             asked.append([("unknown", text, MODEST_ANSWER) for _, text, _ in about_nothing])

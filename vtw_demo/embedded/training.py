@@ -188,7 +188,7 @@ def train_decoder(
 def train_answers(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, book: torch.Tensor, options: argparse.Namespace
 ) -> None:
-    """Everything learns to answer about pictures, a fifth of them easy-vqa's; the code stays a tenth of the loss."""
+    """Everything learns to answer about pictures; writing the code stays a tenth of the loss."""
     checkpoint = options.runs / "answers.pt"
     curriculum, shares = Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis))
     others = Pictures(easy_vqa_pictures("train"), photos())
