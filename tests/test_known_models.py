@@ -8,7 +8,14 @@ from tests.hub_configs import CONFIGS
 from vtw_demo.__main__ import main
 from vtw_demo.architecture import describe
 from vtw_demo.commands import models
-from vtw_demo.known_models import KNOWN_MODELS, KnownModel, StartingLayer, find_known_model, starting_layer
+from vtw_demo.known_models import (
+    EMBEDDED_LAYER,
+    KNOWN_MODELS,
+    KnownModel,
+    StartingLayer,
+    find_known_model,
+    starting_layer,
+)
 
 
 def test_every_model_that_was_promised_is_known():
@@ -45,7 +52,8 @@ def test_a_model_is_found_in_whatever_case():
 
 
 def test_the_first_layer_is_the_registrys_if_the_model_is_the_one(vlm):
-    assert starting_layer(vlm) == StartingLayer(9, "three quarters of the layers")
+    assert starting_layer(vlm) == StartingLayer(EMBEDDED_LAYER, "its evaluation")
+    assert starting_layer(replace(vlm, name="a/b")) == StartingLayer(9, "three quarters of the layers")
     # A folder or a small model by that name is another one.
     assert starting_layer(replace(vlm, name="llava-hf/llava-1.5-7b-hf")).layer == 9
     known = next(model for model in KNOWN_MODELS if model.layers == 32)

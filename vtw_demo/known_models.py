@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from vtw_demo.models import EMBEDDED
 from vtw_demo.vision_language_model import VisionLanguageModel
 
-LayerSource = Literal["authors' code", "half of the layers", "three quarters of the layers"]
+LayerSource = Literal["authors' code", "its evaluation", "half of the layers", "three quarters of the layers"]
 DEFAULT_LAYER_SHARE = 0.75
+# See README, "Is quality kept?".
+EMBEDDED_LAYER = 6
 
 _REASONS: dict[LayerSource, str] = {
     "authors' code": "it is what the authors' code of the paper uses for this model",
+    "its evaluation": "where this model's evaluation found its answers kept",
     "half of the layers": (
         "it is half of the layers, about where the authors' code withdraws in models of the same kind; not measured "
         "for this one"
@@ -123,7 +127,10 @@ def find_known_model(name: str) -> KnownModel | None:
 
 
 def starting_layer(vlm: VisionLanguageModel) -> StartingLayer:
-    """K to start from where no calibration says otherwise: the registry's, else three quarters of the layers."""
+    """K to start from where no calibration says otherwise: the embedded model's, the registry's, else three quarters
+    of the layers."""
+    if vlm.name == EMBEDDED:
+        return StartingLayer(EMBEDDED_LAYER, "its evaluation")
     known = find_known_model(vlm.name)
     if known is not None and known.layers == vlm.layers:
         return StartingLayer(known.layer, known.layer_source)

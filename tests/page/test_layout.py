@@ -1,6 +1,6 @@
 from vtw_demo.calibration import Calibration, Measurement
 from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.known_models import StartingLayer
+from vtw_demo.known_models import EMBEDDED_LAYER, StartingLayer
 from vtw_demo.page.build import build_page
 from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import default_layer, layer_info
@@ -33,11 +33,11 @@ def slider(page):
 
 def test_the_page_starts_from_what_the_cache_folder_holds(vlm, tmp_path):
     store = CalibrationStore.of(vlm, tmp_path)
-    assert slider(build_page(Engine(vlm, store))).value == 9
+    assert slider(build_page(Engine(vlm, store))).value == EMBEDDED_LAYER
     store.keep_result(calibration(0.05).to_json())
     calibrated = slider(build_page(Engine(vlm, store)))
     assert calibrated.value == 3
     assert "Calibrated on 3 samples" in calibrated.info
     assert slider(build_page(Engine(vlm, store), first_layer=7)).value == 7
     store.result_file.write_text('{"model": 1}')
-    assert slider(build_page(Engine(vlm, store))).value == 9
+    assert slider(build_page(Engine(vlm, store))).value == EMBEDDED_LAYER

@@ -27,7 +27,7 @@ def test_this_project_is_in_order(capsys):
     assert main(["space", "check"]) == 0
     said = capsys.readouterr().out
     assert said.endswith("Nothing is wrong.\n")
-    assert "14.9 MB  assets/embedded/model.safetensors  (large file storage)\n" in said
+    assert "64.7 MB  assets/embedded/model.safetensors  (large file storage)\n" in said
     assert "  app.py\n" in said
     assert ".git/" not in said
     assert "__pycache__" not in said

@@ -41,6 +41,7 @@ from vtw_demo.figures.evaluation import (
     evaluation_table,
     kinds_figure,
 )
+from vtw_demo.known_models import starting_layer
 from vtw_demo.machine import this_machine
 from vtw_demo.models import EMBEDDED
 from vtw_demo.vision_language_model import VisionLanguageModel
@@ -63,8 +64,6 @@ EMBEDDED_ONLY = "photos"
 """What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES
-PAGE_START = 0.75
-"""Where the page's slider starts without a calibration, as a share of the layers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ablation-layers",
         nargs="+",
         metavar="K",
-        help="where; by default the calibrated layer, or three quarters of the layers",
+        help="where; by default the calibrated layer, or the one that the page starts with",
     )
     parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
     parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
@@ -131,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     calibration = _calibration(vlm)
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
-    compared = calibrated or min(vlm.layers - 1, max(1, round(PAGE_START * vlm.layers)))
+    compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
     ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, compared)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
