@@ -55,10 +55,9 @@ def start_decoder(
         layer.load_state_dict(narrowed(source.model.layers[number].state_dict(), decoder.config.intermediate_size))
     decoder.norm.load_state_dict(source.model.norm.state_dict())
     known = source_tokenizer.get_vocab()
-    words = source.get_input_embeddings().weight
+    words = source.model.embed_tokens.weight
     for token, position in tokenizer.get_vocab().items():
-        number = known.get(token)
-        decoder.embed_tokens.weight[position] = words.mean(0) if number is None else words[number]
+        decoder.embed_tokens.weight[position] = words[known[token]] if token in known else words.mean(0)
 
 
 def narrowed(layer: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:

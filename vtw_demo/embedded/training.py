@@ -294,7 +294,7 @@ def prepare(runs: Path) -> None:
     tokenizer = build_tokenizer(source_tokenizer)
     model = build_model(tokenizer, 0)
     start_decoder(model.model.language_model, source_model(runs / "smollm2"), tokenizer, source_tokenizer)
-    book = word_codebook(model.get_input_embeddings().weight, tokenizer)
+    book = word_codebook(model.model.language_model.embed_tokens.weight, tokenizer)
     tokenizer.save_pretrained(runs / "tokenizer")
     unfinished = runs / "start.unfinished"
     torch.save({"decoder": model.model.language_model.state_dict(), "book": book}, unfinished)
