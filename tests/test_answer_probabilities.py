@@ -88,12 +88,12 @@ def test_equal_answers_take_two_passes(vlm, picture):
 def test_answers_of_one_token(vlm, picture):
     question = "What color is the star?"
     (token,), (probability,) = generated(vlm, picture, vlm.layers, question, 1)
-    (other,), (withdrawn,) = generated(vlm, picture, 8, question, 1)
-    measured = measure_answer_probabilities(vlm, picture, question, [token], [other], 8)
+    (other,), (withdrawn,) = generated(vlm, picture, 1, question, 1)
+    measured = measure_answer_probabilities(vlm, picture, question, [token], [other], 1)
     assert measured.first_difference == 0
     assert measured.full[0].full == pytest.approx(probability, abs=1e-4)
     assert measured.withdrawn[0].withdrawn == pytest.approx(withdrawn, abs=1e-4)
-    assert measured.full[0].withdrawn == pytest.approx(forced(vlm, picture, [token], 8, question)[0], abs=1e-4)
+    assert measured.full[0].withdrawn == pytest.approx(forced(vlm, picture, [token], 1, question)[0], abs=1e-4)
 
 
 def test_at_the_last_layer_both_are_the_same(vlm, picture):

@@ -193,9 +193,10 @@ def test_embedded_model(quantization):
     for layer in (1, vlm.layers // 2, vlm.layers - 1):
         with torch.no_grad(), withdraw(vlm.model, layer):
             logits = vlm.model(**inputs, logits_to_keep=1).logits[:, -1].float()
-        # With 4-bit weights newer processors compute the decoder's products in bfloat16.
+        # In standard deviations. With 4-bit weights newer processors compute the decoder's products in bfloat16.
         tolerance = 1e-4 if quantization is None else 5e-2
-        torch.testing.assert_close(swept.logits[:, layer - 1], logits, atol=tolerance, rtol=tolerance)
+        deviation = logits.std().item()
+        torch.testing.assert_close(swept.logits[:, layer - 1], logits, atol=tolerance * deviation, rtol=0)
 
 
 def test_bfloat16():

@@ -35,7 +35,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 EMBEDDED = "embedded"
-EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only. Photos are for other models."
+EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only, and no photos."
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "embedded"
 
 # Beside its weights a model needs room for activations and the KV cache, on a GPU for kernels too.

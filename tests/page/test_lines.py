@@ -15,5 +15,5 @@ def test_the_header_names_what_runs():
 
 
 def test_the_header_says_what_the_embedded_model_is_for():
-    assert "coloured shapes only. Photos are for other models" in header("embedded", "float32", "cpu", 12, None)
-    assert "Photos" not in header("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32, None)
+    assert "coloured shapes only, and no photos" in header("embedded", "float32", "cpu", 12, None)
+    assert "photos" not in header("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32, None)

@@ -12,9 +12,10 @@ def header(model: str, precision: str, device: str, layers: int, visual_tokens: 
     if visual_tokens is not None:
         facts.append(f"{visual_tokens} visual tokens")
     listed = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
-    title = "<h1>VTW Demo</h1><p>Visual Tokens Withdrawal, seen on your own picture</p>"
+    said = "<p>Visual Tokens Withdrawal, seen on your own picture</p>"
     if model == EMBEDDED:
-        title += f'<p class="purpose">{EMBEDDED_PURPOSE}</p>'
+        said = f'<p class="purpose">{EMBEDDED_PURPOSE}</p>'
+    title = f"<h1>VTW Demo</h1>{said}"
     return f'<div class="header">{title}<div class="facts">{listed}</div></div>'
 
 
