@@ -193,10 +193,11 @@ def test_embedded_model(quantization):
     for layer in (1, vlm.layers // 2, vlm.layers - 1):
         with torch.no_grad(), withdraw(vlm.model, layer):
             logits = vlm.model(**inputs, logits_to_keep=1).logits[:, -1].float()
-        # In standard deviations. With 4-bit weights newer processors compute the decoder's products in bfloat16.
-        tolerance = 1e-4 if quantization is None else 5e-2
-        deviation = logits.std().item()
-        torch.testing.assert_close(swept.logits[:, layer - 1], logits, atol=tolerance * deviation, rtol=0)
+        atol = rtol = 1e-4
+        if quantization is not None:
+            # Newer processors compute the products of 4-bit weights in bfloat16, whose error grows with the logits.
+            atol, rtol = 0.02 * logits.std().item(), 5e-2
+        torch.testing.assert_close(swept.logits[:, layer - 1], logits, atol=atol, rtol=rtol)
 
 
 def test_bfloat16():
