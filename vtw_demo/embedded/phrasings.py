@@ -40,12 +40,17 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "existence": (
         "Can you see {noun}?", "Does the image contain {noun}?", "Is {noun} in the image?", "is there {noun}",
         "Is {noun} shown here?", "Can {noun} be seen?", "Does the image have {noun}?", "Do you find {noun} here?",
-        "Is there {noun} in this image?", "Does this picture have {noun} in it?",
+        "Is there {noun} in this image?", "Does this picture have {noun} in it?", "Could you see {noun} here?",
+        "Would you say you see {noun}?", "Is {noun} in the drawing?", "Can you find {noun}?", "Does {noun} appear?",
+        "Tell me if there is {noun}.", "Could there be {noun}?", "Would {noun} be in the picture?",
     ),
     "where": (
         "Where in the picture is {noun}?", "Tell me where {noun} is.", "Where's {noun}?", "Position of {noun}?",
         "In what part of the image is {noun}?", "where is {noun} in the image", "Where can I see {noun}?",
         "Which part of the picture shows {noun}?", "Name the place of {noun}.", "Where does {noun} stand?",
+        "At which part of the image do you see {noun}?", "Could you tell me where {noun} is?",
+        "Could you find {noun} and say where it is?", "Say in which part {noun} is.", "Where can {noun} be seen?",
+        "In which place is {noun}?", "What is the place of {noun}?", "Could you say where {noun} is?",
     ),
     "relation": (
         "What do you see {direction} {noun}?", "Name the object {direction} {noun}.", "What's {direction} {noun}?",
@@ -61,11 +66,13 @@ TRAINED: dict[str, tuple[str, ...]] = {
         "Read what is written on {noun}.", "What can you read on {noun}?", "Which character is on {noun}?",
         "What's on {noun}?", "what is written on {noun}", "Tell me what is written on {noun}.",
         "What character do you see on {noun}?", "Read the text on {noun}.", "What does it say on {noun}?",
+        "Which sign do you see on {noun}?", "Could you tell me what is written on {noun}?",
     ),
     "description": (
         "Describe this image.", "What does the picture show?", "Tell me what you see.", "What can you see here?",
         "Please describe the image.", "describe the picture", "What is shown here?", "Give me a description.",
-        "What is in this image?", "Describe what you see.",
+        "What is in this image?", "Describe what you see.", "Could you tell me what is in the picture?",
+        "What is in the drawing?", "Say what you see.",
     ),
 }  # fmt: skip
 # Never trained on.

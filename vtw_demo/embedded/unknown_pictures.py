@@ -1,4 +1,4 @@
-"""Pictures that are no drawn scenes: photos that come with scikit-image, backgrounds with nothing on them, noise.
+"""Pictures that are no drawn scenes: those that come with scikit-image and gradio, empty backgrounds, noise.
 
 To any question about one, the model is to say that it knows drawn shapes only.
 """
@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import gradio
 import numpy as np
 import skimage
 from PIL import Image
@@ -16,18 +17,22 @@ from PIL import Image
 from vtw_demo.embedded.scenes import draw_background, random_scene
 
 MODEST_ANSWER = "I see no drawn shapes, and they are all I know."
-# Those of the package's photos that show things, textures or people; all are free to use (its data/README.txt).
+# Those of scikit-image's pictures that show things, textures or people; all are free to use (its data/README.txt).
+# The last line's are gradio's.
 TRAINED_PHOTOS = (
-    "astronaut.png", "brick.png", "camera.png", "cell.png", "coins.png", "grass.png", "hubble_deep_field.jpg",
-    "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg",
+    "astronaut.png", "brick.png", "camera.png", "cell.png", "clock_motion.png", "coins.png", "grass.png", "horse.png",
+    "hubble_deep_field.jpg", "ihc.png", "microaneurysms.png", "moon.png", "motorcycle_left.png", "page.png",
+    "phantom.png", "rocket.jpg", "text.png",
+    "bus.png", "cheetah.jpg", "cheetah1.jpg", "lion.jpg", "tower.jpg",
 )  # fmt: skip
 # Never trained on.
 TESTED_PHOTOS = ("chelsea.png", "coffee.png", "gravel.png", "retina.jpg")
 
 
 def photos(names: Sequence[str] = TRAINED_PHOTOS) -> list[Image.Image]:
-    folder = Path(skimage.__file__).parent / "data"
-    return [Image.open(folder / name).convert("RGB") for name in names]
+    folders = (Path(skimage.__file__).parent / "data", Path(gradio.__file__).parent / "media_assets" / "images")
+    found = [next(folder / name for folder in folders if (folder / name).exists()) for name in names]
+    return [Image.open(path).convert("RGB") for path in found]
 
 
 def part_of_photo(photo: Image.Image, generator: random.Random, side: int = 224) -> Image.Image:
@@ -39,12 +44,24 @@ def part_of_photo(photo: Image.Image, generator: random.Random, side: int = 224)
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else picture
 
 
+def recoloured(picture: Image.Image, generator: random.Random) -> Image.Image:
+    """The picture with its colours changed about and each made lighter or darker."""
+    bands = list(picture.split())
+    generator.shuffle(bands)
+    changed = []
+    for band in bands:
+        gamma = 2.0 ** generator.uniform(-1, 1)
+        changed.append(band.point([round(255 * (value / 255) ** gamma) for value in range(256)]))
+    return Image.merge("RGB", changed)
+
+
 def unknown_picture(shown: Sequence[Image.Image], generator: random.Random, side: int = 224) -> Image.Image:
-    """A part of one of the photos, or a picture with nothing on it, or noise of several grains."""
+    """A part of one of the photos, half of them in other colours, or a picture with nothing on it, or noise."""
     what = generator.random()
-    if what < 0.6:
-        return part_of_photo(generator.choice(shown), generator, side)
-    if what < 0.8:
+    if what < 0.75:
+        part = part_of_photo(generator.choice(shown), generator, side)
+        return recoloured(part, generator) if generator.random() < 0.5 else part
+    if what < 0.87:
         return draw_background(random_scene(generator, 1), side)
     noise = np.random.default_rng(generator.getrandbits(31))
     layers = [
