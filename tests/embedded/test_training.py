@@ -42,8 +42,9 @@ def interrupted(monkeypatch):
 
 
 def options(part, runs):
-    return training.parse([part, "--runs", str(runs), "--steps", "4", "--cooldown", "2", "--batch", "2", "--turns", "3",
-                           "--length", "320", "--save-every", "1", "--device", "cpu"])  # fmt: skip
+    return training.parse([part, "--runs", str(runs), "--steps", "3", "--cooldown", "2", "--batch", "2", "--turns", "3",
+                           "--length", "320", "--save-every", "1", "--device", "cpu", "--out", str(runs / "out"),
+                           *(["--start-from", str(EMBEDDED_FOLDER)] if part == "answers" else [])])  # fmt: skip
 
 
 def trained(part, tokenizer, runs):
@@ -56,12 +57,16 @@ def trained(part, tokenizer, runs):
     book = codebook(model.config.text_config.hidden_size)
     if part == "tower":
         training.train_tower(model, book, asked)
-    else:
+    elif part == "decoder":
         training.train_decoder(model, build_processor(tokenizer), book, asked)
+    else:
+        training.train_answers(model, build_processor(tokenizer), book, asked)
     return model.state_dict(), before
 
 
-@pytest.mark.parametrize(("part", "called"), [("tower", "code_loss"), ("decoder", "answer_loss")])
+@pytest.mark.parametrize(
+    ("part", "called"), [("tower", "code_loss"), ("decoder", "answer_loss"), ("answers", "answer_loss")]
+)
 def test_a_run_that_was_stopped_ends_with_the_same_weights(part, called, tokenizer, tmp_path, interrupted, monkeypatch):
     whole, _ = trained(part, tokenizer, tmp_path / "whole")
     with monkeypatch.context() as patched:
