@@ -5,7 +5,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
+from torch.nn.functional import kl_div
 
 from vtw_demo.calibration import Calibration, CalibrationProgress, Measurement, calibrate, stored_calibration
 from vtw_demo.calibration_samples import Sample
@@ -13,6 +15,8 @@ from vtw_demo.calibration_store import CalibrationStore, write_whole
 from vtw_demo.cost import prefill_flops
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.sweep import sweep
+from vtw_demo.teacher_forcing import with_answer
+from vtw_demo.withdrawal import withdraw
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,23 @@ def test_measures_each_sample_and_ends_with_the_calibration(vlm, samples):
     assert (result.model, result.quantization, result.precision) == ("embedded", None, vlm.precision)
     assert result.revision == vlm.revision != ""
     assert (result.threshold, result.samples) == (0.02, ("scene 0", "scene 1", "scene 2"))
+
+
+@pytest.mark.parametrize("answer_tokens", [2, 6, 96])
+def test_a_long_answer_is_measured_at_each_of_its_tokens(vlm, samples, answer_tokens):
+    """Against the model itself, withdrawn, with its own answer given: token by token."""
+    *_, result = calibrate(vlm, [replace(samples[0], answer_tokens=answer_tokens)])
+    inputs = vlm.prepare(samples[0].picture, samples[0].question)
+    answer = vlm.generate(**inputs, max_new_tokens=answer_tokens)[:, inputs["input_ids"].shape[1] :]
+    assert answer.shape[1] == answer_tokens or answer_tokens == 96
+    whole = with_answer(vlm.model, inputs, answer[:, :-1])
+    with torch.no_grad():
+        full = vlm.model(**whole, use_cache=False).logits[0, -answer.shape[1] :].log_softmax(-1)
+        for layer in (1, 3, 4, 8):
+            with withdraw(vlm.model, layer=layer):
+                withdrawn = vlm.model(**whole, use_cache=False).logits[0, -answer.shape[1] :].log_softmax(-1)
+            expected = kl_div(full, withdrawn, reduction="none", log_target=True).sum(-1).mean().item()
+            assert result.measurements[0].kl[layer - 1] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_mean_spread_and_choice():

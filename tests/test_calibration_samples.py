@@ -4,7 +4,11 @@ import random
 import pytest
 from PIL import Image
 
-from vtw_demo.calibration_samples import Sample, embedded_samples, read_samples
+from vtw_demo.calibration_samples import DESCRIPTION_TOKENS, Sample, embedded_samples, read_samples
+from vtw_demo.embedded.questions import describe
+from vtw_demo.embedded.scenes import random_scene
+
+DESCRIBE = ("Describe the picture.", "What do you see?", "What is in the picture?", "Describe the scene.")
 
 
 @pytest.fixture
@@ -33,11 +37,27 @@ def test_samples_that_need_no_file_are_the_same_each_time():
     assert sum(s.name.startswith("easy-vqa") for s in samples) == 10
 
 
+def test_every_fourth_is_a_description_and_measured_whole(vlm):
+    samples = embedded_samples(20)
+    assert [s.answer_tokens for s in samples] == [1, 1, DESCRIPTION_TOKENS, 1] * 5
+    assert all(s.question in DESCRIBE for s in samples[2::4])
+    assert not any(s.question in DESCRIBE for s in samples if s.answer_tokens == 1)
+    generator = random.Random(0)
+    longest = max((describe(random_scene(generator, 6)) for _ in range(50)), key=len)
+    assert len(vlm.processor.tokenizer(longest)["input_ids"]) < DESCRIPTION_TOKENS
+
+
+def test_at_least_one_token_is_measured():
+    with pytest.raises(ValueError, match="At least 1 token of the answer is measured; 0 were asked for"):
+        Sample("a", Image.new("RGB", (2, 2)), "What?", 0)
+
+
 def test_a_fingerprint_is_of_picture_and_question():
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     sample = Sample("a", red, "What?")
     assert sample.fingerprint == Sample("b", red, " What? ").fingerprint
     assert sample.fingerprint != Sample("a", red, "Why?").fingerprint
+    assert sample.fingerprint != Sample("a", red, "What?", 2).fingerprint
     assert sample.fingerprint != Sample("a", blue, "What?").fingerprint
     assert sample.fingerprint != Sample("a", red.resize((4, 1)), "What?").fingerprint
 
@@ -51,6 +71,8 @@ def test_jsonl(folder, by_folder):
         ("data.jsonl:3", "Größe?", (0, 0, 255)),
     ]
     assert bad == ()
+    assert [sample.answer_tokens for sample in samples] == [1, 1]
+    assert [sample.answer_tokens for sample in read_samples(file, 20, answer_tokens=7)[0]] == [7, 7]
 
 
 def test_csv_as_spreadsheets_write_it(folder):

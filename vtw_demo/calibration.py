@@ -1,7 +1,7 @@
 """The withdrawal layer for a model: the divergence at every K, measured on a few samples.
 
 arXiv 2405.05803, section 4.3: K is the first layer at which the mean divergence over about 20 samples is at most a
-threshold.
+threshold. The paper's divergence is that of an answer's first token; a sample here may ask for more of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from vtw_demo.calibration_samples import Sample
 from vtw_demo.calibration_store import CalibrationStore
@@ -212,5 +214,16 @@ def stored_calibration(store: CalibrationStore) -> Calibration | None:
 
 def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
     inputs = vlm.prepare(sample.picture, sample.question)
-    kl = tuple(on_model_thread(sweep, vlm.model, inputs).kl[0].tolist())
+    kl = on_model_thread(_divergence, vlm, inputs, sample.answer_tokens)
     return Measurement(kl, flops_left(vlm.model.config, inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)))
+
+
+def _divergence(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor], answer_tokens: int) -> tuple[float, ...]:
+    """At K = 1 to L - 1, of the first of the answer's tokens, or the mean over several."""
+    if answer_tokens == 1:
+        return tuple(sweep(vlm.model, inputs).kl[0].tolist())
+    with torch.inference_mode():
+        answer = vlm.generate(**inputs, max_new_tokens=answer_tokens)[:, inputs["input_ids"].shape[1] :]
+    swept = sweep(vlm.model, inputs, answer).answer_kl
+    assert swept is not None
+    return tuple(swept[0].mean(-1).tolist())

@@ -19,25 +19,39 @@ from vtw_demo.picture import open_picture
 
 SUFFIXES = (".jsonl", ".csv")
 COLUMNS = ("image", "question")
-EMBEDDED_DATA = "scenes drawn by the demo, and easy-vqa where it is installed"
+EMBEDDED_DATA = "scenes drawn by the demo, descriptions of some, and easy-vqa where it is installed"
+# A description of the largest scene has 80 of the embedded model's tokens.
+DESCRIPTION_TOKENS = 96
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and a question about it. `name` says where it is from. Raises ValueError for an empty question."""
+    """A picture and a question about it, and how much of the answer is measured.
+
+    - `name`: where it is from.
+    - `answer_tokens`: the divergence is the mean over so many tokens of the model's own answer; 1, as in the paper, is
+      the first one alone.
+
+    Raises ValueError for an empty question, and for no tokens.
+    """
 
     name: str
     picture: Image.Image
     question: str
+    answer_tokens: int = 1
 
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ValueError(f"The question of {self.name} is empty.")
+        if self.answer_tokens < 1:
+            raise ValueError(f"At least 1 token of the answer is measured; {self.answer_tokens} were asked for.")
 
     @property
     def fingerprint(self) -> str:
-        """Equal for samples with the same picture and the same question."""
+        """Equal for samples with the same picture, question and tokens."""
         said = f"{self.picture.mode} {self.picture.size} {self.question.strip()}"
+        if self.answer_tokens > 1:
+            said += f" {self.answer_tokens}"
         return hashlib.sha256(said.encode() + self.picture.tobytes()).hexdigest()[:16]
 
 
@@ -54,7 +68,8 @@ class BadRow:
 
 def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
     """`count` samples that need no file: fresh scenes and, where the package easy-vqa is installed, every other one
-    from its train split.
+    from its train split. Every fourth asks to describe a scene and is measured over the whole answer: the first token
+    of a description says nothing about the picture, and is the same long before the rest can do without it.
 
     Raises ValueError for a count below 1.
     """
@@ -74,13 +89,14 @@ def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
             samples.append(Sample(f"easy-vqa {chosen.path.name}", chosen.picture(), question))
         else:
             scene = random_scene(generator, generator.randint(1, 4))
-            asked = ask_several(scene, 1, generator, SHORT_ANSWER_KINDS)[0]
-            samples.append(Sample(f"scene {number}", draw(scene), asked.text))
+            described = number % 4 == 2
+            (asked,) = ask_several(scene, 1, generator, ("description",) if described else SHORT_ANSWER_KINDS)
+            samples.append(Sample(f"scene {number}", draw(scene), asked.text, DESCRIPTION_TOKENS if described else 1))
     return tuple(samples)
 
 
 def read_samples(
-    path: Path, count: int, strict: bool = False, seed: int = 0
+    path: Path, count: int, strict: bool = False, seed: int = 0, answer_tokens: int = 1
 ) -> tuple[tuple[Sample, ...], tuple[BadRow, ...]]:
     """Up to `count` samples from a user's data, in its order, and the rows that were skipped.
 
@@ -88,6 +104,7 @@ def read_samples(
       file's folder) and a `question`; or a folder that holds one such file.
     - `count`: where there are more good rows, a random choice that depends on `seed` alone.
     - `strict`: refuse data with a bad row.
+    - `answer_tokens`: of each sample.
 
     Raises ValueError, in a sentence for people, for a path without such a file, a file that isn't text in UTF-8, a
     CSV header without these columns, data without a good row, and with `strict` for any bad row.
@@ -110,7 +127,7 @@ def read_samples(
     if not good:
         raise ValueError(f"{file} has no row with a picture and a question" + (f": {listed}." if bad else "."))
     chosen = sorted(random.Random(seed).sample(range(len(good)), min(count, len(good))))
-    samples = (Sample(f"{file.name}:{good[i][0]}", open_picture(good[i][1]), good[i][2]) for i in chosen)
+    samples = (Sample(f"{file.name}:{good[i][0]}", open_picture(good[i][1]), good[i][2], answer_tokens) for i in chosen)
     return tuple(samples), tuple(bad)
 
 

@@ -11,7 +11,7 @@ from vtw_demo.vision_language_model import VisionLanguageModel
 LayerSource = Literal["authors' code", "its evaluation", "half of the layers", "three quarters of the layers"]
 DEFAULT_LAYER_SHARE = 0.75
 # See README, "Is quality kept?".
-EMBEDDED_LAYER = 6
+EMBEDDED_LAYER = 5
 
 _REASONS: dict[LayerSource, str] = {
     "authors' code": "it is what the authors' code of the paper uses for this model",

@@ -69,6 +69,21 @@ def test_what_was_measured_before_ctrl_c_is_kept(data, tmp_path, capsys, monkeyp
     assert len(json.loads((out / "calibration.json").read_text())["measurements"]) == 2
 
 
+def test_more_of_the_answer_is_measured_on_own_data_only(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    means = []
+    for tokens in ("1", "3"):
+        asked = ["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out), "--answer-tokens", tokens]
+        assert main(asked) == 0
+        means.append(json.loads((out / "calibration.json").read_text())["mean"])
+    assert means[0] != means[1]
+    capsys.readouterr()
+    assert main(["calibrate", "--answer-tokens", "3", "--out", str(tmp_path / "none")]) == 2
+    assert "--answer-tokens 3 is for --data" in capsys.readouterr().err
+    assert main(["calibrate", "--data", str(data), "--answer-tokens", "0"]) == 2
+    assert "At least 1 token of the answer is measured; 0 were asked for" in capsys.readouterr().err
+
+
 def test_strict_writes_nothing(data, tmp_path, capsys, cache):
     out = tmp_path / "out"
     assert main(["calibrate", "--data", str(data), "--strict", "--out", str(out)]) == 2

@@ -30,7 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         help="a JSONL or CSV file whose rows have an image (a path, relative to the file) and a question, or a folder "
-        "that holds one such file; without it, fresh scenes and easy-vqa where it is installed",
+        "that holds one such file; without it, fresh scenes, descriptions of some, and easy-vqa where it "
+        "is installed",
+    )
+    parser.add_argument(
+        "--answer-tokens",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --data, measure N tokens of the model's own answer at most, as long answers need; 1 is the paper's",
     )
     parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="how many samples to measure at most")
     parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD, help="largest mean KL divergence at K")
@@ -40,9 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.data is None:
+        if options.answer_tokens != 1:
+            raise ValueError(f"--answer-tokens {options.answer_tokens} is for --data: give both, or neither.")
         samples, data = embedded_samples(options.samples), EMBEDDED_DATA
     else:
-        samples, skipped = read_samples(options.data, options.samples, options.strict)
+        samples, skipped = read_samples(
+            options.data, options.samples, options.strict, answer_tokens=options.answer_tokens
+        )
         data = str(options.data)
         for row in skipped:
             print(f"skipped {options.data}, {row}", file=sys.stderr)

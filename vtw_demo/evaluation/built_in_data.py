@@ -18,8 +18,8 @@ from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample
 from vtw_demo.evaluation.scores import description_match
 
 SCENES = 5000
-FURTHER = 1000
-DESCRIPTIONS = 1000
+FURTHER = 300
+DESCRIPTIONS = 500
 PHOTOS = 200
 Subject = TypeVar("Subject")
 DESCRIPTION_TOKENS = 256

@@ -113,7 +113,8 @@ class Engine:
         with suppress(StoppedError), self.turns.asked(visitor, "calibration sample", stop) as turn:
             yield from self._begin(turn, vlm)
             chosen = embedded_samples(samples)
-            for event in leased(calibrate, vlm, PREFILLS_OF_A_SWEEP * samples)(
+            decoded = sum(sample.answer_tokens for sample in chosen if sample.answer_tokens > 1)
+            for event in leased(calibrate, vlm, PREFILLS_OF_A_SWEEP * samples, decoded)(
                 vlm, chosen, threshold, EMBEDDED_DATA, store, stop
             ):
                 if isinstance(event, Calibration):
