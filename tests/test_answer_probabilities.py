@@ -39,14 +39,15 @@ def columns(answer):
 
 
 def test_answers_of_different_lengths(vlm, picture):
+    layer = 1
     full_tokens, full = generated(vlm, picture, vlm.layers)
-    withdrawn_tokens, withdrawn = generated(vlm, picture, 3)
+    withdrawn_tokens, withdrawn = generated(vlm, picture, layer)
     assert len(full_tokens) != len(withdrawn_tokens)
-    measured = measure_answer_probabilities(vlm, picture, QUESTION, full_tokens, withdrawn_tokens, 3)
+    measured = measure_answer_probabilities(vlm, picture, QUESTION, full_tokens, withdrawn_tokens, layer)
     of_full, of_withdrawn = columns(measured.full), columns(measured.withdrawn)
     assert of_full[0] == pytest.approx(full, abs=1e-4)
     assert of_withdrawn[1] == pytest.approx(withdrawn, abs=1e-4)
-    assert of_full[1] == pytest.approx(forced(vlm, picture, full_tokens, 3), abs=1e-4)
+    assert of_full[1] == pytest.approx(forced(vlm, picture, full_tokens, layer), abs=1e-4)
     assert of_withdrawn[0] == pytest.approx(forced(vlm, picture, withdrawn_tokens, vlm.layers), abs=1e-4)
     first = measured.first_difference
     assert full_tokens[:first] == withdrawn_tokens[:first]
@@ -57,7 +58,7 @@ def test_answers_of_different_lengths(vlm, picture):
     for answer, tokens in ((measured.full, full_tokens), (measured.withdrawn, withdrawn_tokens)):
         assert tuple(token.token_id for token in answer) == tokens
         assert "".join(token.text for token in answer).replace("(end)", "") == vlm.decode(tokens)
-    assert measured.layer == 3
+    assert measured.layer == layer
     json.dumps(measured.to_json())
 
 
