@@ -26,7 +26,7 @@ def test_the_newest_number_of_objects_is_practised_most_until_it_is_the_last():
         assert set(drawn) == set(range(1, level + 1))
         of_newest = drawn[level] / 6000
         if level == MAXIMUM_OBJECTS:
-            assert all(abs(count / 6000 - 1 / level) < 0.03 for count in drawn.values())
+            assert all(abs(drawn[number] / 6000 - (2 * number - 1) / level**2) < 0.03 for number in drawn)
         else:
             assert abs(of_newest - (0.5 + 0.5 / level)) < 0.03
 
