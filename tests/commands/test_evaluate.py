@@ -37,6 +37,7 @@ def model(vlm, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("vtw_demo.commands.evaluate.load_model", lambda options: vlm)
     monkeypatch.setattr("vtw_demo.commands.evaluate.CALIBRATION_SAMPLES", 2)
+    monkeypatch.setattr("vtw_demo.evaluation.prefill_times.PROMPTS", 1)
 
 
 def test_everything_in_one_run(data, tmp_path, capsys):
