@@ -210,7 +210,7 @@ def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side
     page.get_by_role("button", name="Choose K for me").click()
     expect(page.locator("#verdict")).to_contain_text(re.compile(r"Measured \d+ of 20 samples"), timeout=WAIT)
     expect(page.locator("#layer")).to_contain_text("Calibrated on 20 samples", timeout=WAIT)
-    # The withdrawn side's new run empties the reading until its own sweep is done.
+    # While the new run is measured, the reading says that only.
     wait_for_verdict(page)
     reading = page.locator("#choose-k-reading")
     expect(reading).to_contain_text(re.compile("on 20 samples.*This question", re.DOTALL), timeout=WAIT)
