@@ -61,7 +61,7 @@ def test_descriptions_are_asked_for_and_name_every_object():
                    if kind == "description"]  # fmt: skip
         assert all(answer == describe(scene) for answer in answers)
         described += len(answers)
-    assert described > 50
+    assert described > 75
 
 
 def test_questions_are_asked_in_words_for_training_only():
