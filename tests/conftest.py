@@ -8,10 +8,12 @@ from transformers import CLIPVisionConfig, LlavaConfig
 
 from tests import golden
 from vtw_demo.benchmark import shapes
-from vtw_demo.compare import Comparison
+from vtw_demo.comparison.compare import Comparison
+from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models import load
-from vtw_demo.timed_run import Run
+from vtw_demo.models.loading import load
+
+pytest_plugins = ["tests.serving"]
 
 
 @pytest.fixture(scope="module")

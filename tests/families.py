@@ -15,8 +15,8 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.oracles import visual_keys_blocked
-from vtw_demo.segments import visual_token_mask
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.withdrawal.segments import visual_token_mask
+from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = 4
 VOCABULARY = 100

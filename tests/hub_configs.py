@@ -1,4 +1,4 @@
-"""The configurations of the models in `vtw_demo.known_models`, by hub id, as their `config.json` has them.
+"""The configurations of the models in `vtw_demo.models.registry`, by hub id, as their `config.json` has them.
 
 Only what decides on the shapes of weights is here.
 """

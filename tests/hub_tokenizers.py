@@ -1,4 +1,4 @@
-"""Tokenizers of the classes that the models in `vtw_demo.known_models` have on the hub, spelling text in characters.
+"""Tokenizers of the classes that the models in `vtw_demo.models.registry` have on the hub, spelling text in characters.
 
 Each normalises and splits text as the published one, and has its added tokens, but no merges.
 """

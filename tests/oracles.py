@@ -1,6 +1,6 @@
 """Withdrawal without removing anything: the unmodified model, its attention to visual keys blocked.
 
-Nothing here is shared with `vtw_demo.withdrawal`: all tokens go through all layers, and in layers from K on
+Nothing here is shared with `vtw_demo.withdrawal.withdraw`: all tokens go through all layers, and in layers from K on
 the columns of visual tokens get a weight of zero through transformers' attention interface, in prefill and
 decode. What text positions then hold is what withdrawal must give.
 """

@@ -4,16 +4,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vtw_demo.commands import bench, calibrate, compare, evaluate, loadtest, models, space
+from vtw_demo.benchmark import command as bench
+from vtw_demo.benchmark.load_test import command as loadtest
+from vtw_demo.evaluation import command as evaluate
+from vtw_demo.models import command as models
+from vtw_demo.plots import calibrate_command as calibrate
+from vtw_demo.plots import compare_command as compare
+from vtw_demo.server.space import command as space
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 2 where it can't do what it was asked for, 130 after Ctrl+C."""
     parser = argparse.ArgumentParser(prog="python -m vtw_demo", description="Visual Tokens Withdrawal from the shell.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (compare, calibrate, evaluate, models, space, bench, loadtest):
+    modules = {
+        "compare": compare,
+        "calibrate": calibrate,
+        "evaluate": evaluate,
+        "models": models,
+        "space": space,
+        "bench": bench,
+        "loadtest": loadtest,
+    }
+    for name, module in modules.items():
         command = commands.add_parser(
-            module.__name__.rsplit(".", 1)[-1],
+            name,
             help=module.HELP,
             description=module.DESCRIPTION,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,

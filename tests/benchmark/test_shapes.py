@@ -4,9 +4,9 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
-from vtw_demo.cost import prefill_flops
-from vtw_demo.segments import visual_token_mask
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.withdrawal.segments import visual_token_mask
+from vtw_demo.withdrawal.withdraw import withdraw
 
 
 @pytest.mark.parametrize("name", ["small", "embedded"])

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vtw_demo.embedded.architecture import SOURCE_LAYERS
 from vtw_demo.embedded.codes import CODES, NAMES, code_of
 from vtw_demo.embedded.language_model import narrowed, start_decoder, word_codebook
-from vtw_demo.models import EMBEDDED_FOLDER
+from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from vtw_demo.embedded.architecture import VISUAL_TOKENS, build_model, build_processor
 from vtw_demo.embedded.samples import IGNORED, pack, pixels
 from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models import EMBEDDED_FOLDER
+from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 ASKED = [[("colour", "What color is the star?", "red"), ("count", "How many objects are there?", "3")]] * 2
 

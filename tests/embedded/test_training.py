@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from vtw_demo.embedded import training
 from vtw_demo.embedded.architecture import TRAINED_LAYERS, build_model, build_processor
 from vtw_demo.embedded.codes import codebook
-from vtw_demo.models import EMBEDDED_FOLDER
+from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from vtw_demo.cost import prefill_flops
 from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
 from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
@@ -16,7 +15,8 @@ from vtw_demo.evaluation.built_in_data import (
     unknown_photos,
 )
 from vtw_demo.evaluation.ways import FULL, PromptSize, Way, fastv_dropped, fastv_share, obstacle
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = (2, 6, 9, 11)
 

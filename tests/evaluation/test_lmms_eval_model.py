@@ -18,8 +18,8 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.evaluation.lmms_eval_model import VisualTokensWithdrawal
-from vtw_demo.models import load
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.models.loading import load
+from vtw_demo.withdrawal.withdraw import withdraw
 
 QUESTION = "What do you see?"
 

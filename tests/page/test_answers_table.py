@@ -1,8 +1,8 @@
 import pytest
 
-from vtw_demo.answers_by_layer import LayerAnswer
-from vtw_demo.figures.answers_by_layer import stable_sentence
+from vtw_demo.comparison.every_layer import LayerAnswer
 from vtw_demo.page.answers_table import answers_table
+from vtw_demo.plots.every_layer import stable_sentence
 
 
 def at(make_run, *words):

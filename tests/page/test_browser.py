@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from vtw_demo.models import load
+from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.image import open_picture
+from vtw_demo.models.loading import load
 from vtw_demo.page.examples import load_examples
-from vtw_demo.picture import open_picture
-from vtw_demo.sweep import sweep
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
 WAIT = 60_000

@@ -1,6 +1,6 @@
 import pytest
 
-from vtw_demo.attention import AttentionMass
+from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.page.history import history_choices, history_table, past_comparison
 from vtw_demo.page.session import KEPT_COMPARISONS, Session
 

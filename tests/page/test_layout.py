@@ -1,9 +1,9 @@
-from vtw_demo.calibration import Calibration, Measurement
-from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.known_models import EMBEDDED_LAYER, StartingLayer
+from vtw_demo.comparison.calibration import Calibration, Measurement
+from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.models.registry import EMBEDDED_LAYER, StartingLayer
 from vtw_demo.page.build import build_page
-from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import default_layer, layer_info
+from vtw_demo.server.engine import Engine
 
 
 def calibration(threshold):

@@ -2,10 +2,10 @@ import re
 
 import pytest
 
-from vtw_demo.compare import compare
-from vtw_demo.examination import Examination, FullExamination
-from vtw_demo.figures.attention import ANSWER_MEAN, LAST_PROMPT
+from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.compare import compare
 from vtw_demo.page.token_strip import read_choice, strip_html
+from vtw_demo.plots.attention import ANSWER_MEAN, LAST_PROMPT
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from vtw_demo.attention import measure_attention
-from vtw_demo.benchmark.rounds import Ratio, in_turn, interleaved, peak_memory, ratios
-from vtw_demo.compare import compare
-from vtw_demo.family_cases import find_decoder
-from vtw_demo.model_thread import on_model_thread
-from vtw_demo.models import VisionLanguageModel
-from vtw_demo.sweep import sweep
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.comparison.compare import compare
+from vtw_demo.comparison.timing import Ratio, in_turn, interleaved, peak_memory, ratios
+from vtw_demo.measurements.attention import measure_attention
+from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.withdraw import withdraw
 
 DEQUANTISING = "dequantising the decoder's weights once, in prefills"
 MASS_MEMORY = "attention mass of all layers, memory in prefills"

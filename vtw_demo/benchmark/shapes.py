@@ -23,8 +23,8 @@ from transformers import (
     VideoLlavaConfig,
 )
 
-from vtw_demo.family_cases import find_decoder
-from vtw_demo.models import EMBEDDED_FOLDER, Quantization
+from vtw_demo.models.loading import EMBEDDED_FOLDER, Quantization
+from vtw_demo.withdrawal.architectures import find_decoder
 
 Pixels = dict[str, torch.Tensor]
 

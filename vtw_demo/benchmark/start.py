@@ -15,8 +15,8 @@ from pathlib import Path
 
 from gradio_client import Client, handle_file
 
-from vtw_demo.benchmark.rounds import Ratio
-from vtw_demo.models import EMBEDDED
+from vtw_demo.comparison.timing import Ratio
+from vtw_demo.models.loading import EMBEDDED
 
 PROJECT = Path(__file__).resolve().parents[2]
 PICTURE = PROJECT / "assets" / "examples" / "two-shapes.png"

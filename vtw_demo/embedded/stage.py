@@ -9,8 +9,8 @@ import torch
 import torch.distributed
 from torch import nn
 
-from vtw_demo.devices import compute_dtype
 from vtw_demo.embedded.muon import Muon
+from vtw_demo.models.devices import compute_dtype
 
 
 class Stage:

@@ -18,9 +18,9 @@ from torch.nn.functional import kl_div
 from vtw_demo.evaluation.samples import EvaluationSample
 from vtw_demo.evaluation.shared_encoding import shared_encoding
 from vtw_demo.evaluation.ways import FULL, PromptSize, Way
-from vtw_demo.segments import visual_token_mask
-from vtw_demo.sweep import sweep
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.withdrawal.segments import visual_token_mask
 
 # A sweep takes up to two prefills, and withdrawal at one K less than one.
 SWEPT_FROM = 3

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vtw_demo.calibration_store import write_whole
+from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.evaluation.answering import Outcome
 from vtw_demo.evaluation.samples import EvaluationSample
 

@@ -15,8 +15,8 @@ from vtw_demo.evaluation.normalisation import normalise
 from vtw_demo.evaluation.prefill_times import PrefillTime, prefill_times
 from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample, picture_fingerprint
 from vtw_demo.evaluation.ways import FULL, Way
-from vtw_demo.model_thread import on_model_thread
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 BATCHES_AT_ONCE = 4
 """After so many batches what was answered is kept: of the answers that differ from the full model's, full batches are

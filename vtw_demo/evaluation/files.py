@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample, references_of
-from vtw_demo.picture import open_picture
+from vtw_demo.models.image import open_picture
 
 SUFFIXES = (".jsonl", ".csv")
 # What `datasets` writes into a folder that it saves a set to.

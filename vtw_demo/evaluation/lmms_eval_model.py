@@ -14,8 +14,8 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
-from vtw_demo.models import load
-from vtw_demo.withdrawal import check_layer, withdraw
+from vtw_demo.models.loading import load
+from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
 NEW_TOKENS = 1024
 ONE_PICTURE = "vtw answers questions about one picture each; {count} came with one of the task {task!r}."

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from vtw_demo.benchmark.rounds import in_turn, synchronise
+from vtw_demo.comparison.timing import in_turn, synchronise
 from vtw_demo.evaluation.answering import prompt_sizes, seeds_of
 from vtw_demo.evaluation.samples import EvaluationSample
 from vtw_demo.evaluation.ways import FULL, Way
-from vtw_demo.family_cases import find_decoder
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.withdrawal.architectures import find_decoder
 
 ROUNDS = 3
 PROMPTS = 5

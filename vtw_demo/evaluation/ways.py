@@ -9,17 +9,17 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vtw_demo.benchmark.peers import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
-from vtw_demo.cost import prefill_flops
-from vtw_demo.evaluation.ablations import (
+from vtw_demo.benchmark.baselines import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
+from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.withdrawal.baselines import (
     blind,
     check_random,
     check_renumbered,
     remove_at_random,
     withdraw_renumbered,
 )
-from vtw_demo.vision_language_model import VisionLanguageModel
-from vtw_demo.withdrawal import withdraw
+from vtw_demo.withdrawal.withdraw import withdraw
 
 Ablation = Literal["random", "renumbered", "blind", "fastv"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from html import escape
 
-from vtw_demo.answers_by_layer import LayerAnswer, first_stable_layer
-from vtw_demo.figures.formats import milliseconds
-from vtw_demo.timed_run import Run
+from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
+from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.formats import milliseconds
 
 
 def answers_table(full: Run, answers: Sequence[LayerAnswer], is_complete: bool) -> str:

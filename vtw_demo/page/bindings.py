@@ -9,15 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from vtw_demo.machine import this_machine
+from vtw_demo.comparison.machine import this_machine
 from vtw_demo.page.callbacks import Callbacks
-from vtw_demo.page.engine import Engine
 from vtw_demo.page.examples import Example
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.sections import WHERE_IT_LOOKS
 from vtw_demo.page.sentences import Shown
-from vtw_demo.page.switching import Switching
 from vtw_demo.page.take_away import TakeAway
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.switching import Switching
 
 
 def _script(name: str) -> str:

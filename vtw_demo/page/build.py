@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vtw_demo.known_models import starting_layer
+from vtw_demo.models.registry import starting_layer
 from vtw_demo.page.bindings import connect
-from vtw_demo.page.engine import Engine
 from vtw_demo.page.examples import load_examples
-from vtw_demo.page.guarded_blocks import GuardedBlocks
 from vtw_demo.page.layout import default_layer, lay_out
-from vtw_demo.page.switching import Switching
-from vtw_demo.withdrawal import check_layer
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.guarded_blocks import GuardedBlocks
+from vtw_demo.server.switching import Switching
+from vtw_demo.withdrawal.withdraw import check_layer
 
 
 def build_page(engine: Engine, first_layer: int | None = None, switching: Switching | None = None) -> GuardedBlocks:

@@ -11,18 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 
-from vtw_demo.calibration import CalibrationProgress
-from vtw_demo.compare import Comparison, RunFinished, RunProgress
-from vtw_demo.examination import Examination, FullExamination
-from vtw_demo.figures.overlay import overlay_figure, overlay_reading
-from vtw_demo.figures.staircase import SURFACES
-from vtw_demo.known_models import starting_layer
-from vtw_demo.machine import this_machine
+from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.calibration import CalibrationProgress
+from vtw_demo.comparison.compare import Comparison, RunFinished, RunProgress
+from vtw_demo.comparison.machine import this_machine
+from vtw_demo.comparison.summary import verdict
+from vtw_demo.models.registry import starting_layer
+from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page import sections as names
 from vtw_demo.page.answers_table import answers_table
-from vtw_demo.page.caller import LostConnection, caller
 from vtw_demo.page.drawing import Drawing
-from vtw_demo.page.engine import STOPPED, SWITCHED, Engine
 from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
 from vtw_demo.page.history import history_choices, history_table, past_comparison
 from vtw_demo.page.layout import (
@@ -35,17 +33,19 @@ from vtw_demo.page.layout import (
 from vtw_demo.page.lines import header, problem_line, progress_line, reading_line, verdict_line
 from vtw_demo.page.links import restore
 from vtw_demo.page.model_tab import model_facts
-from vtw_demo.page.query import Query, layer_range, read_threshold, whole_number
 from vtw_demo.page.sentences import Shown, in_sentences, told
 from vtw_demo.page.session import Session
-from vtw_demo.page.switching import STILL_THERE, Switching
 from vtw_demo.page.token_strip import read_choice
-from vtw_demo.page.turns import Place, StoppedError
-from vtw_demo.report.answer_cards import AnswerCard
-from vtw_demo.report.data import report_data
-from vtw_demo.report.plots import answers_plot, timing_plot
-from vtw_demo.verdict import verdict
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.overlay import overlay_figure, overlay_reading
+from vtw_demo.plots.report_data import report_data
+from vtw_demo.plots.staircase import SURFACES
+from vtw_demo.plots.tabs import answers_plot, timing_plot
+from vtw_demo.server.caller import LostConnection, caller
+from vtw_demo.server.engine import STOPPED, SWITCHED, Engine
+from vtw_demo.server.query import Query, layer_range, read_threshold, whole_number
+from vtw_demo.server.queue import Place, StoppedError
+from vtw_demo.server.switching import STILL_THERE, Switching
 
 Part = TypeVar("Part")
 

@@ -10,21 +10,21 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from vtw_demo.calibration_store import CalibrationStore
-from vtw_demo.commands.model_arguments import TRUE, add_model_arguments, chosen_model, load_choice
-from vtw_demo.model_choice import DEFAULT_MODEL, ModelChoice, from_environment
-from vtw_demo.models import VisionLanguageModel
-from vtw_demo.page.accounts import read_accounts
+from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_choice
+from vtw_demo.models.choice import DEFAULT_MODEL, ModelChoice, from_environment
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.zero_gpu import on_zero_gpu
 from vtw_demo.page.build import build_page
-from vtw_demo.page.engine import Engine
-from vtw_demo.page.monitoring import Monitoring, OneLine
-from vtw_demo.page.switching import Switching
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
-from vtw_demo.page.turns import PLACES
-from vtw_demo.page.uploads import own_upload_folder
-from vtw_demo.space.runtime import host as space_host
-from vtw_demo.space.runtime import on_space, use_own_cores
-from vtw_demo.zero_gpu import on_zero_gpu
+from vtw_demo.server.accounts import read_accounts
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.monitoring import Monitoring, OneLine
+from vtw_demo.server.queue import PLACES
+from vtw_demo.server.space.runtime import host as space_host
+from vtw_demo.server.space.runtime import on_space, use_own_cores
+from vtw_demo.server.switching import Switching
+from vtw_demo.server.uploads import own_upload_folder
 
 logger = logging.getLogger(__name__)
 

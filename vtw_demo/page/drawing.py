@@ -9,19 +9,19 @@ from typing import Any
 
 import gradio as gr
 
-from vtw_demo.calibration import Calibration
-from vtw_demo.examination import Examination
-from vtw_demo.figures.divergence import divergence_figure, divergence_reading
+from vtw_demo.comparison.analysis import Examination
+from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.page import sections as names
-from vtw_demo.page.engine import Engine
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import problem_line, reading_line, waiting_line
 from vtw_demo.page.sentences import Shown, told
 from vtw_demo.page.session import Session
 from vtw_demo.page.token_strip import strip_html
-from vtw_demo.page.turns import Place, StoppedError
-from vtw_demo.report import plots
-from vtw_demo.report.plots import Plot
+from vtw_demo.plots import tabs as plots
+from vtw_demo.plots.divergence import divergence_figure, divergence_reading
+from vtw_demo.plots.tabs import Plot
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.queue import Place, StoppedError
 
 MEASURING = "Measuring, in a pass that no timing includes."
 

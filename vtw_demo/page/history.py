@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from vtw_demo.figures.formats import milliseconds
+from vtw_demo.formats import milliseconds
 from vtw_demo.page.session import PastComparison
 
 SHOWN_CHARACTERS = 60

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from vtw_demo.calibration import DEFAULT_SAMPLES, Calibration
-from vtw_demo.compare import MAXIMUM_NEW_TOKENS
-from vtw_demo.figures.formats import count
-from vtw_demo.known_models import StartingLayer, starting_layer
+from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration
+from vtw_demo.comparison.compare import MAXIMUM_NEW_TOKENS
+from vtw_demo.formats import count
+from vtw_demo.models.registry import StartingLayer, starting_layer
+from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.examples import Example
 from vtw_demo.page.lines import header, progress_line
-from vtw_demo.page.query import LONGEST_QUESTION
 from vtw_demo.page.sections import Sections, lay_out_sections
 from vtw_demo.page.session import Session
-from vtw_demo.report.answer_cards import AnswerCard
-from vtw_demo.report.terms import WHAT_AM_I_LOOKING_AT
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
+from vtw_demo.server.query import LONGEST_QUESTION
 
 NEW_TOKENS = 128
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from vtw_demo.models import EMBEDDED, EMBEDDED_PURPOSE
+from vtw_demo.models.loading import EMBEDDED, EMBEDDED_PURPOSE
 
 
 def header(model: str, precision: str, device: str, layers: int, visual_tokens: int | None) -> str:

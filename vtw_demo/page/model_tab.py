@@ -7,9 +7,9 @@ from html import escape
 
 import gradio as gr
 
-from vtw_demo.known_models import KNOWN_MODELS, StartingLayer, find_known_model
-from vtw_demo.model_choice import NO_QUANTIZATION
-from vtw_demo.models import EMBEDDED, QUANTIZATIONS
+from vtw_demo.models.choice import NO_QUANTIZATION
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
+from vtw_demo.models.registry import KNOWN_MODELS, StartingLayer, find_known_model
 
 MODEL = "model"
 UNKNOWN = (

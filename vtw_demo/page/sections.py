@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from vtw_demo.calibration import DEFAULT_THRESHOLD, Calibration
-from vtw_demo.figures.staircase import SURFACES
+from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
+from vtw_demo.comparison.repeated_timing import MAXIMUM_ROUNDS
 from vtw_demo.page.lines import reading_line
 from vtw_demo.page.model_tab import ModelTab, lay_out_model_tab
 from vtw_demo.page.token_strip import token_strip
-from vtw_demo.repeated_timing import MAXIMUM_ROUNDS
-from vtw_demo.report.terms import term
+from vtw_demo.plots.glossary import term
+from vtw_demo.plots.staircase import SURFACES
 
 ATTENTION, WHERE_IT_LOOKS, MIGRATION, STAIRCASE, TIMING, CHOOSE_K, WORDS, EVERY_K, DIFFERENCES, HISTORY, TAKE_AWAY = (
     "attention", "where-it-looks", "migration", "staircase", "timing", "choose-k", "word-by-word", "every-k",

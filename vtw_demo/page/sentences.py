@@ -10,8 +10,8 @@ import gradio as gr
 
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import problem_line
-from vtw_demo.page.monitoring import Monitoring
-from vtw_demo.page.turns import Place, StoppedError
+from vtw_demo.server.monitoring import Monitoring
+from vtw_demo.server.queue import Place, StoppedError
 
 Shown = dict[Any, Any]
 """New values of components."""

@@ -7,15 +7,15 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from vtw_demo.attention import AttentionMass
-from vtw_demo.compare import Comparison
-from vtw_demo.examination import Examination, FullExamination
-from vtw_demo.figures.attention import LAST_PROMPT, AttentionQuery
-from vtw_demo.figures.overlay import Overlaid
-from vtw_demo.figures.staircase import Surface
-from vtw_demo.page.query import Query
-from vtw_demo.report.plots import Plot
-from vtw_demo.vision_language_model import VisionLanguageModel
+from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.compare import Comparison
+from vtw_demo.measurements.attention import AttentionMass
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.attention import LAST_PROMPT, AttentionQuery
+from vtw_demo.plots.overlay import Overlaid
+from vtw_demo.plots.staircase import Surface
+from vtw_demo.plots.tabs import Plot
+from vtw_demo.server.query import Query
 
 KEPT_COMPARISONS = 30
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from vtw_demo.examination import Examination
-from vtw_demo.machine import Machine
-from vtw_demo.page.engine import Engine
+from vtw_demo.comparison.analysis import Examination
+from vtw_demo.comparison.machine import Machine
+from vtw_demo.comparison.summary import verdict
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import progress_line, verdict_line
 from vtw_demo.page.sentences import Shown, in_sentences, told
 from vtw_demo.page.session import Session
-from vtw_demo.page.turns import Place
-from vtw_demo.report.data import report_data
-from vtw_demo.report.html import plot_html, report_html
-from vtw_demo.report.plots import Plot, all_plots, attention_map_png
-from vtw_demo.verdict import verdict
+from vtw_demo.plots.report import plot_html, report_html
+from vtw_demo.plots.report_data import report_data
+from vtw_demo.plots.tabs import Plot, all_plots, attention_map_png
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.queue import Place
 
 WRITING = "Writing it down; what hasn't been looked at yet is measured first."
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from vtw_demo.figures.attention_map import ATTENTION_MAP_SCRIPT
-from vtw_demo.report.html import PLOTS_CSS
+from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
+from vtw_demo.plots.report import PLOTS_CSS
 
 THEME = gr.themes.Base(
     primary_hue="blue",

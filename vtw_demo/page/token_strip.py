@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 import gradio as gr
 
-from vtw_demo.examination import Examination
-from vtw_demo.figures.attention import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
+from vtw_demo.comparison.analysis import Examination
+from vtw_demo.plots.attention import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 # A click on one of the buttons says which.
 _TELL = """

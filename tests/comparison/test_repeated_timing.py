@@ -1,0 +1,165 @@
+import dataclasses
+import json
+import statistics
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from vtw_demo.comparison.compare import compare
+from vtw_demo.comparison.repeated_timing import RepeatedTiming, Spread, StageTimes, repeat_timing
+from vtw_demo.withdrawal.architectures import find_decoder
+
+QUESTION = "What do you see?"
+LAYER = 5
+FULL = StageTimes((5.0, 6.0, 4.0), (40.0, 80.0, 50.0), (4.0, 4.0, 5.0), (60.0, 100.0, 80.0))
+WITHDRAWN = StageTimes((5.0, 3.0, 4.0), (20.0, 60.0, 30.0), (4.0, 5.0, 5.0), (40.0, 80.0, 60.0))
+TIMING = RepeatedTiming(LAYER, FULL, WITHDRAWN)
+
+
+@pytest.fixture(scope="module")
+def comparison(vlm, picture):
+    *_, comparison = compare(vlm, picture, QUESTION, LAYER, max_new_tokens=4)
+    return comparison
+
+
+@contextmanager
+def forward_passes(vlm):
+    """The number of tokens that the last decoder layer runs on, pass by pass."""
+    tokens = []
+    projection = find_decoder(vlm.model).layers[-1].self_attn.q_proj
+    hook = projection.register_forward_pre_hook(lambda module, args: tokens.append(args[0].shape[-2]))
+    try:
+        yield tokens
+    finally:
+        hook.remove()
+
+
+def hooks(vlm):
+    return [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in vlm.model.modules()]
+
+
+def test_both_runs_are_made_in_every_round_and_take_turns_in_going_first(vlm, picture, comparison):
+    before = hooks(vlm)
+    with forward_passes(vlm) as tokens:
+        timings = list(repeat_timing(vlm, picture, QUESTION, LAYER, 4, rounds=3))
+    full = [comparison.visual_tokens + comparison.text_tokens] + [1] * (len(comparison.full.tokens) - 1)
+    withdrawn = [comparison.text_tokens] + [1] * (len(comparison.withdrawn.tokens) - 1)
+    assert tokens == full + withdrawn + withdrawn + full + full + withdrawn
+    assert [timing.rounds for timing in timings] == [1, 2, 3]
+    for number, timing in enumerate(timings, start=1):
+        assert timing.layer == LAYER
+        for run in ("full", "withdrawn"):
+            for stage in ("encode_ms", "prefill_ms", "decode_ms_per_token", "total_ms"):
+                assert timing.times(run, stage) == timings[-1].times(run, stage)[:number]
+                assert min(timing.times(run, stage)) > 0
+            assert len(set(timing.times(run, "total_ms"))) == number  # each round was measured for itself
+    assert hooks(vlm) == before
+
+
+def test_stages_add_up_in_every_round(vlm, picture, comparison):
+    *_, timing = repeat_timing(vlm, picture, QUESTION, LAYER, 4, rounds=2)
+    for times, run in ((timing.full, comparison.full), (timing.withdrawn, comparison.withdrawn)):
+        for encode, prefill, decode, total in zip(*dataclasses.astuple(times), strict=True):
+            assert encode + prefill + decode * (len(run.tokens) - 1) == pytest.approx(total)
+
+
+def test_answers_of_one_token_have_no_decode(vlm, picture):
+    (timing,) = repeat_timing(vlm, picture, QUESTION, LAYER, 1, rounds=1)
+    assert timing.full.decode_ms_per_token == timing.withdrawn.decode_ms_per_token == ()
+    assert timing.spread("full", "decode_ms_per_token") is None
+    assert timing.ratio("decode_ms_per_token") is None
+    assert timing.ratio("prefill_ms").median > 0
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 10])
+def test_stop_ends_the_run_in_hand_within_a_token(vlm, picture, comparison, at):
+    before, stop = hooks(vlm), threading.Event()
+    with forward_passes(vlm) as tokens:
+        model_hook = vlm.model.register_forward_hook(lambda *_: stop.set() if len(tokens) == at else None)
+        try:
+            timings = list(repeat_timing(vlm, picture, QUESTION, LAYER, 4, rounds=50, stop=stop))
+        finally:
+            model_hook.remove()
+    assert len(tokens) == at
+    passes_of_a_round = len(comparison.full.tokens) + len(comparison.withdrawn.tokens)
+    assert len(timings) == (at - 1) // passes_of_a_round
+    assert hooks(vlm) == before
+
+
+def test_a_closed_iterator_frees_the_model(vlm, picture):
+    before = hooks(vlm)
+    timings = repeat_timing(vlm, picture, QUESTION, LAYER, 2, rounds=50)
+    next(timings)
+    timings.close()
+    assert hooks(vlm) == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("withdrawal")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rounds": 0}, "from 1 to 100; this is 0"),
+        ({"rounds": 101}, "from 1 to 100; this is 101"),
+        ({"rounds": True}, "this is True"),
+        ({"rounds": 2.5}, "this is 2.5"),
+        ({"layer": 0}, "this is 0"),
+        ({"layer": 13}, "from 1 to 12.*this is 13"),
+        ({"question": " "}, "question is empty"),
+    ],
+)
+def test_bad_input_is_named_before_anything_runs(vlm, picture, change, said):
+    given = {"question": QUESTION, "layer": LAYER, "max_new_tokens": 4, "rounds": 1, **change}
+    with pytest.raises(ValueError, match=said):
+        repeat_timing(vlm, picture, **given)
+
+
+def test_ratios_are_taken_within_rounds():
+    assert TIMING.rounds == 3
+    ratio = TIMING.ratio("prefill_ms")  # 0.5, 0.75 and 0.6; the ratio of the medians would be 0.6 as well
+    assert (ratio.lowest, ratio.median, ratio.highest) == pytest.approx((0.5, 0.6, 0.75))
+    encode = TIMING.ratio("encode_ms")  # 1, 0.5 and 1; the ratio of the medians would be 0.8
+    assert (encode.lowest, encode.median, encode.highest) == (0.5, 1, 1)
+    none = dataclasses.replace(FULL, encode_ms=(0.0, 6.0, 4.0))
+    assert RepeatedTiming(LAYER, none, WITHDRAWN).ratio("encode_ms") is None
+
+
+def test_the_spread_is_the_extremes_the_quartiles_and_the_median():
+    values = [7.0, 1.0, 3.0, 4.5, 10.0, 2.0]
+    spread = Spread.of(values)
+    assert (spread.lowest, spread.highest) == (1, 10)
+    quartiles = (spread.lower_quartile, spread.median, spread.upper_quartile)
+    assert quartiles == pytest.approx(statistics.quantiles(values, n=4, method="inclusive"))
+    assert Spread.of([2.0]) == Spread(2, 2, 2, 2, 2)
+    assert TIMING.spread("withdrawn", "prefill_ms") == Spread(20, 25, 30, 45, 60)
+
+
+def test_plain_data():
+    data = json.loads(json.dumps(TIMING.to_json()))
+    assert (data["layer"], data["rounds"]) == (LAYER, 3)
+    assert data["full"]["prefill_ms"] == [40, 80, 50]
+    assert data["withdrawn_spread"]["prefill_ms"]["median"] == 30
+    assert data["full_spread"]["total_ms"]["highest"] == 100
+    assert data["ratio"]["prefill_ms"]["lowest"] == 0.5
+    one_token = dataclasses.replace(FULL, decode_ms_per_token=())
+    data = json.loads(json.dumps(RepeatedTiming(LAYER, one_token, one_token).to_json()))
+    assert data["full_spread"]["decode_ms_per_token"] is data["ratio"]["decode_ms_per_token"] is None
+
+
+def test_results_check_themselves():
+    for change, message in (
+        ({"prefill_ms": (1.0,)}, "prefill_ms has 1 rounds, total_ms has 3"),
+        ({"decode_ms_per_token": (1.0,)}, "decode_ms_per_token has 1 rounds"),
+        ({"encode_ms": ()}, "encode_ms has 0 rounds"),
+        ({"encode_ms": (1.0, -2.0, 1.0)}, "encode_ms has -2.0 ms"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(FULL, **change)
+    with pytest.raises(ValueError, match="at least 1 round"):
+        StageTimes((), (), (), ())
+    with pytest.raises(ValueError, match="full has 3 rounds, withdrawn has 1"):
+        RepeatedTiming(LAYER, FULL, StageTimes((1.0,), (1.0,), (), (2.0,)))
+    with pytest.raises(ValueError, match="at least 1; this is 0"):
+        RepeatedTiming(0, FULL, WITHDRAWN)
+    with pytest.raises(ValueError, match="in order"):
+        Spread(1, 2, 5, 4, 6)

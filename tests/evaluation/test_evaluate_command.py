@@ -1,0 +1,155 @@
+import json
+
+import pytest
+from PIL import Image
+
+from vtw_demo.__main__ import main
+from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.evaluation import evaluation as module
+from vtw_demo.evaluation.answering import answer_samples
+
+ARGUMENTS = ["--device", "cpu", "--layers", "3,9-12", "--batch-size", "2"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    import random
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for number in range(3):
+        scene = random_scene(random.Random(number), 1)
+        draw(scene).save(folder / f"{number}.png")
+        item = scene.objects[0]
+        for kind, question, answer in (
+            ("colour", "What color is the shape?", item.colour),
+            ("shape", "What shape is in the picture?", f"The {item.shape}."),
+        ):
+            rows.append({"image": f"{number}.png", "question": question, "answer": answer, "kind": kind})
+    rows.append({"image": "gone.png", "question": "What?", "answer": "nothing"})
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def model(vlm, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: vlm)
+    monkeypatch.setattr("vtw_demo.evaluation.command.CALIBRATION_SAMPLES", 2)
+    monkeypatch.setattr("vtw_demo.evaluation.prefill_times.PROMPTS", 1)
+
+
+def test_everything_in_one_run(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]
+    assert main([*arguments, "1", "9"]) == 0
+    said = capsys.readouterr()
+    assert "there is no picture" in said.err
+    assert "left out: fastv, K = 1: FastV drops tokens after 2 layers" in said.err
+    assert "100%" in said.err
+    result = json.loads((out / "evaluation.json").read_text())
+    assert {"machine", "date", "seed", "calibration", "bootstrap"} <= result.keys()
+    (measured,) = result["evaluations"]
+    assert list(measured["figures"]) == ["colour", "shape", "all"]
+    assert [way["way"] for way in measured["figures"]["all"]] == [
+        *("full", "K = 1", "K = 3", "K = 9", "K = 10", "K = 11"),
+        *("random, K = 1", "random, K = 9", "renumbered, K = 1", "renumbered, K = 9", "blind (K = 0)", "fastv, K = 9"),
+    ]
+    lines = [json.loads(line) for line in next(out.glob("answers-*.jsonl")).read_text().splitlines()[1:]]
+    assert len(lines) == measured["samples"] == 6
+    assert measured["pictures"] == 3
+    full, *others = measured["figures"]["all"]
+    assert (full["agreement"]["mean"], full["kl"]["mean"], full["flops_left"]) == (1, 0, 1)
+    for way in (full, *others):
+        of_samples = [line["ways"][way["way"]] for line in lines]
+        assert way["accuracy"]["mean"] == pytest.approx(sum(one["score"] for one in of_samples) / 6)
+        assert way["agreement"]["mean"] == pytest.approx(sum(one["agrees"] for one in of_samples) / 6)
+        assert way["kl"]["mean"] == pytest.approx(sum(one["kl"] for one in of_samples) / 6)
+        assert way["change"]["mean"] == pytest.approx(way["accuracy"]["mean"] - full["accuracy"]["mean"])
+        assert way["accuracy"]["low"] <= way["accuracy"]["mean"] <= way["accuracy"]["high"]
+        assert measured["prefill"][way["way"]]["median_ms"] > 0
+    assert full["accuracy"]["mean"] > 0.8
+    left = {way["way"]: way["flops_left"] for way in others}
+    assert left["K = 3"] < left["K = 9"] < left["K = 11"] < 1
+    assert left["fastv, K = 9"] == pytest.approx(left["K = 9"], abs=0.01)
+    assert "| K = 9" in said.out
+    assert "<script src=" not in (out / "evaluation.html").read_text()
+    with Image.open(next(out.glob("*.png"))) as plot:
+        assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
+    assert len(next(out.glob("*.csv")).read_text().splitlines()) == 1 + 3 * 12
+
+
+def test_a_stopped_evaluation_goes_on(data, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def stopping(vlm, samples, ways, *rest):
+        if asked:
+            raise KeyboardInterrupt
+        return noting(vlm, samples, ways, *rest)
+
+    def noting(vlm, samples, ways, *rest):
+        asked.append((len(samples), [way.name for way in ways]))
+        return answer_samples(vlm, samples, ways, *rest)
+
+    monkeypatch.setattr(module, "BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(module, "answer_samples", stopping)
+    arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 130
+    assert "the same command goes on there" in capsys.readouterr().err
+    monkeypatch.setattr(module, "answer_samples", noting)
+    assert main(arguments) == 0
+    assert [count for count, _ in asked] == [2, 2, 2]
+    first = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    del asked[:]
+    assert main(arguments) == 0
+    assert not asked
+    assert (
+        json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"][0]["figures"]
+        == (first["evaluations"][0]["figures"])
+    )
+    # Further layers: only they are answered.
+    assert main([*arguments, "--layers", "5", "9"]) == 0
+    assert {tuple(ways) for _, ways in asked} == {("full", "K = 5")}
+    # A picture that has changed since is asked about again.
+    del asked[:]
+    Image.new("RGB", (64, 64), "red").save(data / "0.png")
+    assert main([*arguments, "--layers", "9"]) == 0
+    assert [count for count, _ in asked] == [2]
+
+
+def test_some_questions_are_asked_in_every_way_and_all_in_two(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--curve-samples", "2"]
+    assert main([*asked, "--ablations", "blind"]) == 0
+    some, every = json.loads((out / "evaluation.json").read_text())["evaluations"]
+    assert (some["samples"], every["samples"], every["answered"]) == (2, 6, 4)
+    assert [way["kind"] for way in every["figures"]["all"]] == ["full", "withdrawn"]
+    assert {way["way"] for way in every["figures"]["all"]} <= {way["way"] for way in some["figures"]["all"]}
+    assert "blind (K = 0)" in {way["way"] for way in some["figures"]["all"]}
+
+
+def test_answers_of_another_evaluation_are_not_mixed(data, tmp_path, capsys):
+    arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out"), "--samples", "1"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--max-new-tokens", "5"]) == 2
+    assert "max_new_tokens was 32, and is 5. Choose another folder with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "13"], "Layers go from 1 to 12"),
+        (["--layers", "x"], "Layers are numbers or ranges"),
+        (["--samples", "0"], "At least 1 sample"),
+        (["--curve-samples", "0"], "At least 1 sample"),
+        (["--batch-size", "0"], "at least 1 question"),
+        (["--data", "no/such/thing"], "can't be read"),
+        (["--answer-column", "gold"], "gold"),
+    ],
+)
+def test_errors(data, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    given = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out"), *arguments]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err

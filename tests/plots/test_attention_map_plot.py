@@ -1,0 +1,403 @@
+"""Where it looks: what is in the fragment, and how it works in a real browser."""
+
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
+from vtw_demo.plots.attention_map import (
+    ATTENTION_MAP_CSS,
+    ATTENTION_MAP_SCRIPT,
+    attention_map_html,
+    attention_map_png,
+    attention_map_reading,
+    attention_map_table,
+)
+
+LAYERS, LAYER = 4, 2
+COLUMNS, ROWS = 4, 2
+PICTURE = Image.new("RGB", (640, 320), "orange")
+
+
+def grid(picture, columns, rows):
+    return tuple(
+        VisualPatch(picture, (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows))
+        for row in range(rows)
+        for column in range(columns)
+    )
+
+
+GEOMETRY = PatchGeometry((PICTURE.size,), grid(0, COLUMNS, ROWS))
+WEIGHTS = np.array(
+    [
+        [0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.4, 0.0],
+        [0.0, 0.0, 0.0, 0.2, 0.0, 0.05, 0.0, 0.0],
+        [0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.007, 0.001, 0.0, 0.0],
+    ]
+)
+BRIGHTEST = [6, 3, 0, 4]
+
+
+def attention_map(weights, layer=None):
+    weights = np.array(weights)
+    if layer is not None:
+        weights[layer:] = 0
+    return AttentionMap(weights, None, layer)
+
+
+FULL, WITHDRAWN = attention_map(WEIGHTS), attention_map(WEIGHTS, LAYER)
+
+
+class Fragment(HTMLParser):
+    """The variables of a fragment, by name, and its elements: tag, attributes and own text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(html)
+        assert not self.open
+        _, root, _ = self.elements[0]
+        self.variables = dict(re.findall(r"--([\w-]+):(url\([^)]*\)|[^;]*)", root["style"]))
+        self.classes = root["class"].split()
+
+    def handle_starttag(self, tag, attributes):
+        element = [tag, dict(attributes), ""]
+        self.elements.append(element)
+        if tag != "input":
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        self.open[-1][2] += data
+
+    def image(self, name):
+        content = re.fullmatch(r"url\(data:image/\w+;base64,([\w+/=]+)\)", self.variables[name])[1]
+        return Image.open(io.BytesIO(base64.b64decode(content)))
+
+    def overlay(self, run, layer):
+        return np.asarray(self.image(f"{run}-{layer}").convert("RGBA")).astype(int)
+
+    def captions(self):
+        texts = [text for tag, attributes, text in self.elements if tag == "p" and "data-at" in attributes]
+        return texts[: len(texts) // 2], texts[len(texts) // 2 :]
+
+    def legend(self):
+        """What the brightest colour means: in each layer, and in all of them."""
+        spans = [(attributes, text) for tag, attributes, text in self.elements if tag == "span"]
+        own = [text for attributes, text in spans if "data-at" in attributes]
+        (overall,) = (text for attributes, text in spans if attributes.get("class") == "map-overall-scale")
+        return own, overall
+
+
+def fragment(full=FULL, withdrawn=WITHDRAWN, geometry=GEOMETRY, picture_index=0):
+    return Fragment(attention_map_html(PICTURE, geometry, full, withdrawn, 1, picture_index))
+
+
+def test_the_brightest_pixels_are_where_the_largest_weight_is():
+    made = fragment()
+    for layer, token in enumerate(BRIGHTEST):
+        overlay = made.overlay("full", layer)
+        height, width, _ = overlay.shape
+        assert (width, height) == (336, 168)
+        brightness = overlay[..., :3].sum(-1) * overlay[..., 3]
+        rows, columns = np.nonzero(brightness == brightness.max())
+        assert set(columns * COLUMNS // width) == {token % COLUMNS}
+        assert set(rows * ROWS // height) == {token // COLUMNS}
+        assert len(rows) == width // COLUMNS * height // ROWS
+        patches = overlay[..., 3].reshape(ROWS, height // ROWS, COLUMNS, width // COLUMNS).swapaxes(1, 2)
+        patches = patches.reshape(ROWS * COLUMNS, -1)
+        assert (patches == patches[:, :1]).all()
+        # The more attention, the less is seen through; what gets none is clear.
+        assert (patches[:, 0] == 0).tolist() == (WEIGHTS[layer] == 0).tolist()
+        by_weight = patches[np.argsort(WEIGHTS[layer], kind="stable"), 0]
+        assert (np.diff(by_weight) >= 0).all()
+
+
+def test_there_is_an_overlay_for_every_layer_that_has_visual_tokens():
+    made = fragment()
+    names = [name for name in made.variables if re.fullmatch(r"(full|withdrawn)-\d+", name)]
+    assert names == [f"full-{layer}" for layer in range(LAYERS)] + [f"withdrawn-{layer}" for layer in range(LAYER)]
+    for layer in range(LAYER):
+        assert np.array_equal(made.overlay("full", layer), made.overlay("withdrawn", layer))
+    dimmed = [attributes for _, attributes, _ in made.elements if "gone" in attributes.get("class", "")]
+    assert len(dimmed) == 2 * (LAYERS - LAYER)  # on the side, and on the sheet
+    all_layers = fragment(withdrawn=attention_map(WEIGHTS, LAYERS))
+    assert not [attributes for _, attributes, _ in all_layers.elements if "gone" in attributes.get("class", "")]
+
+
+def test_a_layer_that_does_not_look_is_clear_but_not_withdrawn():
+    weights = WEIGHTS.copy()
+    weights[3] = 0
+    made = fragment(full=attention_map(weights))
+    assert not made.overlay("full", 3)[..., 3].any()
+    assert made.captions()[0][3] == "layer 3: 0 % of the attention is on the picture"
+    nothing = fragment(attention_map(0 * WEIGHTS), attention_map(0 * WEIGHTS, LAYER))
+    assert not any(nothing.overlay("full", layer)[..., 3].any() for layer in range(LAYERS))
+
+
+def test_both_runs_have_the_same_scale_in_a_layer():
+    made = fragment(withdrawn=attention_map(2 * WEIGHTS / 3, LAYER))
+    full, withdrawn = (made.overlay(run, 0)[..., 3].max() for run in ("full", "withdrawn"))
+    assert 0 < withdrawn < full
+    brighter = fragment(withdrawn=attention_map(3 * WEIGHTS / 2, LAYER))
+    assert brighter.overlay("full", 0)[..., 3].max() < brighter.overlay("withdrawn", 0)[..., 3].max() == full
+    assert brighter.legend()[0] == ["60 %", "30 %", "10 %", "0.7 %"]
+
+
+def test_layers_on_one_scale_are_as_bright_as_their_maximum():
+    made = fragment()
+    relative = [float(made.variables[f"relative-{layer}"]) for layer in range(LAYERS)]
+    assert relative == pytest.approx([1, 0.5, 0.25, 0.0175], abs=1e-4)
+    assert made.legend() == (["40 %", "20 %", "10 %", "0.7 %"], "40 %")
+
+
+def test_captions_give_the_pictures_share():
+    full, withdrawn = fragment().captions()
+    assert full == [
+        f"layer {layer}: {share} of the attention is on the picture"
+        for layer, share in enumerate(["60 %", "25 %", "10 %", "0.8 %"])
+    ]
+    assert withdrawn == [
+        *full[:LAYER],
+        "layer 2, withdrawn: no visual token from layer 2 on",
+        "layer 3, withdrawn: no visual token from layer 2 on",
+    ]
+
+
+def test_only_one_layer_is_shown_and_everything_has_a_name():
+    made = fragment()
+    shown = [attributes for _, attributes, _ in made.elements if "data-at" in attributes and "hidden" not in attributes]
+    assert [attributes["data-at"] for attributes in shown] == ["1"] * 5  # legend, two pictures, two captions
+    for _, attributes, _ in made.elements:
+        if attributes.get("role") == "img":
+            assert f"layer {attributes['data-at']}" in attributes["aria-label"]
+    live = [attributes for _, attributes, _ in made.elements if attributes.get("aria-live") == "polite"]
+    assert [attributes["class"] for attributes in live] == ["map-caption"] * 2
+    titles = [text for tag, _, text in made.elements if tag == "figcaption"]
+    assert titles == ["Every layer sees the picture", "Visual tokens withdrawn at layer 2"]
+
+
+def test_the_fragment_holds_no_script_and_needs_no_network():
+    html = attention_map_html(PICTURE, GEOMETRY, FULL, WITHDRAWN, 1)
+    made = Fragment(html)
+    assert "<script" not in html
+    assert "//" not in re.sub(r"base64,[\w+/=]+", "", html)
+    assert not [name for _, attributes, _ in made.elements for name in attributes if name.startswith("on")]
+    assert html.count("data:image/jpeg") == 1
+    assert made.image("picture").size == (336, 168)
+
+
+def test_patches_are_crisp_where_none_overlap():
+    assert "crisp" in fragment().classes
+    # An overview and tiles, as LLaVA-NeXT has them: half of each tile's weight lies under its own four patches.
+    overview = PatchGeometry((PICTURE.size,), grid(0, COLUMNS, ROWS) + grid(0, 2 * COLUMNS, 2 * ROWS))
+    weights = np.zeros((1, 5 * COLUMNS * ROWS))
+    weights[0, 0], weights[0, COLUMNS * ROWS] = 0.4, 0.1
+    made = fragment_of_one_layer(overview, weights)
+    assert "crisp" not in made.classes
+    # On the area of a tile's patch lie its own 10 % and a quarter of the overview's 40 %.
+    assert made.legend()[0] == ["20 %"]
+
+
+def fragment_of_one_layer(geometry, weights, picture_index=0):
+    maps = attention_map(weights), attention_map(weights, 1)
+    return Fragment(attention_map_html(PICTURE, geometry, *maps, 0, picture_index))
+
+
+def test_another_picture_of_the_prompt_is_left_out():
+    other = (320, 640)
+    geometry = PatchGeometry((other, PICTURE.size), (*grid(0, 1, 1), VisualPatch(1, None), *grid(1, COLUMNS, ROWS)))
+    weights = [[0.5, 0.25, 0.1, *[0.0] * 7]]
+    made = fragment_of_one_layer(geometry, weights, 1)
+    assert made.captions()[0] == ["layer 0: 35 % of the attention is on the picture"]
+    assert made.legend()[1] == "10 %"
+    assert made.overlay("full", 0).shape == (168, 336, 4)
+    first = fragment_of_one_layer(geometry, weights, 0)
+    assert first.captions()[0] == ["layer 0: 50 % of the attention is on the picture"]
+    assert first.overlay("full", 0).shape == (336, 168, 4)
+
+
+def test_a_picture_without_patches_of_its_own_is_shown_bare():
+    geometry = PatchGeometry((PICTURE.size, PICTURE.size), grid(0, COLUMNS, ROWS))
+    made = fragment(geometry=geometry, picture_index=1)
+    assert made.captions()[0][0] == "layer 0: 0 % of the attention is on the picture"
+    assert made.legend() == (["0 %"] * LAYERS, "0 %")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"first_layer": LAYERS}, "first_layer must be from 0 to 3, the last layer; this is 4"),
+        ({"first_layer": -1}, "this is -1"),
+        ({"picture_index": 1}, "picture_index must be from 0 to 0, the last picture; this is 1"),
+        ({"withdrawn": FULL}, "without withdrawal"),
+        ({"withdrawn": attention_map(WEIGHTS[:, 1:], LAYER)}, r"different shapes: \(4, 8\) and \(4, 7\)"),
+        ({"geometry": PatchGeometry((PICTURE.size,), grid(0, 2, 2))}, "there are 4 visual tokens"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes, message):
+    arguments = {
+        "picture": PICTURE, "geometry": GEOMETRY, "full": FULL, "withdrawn": WITHDRAWN, "first_layer": 1,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        attention_map_html(**arguments | changes)
+
+
+def test_the_reading_says_how_much_the_brightest_patches_take():
+    # One of 8 patches is the brightest tenth: 0.4 and 0.2 of 0.6 and 0.25 until K, then 0.1 and 0.008 of all.
+    assert attention_map_reading(FULL, WITHDRAWN) == (
+        "In layers 0 to 1 the brightest tenth of the patches takes 71 % of the attention that the picture gets; from "
+        "layer 2 on the picture gets 5.4 % of all attention, and none when it is withdrawn."
+    )
+    assert attention_map_reading(FULL, attention_map(WEIGHTS, 1)).startswith("In layer 0 the brightest tenth")
+    assert attention_map_reading(FULL, attention_map(WEIGHTS, LAYERS)).endswith(
+        "the picture gets; nothing is withdrawn."
+    )
+    with pytest.raises(ValueError, match="without withdrawal"):
+        attention_map_reading(FULL, FULL)
+
+
+def test_the_table_has_a_row_for_each_layer_and_token():
+    geometry = dataclasses.replace(GEOMETRY, patches=(*GEOMETRY.patches[:-1], VisualPatch(0, None)))
+    table = attention_map_table(geometry, FULL, WITHDRAWN)
+    assert table.columns == (
+        "layer", "visual token", "picture", "left", "top", "right", "bottom", "full (%)", "withdrawn (%)",
+    )  # fmt: skip
+    assert len(table.rows) == LAYERS * COLUMNS * ROWS
+    assert table.rows[6] == (0, 6, 0, 0.5, 0.5, 0.75, 1.0, pytest.approx(40), pytest.approx(40))
+    assert table.rows[2 * 8] == (2, 0, 0, 0.0, 0.0, 0.25, 0.5, pytest.approx(10), 0)
+    assert table.rows[7] == (0, 7, 0, None, None, None, None, 0, 0)
+
+
+def test_the_png_has_a_column_for_each_layer():
+    sheet = Image.open(io.BytesIO(attention_map_png(PICTURE, GEOMETRY, FULL, WITHDRAWN)))
+    pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert sheet.format == "PNG"
+    coloured = pixels.max(-1) - pixels.min(-1) > 20
+    width = sheet.width // LAYERS
+    for layer in range(LAYERS):
+        of_layer = coloured[:, layer * width : (layer + 1) * width]
+        above, below = of_layer[: sheet.height // 2 + 7], of_layer[sheet.height // 2 + 7 :]
+        assert above.any()
+        assert below.any() == (layer < LAYER)
+
+
+@pytest.fixture
+def page(browser):
+    """Two fragments, which come onto the page after its script, and a clock that stands still until it is moved."""
+    page, errors = browser.new_page(viewport={"width": 1000, "height": 800}), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.clock.install()
+    page.set_content(f"<style>{ATTENTION_MAP_CSS}</style><main></main><script>{ATTENTION_MAP_SCRIPT}</script>")
+    html = attention_map_html(PICTURE, GEOMETRY, FULL, WITHDRAWN, 1)
+    page.evaluate("html => document.querySelector('main').innerHTML = html + html", html)
+    page.clock.pause_at(2**40)
+    yield page
+    page.close()
+    assert not errors
+
+
+def view(page, number=0):
+    return page.locator(".attention-map").nth(number)
+
+
+def shown(view):
+    """The layer on the slider, if all that is shown is of that layer."""
+    layer = view.locator("input[type=range]").input_value()
+    captions = view.locator(".map-caption p:visible").all_inner_texts()
+    pictures = [part.get_attribute("aria-label") for part in view.locator("[role=img]:visible").all()]
+    assert len(captions) == len(pictures) == 2
+    for text in captions:
+        assert re.match(rf"layer {layer}\b", text)
+    for text in pictures:
+        assert f"layer {layer}." in text
+    assert view.locator("output").inner_text() == layer
+    assert view.locator("[aria-current=true]").get_attribute("aria-label") == f"Show layer {layer}"
+    return int(layer)
+
+
+def test_the_slider_chooses_the_layer(page):
+    assert shown(view(page)) == 1
+    view(page).get_by_label("decoder layer").fill("3")
+    assert shown(view(page)) == 3
+    assert view(page).locator("p:visible", has_text="withdrawn: no visual token from layer 2 on").count() == 1
+    view(page).get_by_label("decoder layer").press("ArrowLeft")
+    assert shown(view(page)) == 2
+    assert shown(view(page, 1)) == 1
+
+
+def test_a_click_on_the_sheet_chooses_the_layer(page):
+    view(page).get_by_role("button", name="Show layer 3").click()
+    assert shown(view(page)) == 3
+    view(page).get_by_role("button", name="Show layer 0").press("Enter")
+    assert shown(view(page)) == 0
+    assert shown(view(page, 1)) == 1
+
+
+def test_play_goes_through_the_layers_until_pause(page):
+    page.clock.run_for(10_000)
+    assert shown(view(page)) == 1  # nothing plays unasked
+    view(page).get_by_role("button", name="Play").click()
+    page.clock.run_for(1_000)
+    assert shown(view(page)) == 2
+    view(page).get_by_role("button", name="Pause").click()
+    page.clock.run_for(10_000)
+    assert shown(view(page)) == 2
+    view(page).get_by_role("button", name="Play").click()
+    page.clock.run_for(10_000)
+    assert shown(view(page)) == LAYERS - 1
+    assert shown(view(page, 1)) == 1
+    # At the end it stops, and starts from the first layer again.
+    view(page).get_by_role("button", name="Play").click()
+    assert shown(view(page)) == 0
+
+
+def test_the_slider_and_the_sheet_pause(page):
+    for choose in (
+        lambda: view(page).get_by_label("decoder layer").fill("0"),
+        lambda: view(page).get_by_role("button", name="Show layer 0").click(),
+    ):
+        view(page).get_by_role("button", name="Play").click()
+        choose()
+        page.clock.run_for(10_000)
+        assert shown(view(page)) == 0
+        view(page).get_by_label("decoder layer").fill("1")
+
+
+def test_a_fragment_that_is_taken_away_stops_playing(page):
+    view(page).get_by_role("button", name="Play").click()
+    taken = view(page).element_handle()
+    taken.evaluate("element => element.remove()")
+    page.clock.run_for(10_000)
+    assert taken.evaluate("element => element.querySelector('input[type=range]').value") == "1"
+
+
+def test_the_same_scale_dims_layers_that_hardly_look(page):
+    overlay = view(page).locator("[role=img]:visible b").first
+    legend = view(page).locator(".map-legend")
+
+    def opacity():
+        return float(overlay.evaluate("element => getComputedStyle(element).opacity"))
+
+    assert opacity() == 1
+    assert "20 % of the attention on a patch" in legend.inner_text()
+    view(page).get_by_label("same scale in all layers").check()
+    assert opacity() == pytest.approx(0.5)
+    assert "40 % of the attention on a patch" in legend.inner_text()
+    view(page).get_by_label("same scale in all layers").uncheck()
+    assert opacity() == 1
+
+
+def test_it_fits_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

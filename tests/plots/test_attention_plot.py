@@ -1,0 +1,62 @@
+import pytest
+
+from vtw_demo.measurements.attention import AttentionMass
+from vtw_demo.plots.attention import ANSWER_MEAN, LAST_PROMPT, attention_figure, attention_reading
+from vtw_demo.withdrawal.segments import Segment
+
+SEGMENTS = tuple(str(segment.value) for segment in Segment)
+IMAGE = SEGMENTS.index(Segment.IMAGE.value)
+LAYERS, LAYER = 4, 2
+
+
+def mass(image_by_layer, withdrawal_layer=None, answer=True):
+    def shares(image):
+        rest = (1 - image) / (len(SEGMENTS) - 1)
+        return tuple(image if index == IMAGE else rest for index in range(len(SEGMENTS)))
+
+    rows = tuple(shares(image) for image in image_by_layer)
+    halves = tuple(shares(image / 2) for image in image_by_layer)
+    return AttentionMass(SEGMENTS, rows, (rows, halves) if answer else (), 196, withdrawal_layer)
+
+
+FULL = mass((0.5, 0.3, 0.2, 0.1))
+WITHDRAWN = mass((0.5, 0.3, 0.0, 0.0), LAYER)
+
+
+def bars(figure, name):
+    return [[round(float(value), 6) for value in trace.y] for trace in figure.data if trace.name == name]
+
+
+def test_each_layer_is_a_bar_of_all_its_attention():
+    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    assert len(figure.data) == 2 * len(SEGMENTS)
+    assert bars(figure, Segment.IMAGE.value) == [[50, 30, 20, 10], [50, 30, 0, 0]]
+    for column in range(2):
+        traces = figure.data[column * len(SEGMENTS) : (column + 1) * len(SEGMENTS)]
+        for layer in range(LAYERS):
+            assert sum(trace.y[layer] for trace in traces) == pytest.approx(100)
+
+
+def test_the_withdrawal_layer_is_marked_in_both():
+    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(LAYER - 0.5, LAYER - 0.5)] * 2
+    unmarked = attention_figure(FULL, mass((0.5, 0.3, 0.2, 0.1), LAYERS), LAST_PROMPT)
+    assert not unmarked.layout.shapes
+
+
+def test_the_answers_mean_is_over_its_tokens():
+    figure = attention_figure(FULL, WITHDRAWN, ANSWER_MEAN)
+    assert bars(figure, Segment.IMAGE.value)[0] == [37.5, 22.5, 15, 7.5]
+
+
+def test_axes_say_what_they_show():
+    attention = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    assert "layer" in attention.layout.xaxis.title.text
+    assert "attention" in attention.layout.yaxis.title.text
+
+
+def test_the_reading_gives_the_pictures_share_before_and_after():
+    sentence = attention_reading(FULL, WITHDRAWN, LAST_PROMPT)
+    assert "15 % of the attention" in sentence
+    assert "after 40 % in layers 0 to 1" in sentence
+    assert "withdrawn at layer 2" in sentence

@@ -1,0 +1,118 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vtw_demo.__main__ import main
+from vtw_demo.measurements.layer_sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    rows = ['{"image": "red.png", "question": "What color is it?"}', '{"image": "gone.png", "question": "What?"}']
+    (folder / "data.jsonl").write_text("\n".join([*rows, rows[0].replace("color", "shape")]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_result_plots_and_skipped_rows(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out), "--threshold", "0.5"]) == 0
+    said = capsys.readouterr()
+    assert f"skipped {data}, line 2: there is no picture" in said.err
+    assert "2/2" in said.err
+    assert "| 11" in said.out
+    result = json.loads((out / "calibration.json").read_text())
+    assert result["samples"] == ["data.jsonl:1", "data.jsonl:3"]
+    assert (result["model"], result["threshold"], result["quantization"]) == ("embedded", 0.5, None)
+    assert f"K = {result['nearest_layer']}" in said.out
+    with Image.open(out / "calibration.png") as plot:
+        assert plot.format == "PNG"
+        assert min(plot.size) > 400
+        assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
+    page = (out / "calibration.html").read_text()
+    assert "mean of 2 samples" in page
+    assert "<script src=" not in page  # opens offline
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(data, tmp_path, capsys, monkeypatch):
+    out, measured, real = tmp_path / "out", [], sweep
+
+    def interrupted(model, inputs):
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return real(model, inputs)
+
+    monkeypatch.setattr("vtw_demo.comparison.calibration.sweep", interrupted)
+    arguments = ["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out)]
+    assert main(arguments) == 130
+    assert "the same command goes on there" in capsys.readouterr().err
+    assert not out.exists()
+    measured.clear()
+    assert main(arguments) == 0
+    assert len(measured) == 1
+    assert len(json.loads((out / "calibration.json").read_text())["measurements"]) == 2
+
+
+def test_more_of_the_answer_is_measured_on_own_data_only(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    means = []
+    for tokens in ("1", "3"):
+        asked = ["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out), "--answer-tokens", tokens]
+        assert main(asked) == 0
+        means.append(json.loads((out / "calibration.json").read_text())["mean"])
+    assert means[0] != means[1]
+    capsys.readouterr()
+    assert main(["calibrate", "--answer-tokens", "3", "--out", str(tmp_path / "none")]) == 2
+    assert "--answer-tokens 3 is for --data" in capsys.readouterr().err
+    assert main(["calibrate", "--data", str(data), "--answer-tokens", "0"]) == 2
+    assert "At least 1 token of the answer is measured; 0 were asked for" in capsys.readouterr().err
+
+
+def test_strict_writes_nothing(data, tmp_path, capsys, cache):
+    out = tmp_path / "out"
+    assert main(["calibrate", "--data", str(data), "--strict", "--out", str(out)]) == 2
+    assert "1 bad rows: line 2" in capsys.readouterr().err
+    assert not out.exists()
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "no/such/file.csv"], "There is no"),
+        (["--samples", "0"], "At least 1 sample"),
+        (["--model", "no/such/model"], "no/such/model"),
+        (["--threshold", "nan", "--samples", "1"], "threshold"),
+    ],
+)
+def test_errors_are_sentences(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["calibrate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_from_the_shell():
+    shown = subprocess.run(
+        [sys.executable, "-m", "vtw_demo", "calibrate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    for option in ("--model", "--quantization", "--device", "--data", "--samples", "--threshold", "--strict", "--out"):
+        assert option in shown

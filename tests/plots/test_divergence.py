@@ -1,0 +1,101 @@
+import math
+
+import pytest
+
+from vtw_demo.comparison.calibration import Calibration, Measurement
+from vtw_demo.comparison.every_layer import LayerAnswer
+from vtw_demo.measurements.query_sweep import QuerySweep, TokenProbability
+from vtw_demo.plots.divergence import divergence_figure, divergence_reading, words_figure, words_reading
+from vtw_demo.plots.every_layer import answer_times_figure
+
+TOKEN = TokenProbability("a", 1.0)
+ROWS = ((0.5, 0.02, 0.0, 0.001), (0.3, 0.0, 0.004, 0.001))
+LEFT = (0.2, 0.4, 0.6, 0.8)
+
+
+def calibration(threshold=0.003, rows=ROWS):
+    measurements = tuple(Measurement(row, LEFT) for row in rows)
+    return Calibration("m", "r", None, "float32", "tests", threshold, tuple("ab"), measurements)
+
+
+def query(kl=(0.4, 0.2, 0.1, 0.0)):
+    return QuerySweep(
+        kl=kl,
+        full_tokens=(TOKEN,),
+        withdrawn_tokens=((TOKEN,),) * 4,
+        flops_left=LEFT,
+        cache_left=LEFT,
+        answer=("a", " star", "(end)"),
+        answer_kl=((0.4, 2.0, 0.0), (0.2, 0.5, 0.0), (0.1, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        answer_choices=(("a", " heart", "(end)"),) * 2 + (("a", " star", "(end)"),) * 2,
+    )
+
+
+def trace(figure, name):
+    return next(data for data in figure.data if name in (data.name or ""))
+
+
+def test_the_curve_is_the_mean_with_band_threshold_and_choice():
+    figure = divergence_figure(calibration(), query())
+    mean = trace(figure, "mean of 2 samples")
+    assert list(mean.x) == [1, 2, 3, 4]
+    assert list(mean.y) == pytest.approx([0.4, 0.01, 0.002, 0.001])
+    assert trace(figure, "80 % of the samples").y[0] == pytest.approx(0.32)
+    assert list(trace(figure, "this question").customdata) == [0.4, 0.2, 0.1, 0.0]
+    assert min(trace(figure, "this question").y) > 0  # a logarithmic axis has no 0
+    assert list(trace(figure, "FLOPs left").y) == pytest.approx([20, 40, 60, 80])
+    assert trace(figure, "FLOPs left").yaxis == "y2"
+    assert figure.layout.yaxis.type == "log"
+    lines = [(shape.x0, shape.x1, shape.y0, shape.y1) for shape in figure.layout.shapes]
+    assert (0, 1, 0.003, 0.003) in lines
+    assert (3, 3, 0, 1) in lines
+    (threshold,) = (a for a in figure.layout.annotations if "threshold" in a.text)
+    assert threshold.y == pytest.approx(math.log10(0.003))
+
+
+def test_either_part_may_be_missing():
+    assert len(divergence_figure(None, query()).data) == 2
+    assert len(divergence_figure(calibration(), None).data) == 4
+    assert not divergence_figure(None, None).data
+    assert not divergence_figure(None, None).layout.shapes
+
+
+def test_the_reading_says_whether_this_question_needs_more_layers():
+    assert "K = 3 is the first" in divergence_reading(calibration(), None)
+    assert "K = 4: it needs 1 layer more" in divergence_reading(calibration(), query())
+    assert "K = 1: it needs 2 layers fewer" in divergence_reading(calibration(), query((0.0, 0.2, 0.1, 0.0)))
+    assert "at the same K" in divergence_reading(calibration(), query((0.4, 0.2, 0.0, 0.0)))
+    assert "stays above it at every K" in divergence_reading(calibration(), query((0.4, 0.2, 0.1, 0.1)))
+    assert "isn't calibrated yet" in divergence_reading(None, None)
+    assert "no more than a KL of 0.003 at K = 4" in divergence_reading(None, query())
+    assert "No K meets" in divergence_reading(calibration(1e-9), None)
+
+
+def test_the_heatmap_has_a_cell_for_each_layer_and_token():
+    figure = words_figure(query())
+    heatmap, changed = figure.data
+    assert [len(row) for row in heatmap.z] == [3] * 4
+    assert heatmap.z[0][1] == pytest.approx(math.log10(2.0))
+    assert list(heatmap.y) == [1, 2, 3, 4]
+    assert list(heatmap.customdata[1][1]) == [" star", " heart", 0.5]
+    assert list(zip(changed.x, changed.y, strict=True)) == [(1, 1), (1, 2)]
+    assert "KL" in heatmap.hovertemplate
+    assert list(figure.layout.xaxis.ticktext) == ["a", "star", "(end)"]
+
+
+def test_the_heatmaps_reading_names_the_token_that_needs_the_picture_longest():
+    assert "Token 1, “a”, needs the picture longest: its KL is above 0.003 before K = 4" in words_reading(
+        query(), 0.003
+    )
+    assert "Token 2, “star”" in words_reading(query(), 0.45)
+    assert "No token" in words_reading(query(), 3.0)
+
+
+def test_times_by_layer_beside_the_full_runs(make_run):
+    full = make_run()
+    answers = [LayerAnswer(layer, make_run(prefill_ms=10.0 * layer)) for layer in (1, 2, 3)]
+    figure = answer_times_figure(full, answers)
+    assert list(trace(figure, "prefill").y) == [10, 20, 30]
+    assert [shape.y0 for shape in figure.layout.shapes] == [40, 4]
+    one_token = make_run(decode_ms_per_token=None)
+    assert len(answer_times_figure(one_token, [LayerAnswer(1, one_token)]).data) == 1

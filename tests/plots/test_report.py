@@ -1,0 +1,105 @@
+"""The report in a real browser that has no network."""
+
+import base64
+import json
+import re
+
+import pytest
+
+from vtw_demo.comparison.machine import this_machine
+from vtw_demo.plots.report import plot_html, report_html
+from vtw_demo.plots.report_data import report_data
+from vtw_demo.plots.tabs import all_plots, attention_plot
+
+
+@pytest.fixture(scope="module")
+def report(examination):
+    return report_html(examination, None, this_machine())
+
+
+@pytest.fixture
+def opened(report, browser, tmp_path):
+    """The report as a page of a browser, and what it asked the net for or complained of."""
+    file = tmp_path / "report.html"
+    file.write_text(report, encoding="utf-8")
+    page, wrong = browser.new_page(viewport={"width": 1200, "height": 900}), []
+    page.on("request", lambda request: wrong.append(request.url) if request.url != file.as_uri() else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.goto(file.as_uri())
+    yield page
+    page.close()
+    assert not [said for said in wrong if not said.startswith(("data:", "blob:"))]
+
+
+def test_it_opens_offline_with_every_plot(opened, examination):
+    plots, missing = all_plots(examination, None)
+    assert not missing
+    assert len(plots) == 8
+    for plot in plots:
+        section = opened.locator(f"#{plot.name}")
+        assert plot.reading in section.inner_text()
+        if plot.figure is not None:
+            section.locator(".main-svg").first.wait_for(timeout=30_000)
+    text = opened.locator("body").inner_text()
+    for said in ("Describe the <b>picture</b>.", examination.comparison.full.answer, "4 of 12", "torch"):
+        assert said in text
+
+
+def test_numbers_in_plots_are_those_of_the_json(opened, examination):
+    href = opened.locator("a[download='comparison.json']").get_attribute("href")
+    data = json.loads(base64.b64decode(href.partition("base64,")[2]))
+    drawn = opened.evaluate(
+        "document.querySelector('#attention .js-plotly-plot').data.map(t => [t.name, Array.from(t.y)])"
+    )
+    segments = data["attention"]["full"]["segments"]
+    for run, traces in (("full", drawn[: len(segments)]), ("withdrawn", drawn[len(segments) :])):
+        for index, (name, shares) in enumerate(traces):
+            assert name == segments[index]
+            expected = [100 * layer[index] for layer in data["attention"][run]["last_prompt"]]
+            assert shares == pytest.approx(expected, abs=1e-4)
+    assert data["comparison"]["layer"] == 4
+    assert data["machine"]["versions"]["torch"]
+
+
+def test_csv_links_hold_each_plots_numbers(opened, examination):
+    for plot in all_plots(examination, None)[0]:
+        href = opened.locator(f"#{plot.name} a[download='{plot.name}.csv']").get_attribute("href")
+        assert base64.b64decode(href.partition("base64,")[2]).decode() == plot.table().to_csv()
+
+
+def test_the_layer_slider_of_the_maps_works_in_the_report(opened):
+    slider = opened.locator("#where-it-looks input[type=range]")
+    slider.fill("2")
+    assert "layer 2" in opened.locator("#where-it-looks").inner_text()
+
+
+def test_it_fits_a_phone(report, browser, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(report, encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_nothing_in_it_is_fetched_and_text_is_escaped(report):
+    outside = re.sub(r"<script>.*?</script>", "", report, flags=re.DOTALL)
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", outside)
+    assert "<b>picture</b>" not in outside
+    assert "default-src 'none'" in report
+
+
+def test_one_plot_is_a_page_of_its_own(examination):
+    plot = attention_plot(examination)
+    page = plot_html(plot)
+    assert plot.title in page
+    assert plot.reading in page
+
+
+def test_data_is_complete_and_plain(examination):
+    data = report_data(examination, None, this_machine())
+    assert json.loads(json.dumps(data)).keys() == {
+        "made", "machine", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
+        "layer_times", "timing", "sweep", "probabilities", "calibration",
+    }  # fmt: skip

@@ -1,0 +1,288 @@
+"""Another model in place of the one that is loaded: through the engine, and on a real page with a real server's hub."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import saved_models
+from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
+from tests.serving import free_port
+from vtw_demo import load
+from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.compare import Comparison
+from vtw_demo.models.choice import ModelChoice
+from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress
+from vtw_demo.models.registry import KNOWN_MODELS
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.query import Query
+from vtw_demo.server.queue import Place, StoppedError
+from vtw_demo.server.switching import Switching
+
+ROOT = Path(__file__).parents[2]
+STILL_THERE = "The model that was loaded is still there."
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """What the hub has, by id."""
+    llava, cross, cut = (tmp_path_factory.mktemp(name) for name in ("llava", "cross", "cut"))
+    saved_models.save("llava", llava)
+    shutil.copytree(llava, cut, dirs_exist_ok=True)
+    weights = next(cut.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    shutil.copytree(llava, cross, dirs_exist_ok=True)
+    (cross / "config.json").write_text('{"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]}')
+    return {"some/llava": llava, "some/cross": cross, "some/cut": cut, "some/gated": None}
+
+
+@pytest.fixture
+def hub(models, monkeypatch, tmp_path):
+    with hub_server(models) as (address, _):
+        ask_hub(monkeypatch, tmp_path / "hub", address)
+        yield
+
+
+@pytest.fixture
+def switching(tmp_path):
+    """The embedded model, loaded for this test alone: it is released."""
+    vlm, cache = load(device="cpu"), tmp_path / "cache"
+    return Switching(Engine(vlm, CalibrationStore.of(vlm, cache)), ModelChoice(device="cpu"), cache)
+
+
+def switched(switching, name, quantization="none", stop=None):
+    return list(switching.switch("visitor", name, quantization, stop or threading.Event()))
+
+
+def answered(engine, picture):
+    *_, last = engine.compare("visitor", engine.vlm, Query(picture, "What is shown?", 2, 4))
+    assert isinstance(last, Comparison)
+    return last
+
+
+def test_another_model_answers_and_the_one_before_is_gone(hub, switching, picture):
+    engine, before = switching.engine, switching.engine.vlm
+    engine.calibration, store = "of the model before", engine.store
+    query = Query(picture, "What is shown?", 2, 4)
+    events = switched(switching, "some/llava", "4bit")
+    steps = [event.step for event in events if isinstance(event, LoadProgress)]
+    assert Place(0) in events
+    assert [step for number, step in enumerate(steps) if step not in steps[:number]][-1] in (
+        "reading weights",
+        "warming up",
+    )
+    after = engine.vlm
+    assert (after.name, after.precision, after.revision) == ("some/llava", "4-bit", COMMIT)
+    assert (engine.calibration, engine.store.folder == store.folder) == (None, False)
+    assert sum(p.numel() for p in before.model.parameters()) == 0, "its memory is given back"
+    assert answered(engine, picture).model == "some/llava"
+    for steps in (
+        engine.compare("late", before, query),
+        engine.measure("late", before, lambda: None, threading.Event()),
+        engine.answer_at_layers("late", before, query, (1, 2), None, threading.Event()),
+    ):
+        with pytest.raises(ValueError, match="has been switched since this was asked: ask again"):
+            list(steps)
+    switched(switching, EMBEDDED)
+    assert (engine.vlm.name, engine.vlm.layers) == (EMBEDDED, before.layers)
+
+
+def test_it_is_loaded_in_a_turn_of_its_own(hub, switching, picture):
+    """Neither begins while a comparison runs, nor does one begin while a model is loaded."""
+    engine = switching.engine
+    before = engine.vlm
+    running = engine.compare("other", before, Query(picture, "Describe the picture.", 6, 8))
+    assert next(running) == Place(0)
+    switch = switching.switch("visitor", "some/llava", "none", threading.Event())
+    for event in switch:
+        if isinstance(event, Place):
+            break
+    assert event.ahead == 1
+    assert engine.vlm is before
+    assert isinstance(list(running)[-1], Comparison)
+    list(switch)
+    assert engine.vlm.name == "some/llava"
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization", "said"),
+    [
+        ("some/gated", "none", "is gated: ask for access"),
+        ("some/nothing", "none", "There is no model 'some/nothing' on the hub"),
+        ("some/cross", "none", "cross-attention"),
+        ("some/cut", "none", "can't be loaded"),
+        ("some/llava", "3bit", "Unknown quantization '3bit'"),
+        (str(EMBEDDED_FOLDER), "none", "no id of the Hugging Face hub"),
+        ("assets/embedded", "none", "no id of the Hugging Face hub"),
+        ("../" * 9 + "etc", "none", "no id of the Hugging Face hub"),
+        ("", "none", "no id of the Hugging Face hub"),
+    ],
+)
+def test_what_cannot_be_loaded_leaves_the_one_that_was(hub, switching, picture, monkeypatch, name, quantization, said):
+    monkeypatch.chdir(ROOT)
+    before = answered(switching.engine, picture)
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        switched(switching, name, quantization)
+    assert str(caught.value).endswith(STILL_THERE)
+    assert "\n" not in str(caught.value)
+    after = answered(switching.engine, picture)
+    assert (after.model, after.full.tokens) == (before.model, before.full.tokens)
+
+
+def test_without_a_network_the_one_that_was_is_still_there(switching, picture, monkeypatch, tmp_path):
+    ask_hub(monkeypatch, tmp_path / "hub", NOBODY)
+    with pytest.raises(ValueError, match=rf"can't be reached.*{STILL_THERE}"):
+        switched(switching, "some/llava")
+    assert answered(switching.engine, picture).model == EMBEDDED
+
+
+def test_too_little_memory_is_said_before_anything_is_freed(hub, switching, monkeypatch):
+    before = switching.engine.vlm
+    monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: 1000 - before.memory_bytes)
+    with pytest.raises(ValueError, match=rf"needs about .* of memory on cpu, .*{STILL_THERE}"):
+        switched(switching, "some/llava")
+    assert switching.engine.vlm is before
+
+
+def test_memory_that_runs_out_while_loading_brings_the_one_before_back(hub, switching, picture, monkeypatch):
+    asked, real = [], load
+
+    def short(name, *arguments, **options):
+        asked.append(name)
+        if name == "some/llava":
+            torch.empty(2**60, dtype=torch.uint8)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr("vtw_demo.server.switching.load", short)
+    with pytest.raises(ValueError, match=STILL_THERE):
+        switched(switching, "some/llava")
+    assert asked == ["some/llava", EMBEDDED]
+    assert answered(switching.engine, picture).model == EMBEDDED
+
+
+def test_a_stop_or_a_visitor_who_leaves_brings_the_one_before_back(hub, switching, picture):
+    stop = threading.Event()
+    events = switching.switch("visitor", "some/llava", "none", stop)
+    while not isinstance(next(events), Place):
+        pass
+    stop.set()
+    with pytest.raises(StoppedError):
+        list(events)
+    assert answered(switching.engine, picture).model == EMBEDDED
+    left = switching.switch("visitor", "some/llava", "none", threading.Event())
+    for event in left:
+        if isinstance(event, LoadProgress) and event.step == "reading weights":
+            break
+    left.close()
+    assert answered(switching.engine, picture).model in (EMBEDDED, "some/llava"), "whichever it is, it is whole"
+
+
+@contextmanager
+def served(*arguments, **environment):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--device", "cpu", *arguments],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"NO_PROXY": "127.0.0.1", **environment},
+    )  # fmt: skip
+    try:
+        for _ in range(400):
+            assert process.poll() is None
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.3)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def opened(browser, url):
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.goto(url)
+    page.locator("#attention .js-plotly-plot").wait_for(timeout=60_000)
+    return page
+
+
+def choose(page, name):
+    page.get_by_role("tab", name="Model").click()
+    page.locator("#model-name input").fill(name)
+    page.keyboard.press("Enter")
+    page.locator("#load-model").click()
+
+
+def has_text(page, selector, text, seconds=60):
+    page.locator(selector).filter(has_text=text).wait_for(timeout=seconds * 1000)
+
+
+def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, tmp_path):
+    """The visitor who switches sees it happen, the other is told; what a killed download leaves is never read."""
+    environment = {"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    largest = next(models["some/llava"].glob("*.safetensors"))
+    with (
+        hub_server(models, breaks_at=largest.stat().st_size // 2, stalls=True) as (address, _),
+        served(HF_ENDPOINT=address, **environment) as (process, url),
+    ):
+        page = opened(browser, url)
+        choose(page, "some/llava")
+        has_text(page, "#verdict", "Downloading some/llava")
+        process.send_signal(signal.SIGKILL)
+        page.close()
+    with hub_server(models) as (address, _), served(HF_ENDPOINT=address, **environment) as (_, url):
+        page, other = opened(browser, url), opened(browser, url)
+        choose(page, "some/gated")
+        has_text(page, "#verdict", "is gated")
+        has_text(page, "#verdict", STILL_THERE)
+        choose(page, "some/llava")
+        has_text(page, ".header", "some/llava")
+        has_text(other, "#note", "Another visitor has switched the model: this page now asks some/llava")
+        layers = load(str(models["some/llava"]), device="cpu").layers
+        for one in (page, other):
+            has_text(one, ".header", f"{layers} decoder layers")
+            assert one.locator("#layer input[type=range]").get_attribute("max") == str(layers)
+            one.get_by_role("tab", name="Every K").click()
+            assert one.locator("#last-layer input").input_value() == str(layers - 1)
+        other.locator("#run").click()
+        has_text(other, ".header", "visual tokens")
+        other.locator("#note").wait_for(state="hidden")
+        assert "model=some%2Fllava" in other.url
+        newcomer = opened(browser, url)
+        has_text(newcomer, ".header", "some/llava")
+        for one in (page, other, newcomer):
+            one.close()
+
+
+def test_what_is_known_of_a_model_is_said_before_it_is_chosen(browser, server):
+    page = opened(browser, server)
+    page.get_by_role("tab", name="Model").click()
+    for known in (KNOWN_MODELS[0], KNOWN_MODELS[-1]):
+        page.locator("#model-name input").fill(known.name)
+        page.keyboard.press("Enter")
+        has_text(page, "#model-facts", f"{known.layers} decoder layers")
+        has_text(page, "#model-facts", f"It starts at K = {known.layer}")
+    page.locator("#model-name input").fill("some/other")
+    page.keyboard.press("Enter")
+    has_text(page, "#model-facts", "not among the models that are known to work")
+    page.close()
+
+
+def test_a_page_that_stays_with_its_model_has_no_such_tab(browser):
+    with served("--no-model-switching") as (_, url):
+        page = opened(browser, url)
+        assert page.get_by_role("tab", name="Model").count() == 0
+        config = urllib.request.urlopen(f"{url}/config", timeout=10).read().decode()
+        assert "switch_model" not in config
+        page.close()

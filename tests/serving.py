@@ -1,0 +1,149 @@
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+from tests.bad_input import encoded, scene
+from vtw_demo.page.build import build_page
+from vtw_demo.page.command_line import THREADS
+from vtw_demo.page.theme import CSS, SCRIPTS, THEME
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 180
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The page's address, served by `python app.py` itself; it must end well on SIGTERM."""
+    folder = tmp_path_factory.mktemp("server")
+    port, log = free_port(), folder / "log"
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port), "--layer", "8"],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+            env=os.environ | {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(folder)},
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                try:
+                    urllib.request.urlopen(url, timeout=5).close()
+                    break
+                except (urllib.error.URLError, OSError):
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.3)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert code == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@contextmanager
+def served(engine, first_layer=None):
+    """The address of a page in this process, whose `engine` a test can get at."""
+    page = build_page(engine, first_layer)
+    page.launch(
+        server_port=free_port(), quiet=True, theme=THEME, css=CSS, head=SCRIPTS, ssr_mode=False, max_threads=THREADS
+    )
+    try:
+        yield page.local_url.rstrip("/")
+    finally:
+        engine.close()
+        page.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(server)
+    yield page
+    page.close()
+    assert not problems
+
+
+@pytest.fixture(scope="session")
+def http(server):
+    with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def upload(http):
+    def send(content, name="picture.png"):
+        sent = http.post("/gradio_api/upload", files={"files": (name, content)})
+        assert sent.status_code == 200, sent.text
+        return {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def good(upload):
+    return upload(encoded(scene()))
+
+
+@pytest.fixture(scope="session")
+def call(http):
+    """What a function of the API gives: its result and None, or None and the sentence."""
+
+    def send(*data, name="compare"):
+        body = json.dumps({"data": data})
+        joined = http.post(f"/gradio_api/call/{name}", content=body, headers={"Content-Type": "application/json"})
+        if joined.status_code != 200:
+            return None, joined.json()["detail"]
+        stream = http.get(f"/gradio_api/call/{name}/{joined.json()['event_id']}").text
+        event, data = re.findall(r"^event: (complete|error)\ndata: (.*)$", stream, re.MULTILINE)[-1]
+        return (json.loads(data)[0], None) if event == "complete" else (None, json.loads(data)["error"])
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def ask(server):
+    """Calls a tool of the page's MCP server; without a name, lists the tools."""
+
+    def call(tool=None, **arguments):
+        async def talk():
+            async with (
+                streamablehttp_client(f"{server}/gradio_api/mcp/") as (read, write, _),
+                ClientSession(read, write) as session,
+            ):
+                await session.initialize()
+                return await (session.call_tool(tool, arguments) if tool else session.list_tools())
+
+        # A thread of its own: Playwright has an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, talk()).result()
+
+    return call

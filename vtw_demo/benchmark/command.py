@@ -1,0 +1,190 @@
+"""`python -m vtw_demo bench`: what withdrawal saves and what this library's own passes cost, in interleaved runs."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from vtw_demo.benchmark.baselines import peers
+from vtw_demo.benchmark.check import moved
+from vtw_demo.benchmark.overheads import measure_comparison, measure_overheads
+from vtw_demo.benchmark.plots import benchmark_figure
+from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
+from vtw_demo.benchmark.stages import STAGES, AnswerCosts, measure_answers
+from vtw_demo.benchmark.start import measure_start
+from vtw_demo.benchmark.suite import SUITES, file_name
+from vtw_demo.comparison.calibration_store import write_whole
+from vtw_demo.comparison.machine import this_machine
+from vtw_demo.comparison.timing import Ratio
+from vtw_demo.formats import amount
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
+from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.withdrawal.architectures import find_decoder
+
+HELP = "measure what withdrawal saves, and what this library's own passes cost"
+DESCRIPTION = (
+    "Time image encoding, prefill and decoding at each withdrawal layer against the bare model, and the library's own "
+    "passes against a prefill. Runs are interleaved: ratios are taken within a round, figures are medians. A shape is "
+    "a real architecture with random weights, since speed and memory don't depend on what the weights say."
+)
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUESTION = "What is in the picture?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--shape", choices=tuple(SHAPES), default="small", help="an architecture with random weights")
+    what.add_argument("--model", help=f"'{EMBEDDED}', a folder, or a Hugging Face id, instead of a shape")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="hold the decoder's weights in 4 or 8 bits")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), help="of a shape's other weights")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; by default a GPU if there is one")
+    parser.add_argument("--layers", type=int, nargs="+", metavar="K", help="by default L/4, L/2, 3L/4 and L")
+    parser.add_argument("--new-tokens", type=int, default=16, help="tokens of each answer")
+    parser.add_argument("--text-tokens", type=int, default=60, help="text tokens of the prompt")
+    parser.add_argument("--tokens-before", type=int, default=30, help="how many of these come before the picture")
+    parser.add_argument("--batch", type=int, default=1, help="prompts at once")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of interleaved runs, after one to warm up")
+    parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
+    parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
+    parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
+    parser.add_argument("--start", action="store_true", help="measure the start of app.py with --model, too")
+    parser.add_argument("--json", type=Path, help="write the result to this file, too")
+    parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
+    parser.add_argument(
+        "--suite", choices=tuple(SUITES), help="the whole benchmark of a machine: all that README reports, one by one"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for a suite's tables and plots")
+
+
+def run(options: argparse.Namespace) -> int:
+    return _run_suite(options) if options.suite else _run(options)
+
+
+def _run_suite(options: argparse.Namespace) -> int:
+    """Every command of a suite; one that fails is told, and the others run."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for arguments in SUITES[options.suite]:
+        target = options.out / file_name(arguments)
+        files = ["--json", f"{target}.json", "--plot", f"{target}.html"]
+        print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
+        try:
+            _run(parser.parse_args([*arguments, *files]))
+        except (torch.OutOfMemoryError, ValueError, RuntimeError) as error:
+            failed = 1
+            print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return failed
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    vlm, model, inputs = on_model_thread(_subject, options)
+    total = len(find_decoder(model).layers)
+    layers = options.layers or sorted({max(1, total * part // 4) for part in (1, 2, 3)} | {total})
+    found = peers(model) if options.compare else ()
+    others = {peer.name: _entered(peer.context, model) for peer in found if peer.context is not None}
+    costs = on_model_thread(measure_answers, model, inputs, layers, options.new_tokens, options.rounds, others)
+    overheads: tuple[Ratio, ...] = ()
+    if not options.no_overheads and options.batch == 1:
+        overheads = on_model_thread(measure_overheads, model, inputs, options.rounds)
+        if vlm is not None:
+            picture = Image.new("RGB", (448, 448), "gray")
+            overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
+    start = measure_start(3, options.model or EMBEDDED, layers[-2]) if options.start else ()
+    prompt = inputs["input_ids"].shape
+    precision = options.quantization or str(model.dtype).removeprefix("torch.")
+    result = {
+        "what": f"{options.model or options.shape}, {precision}, batch {prompt[0]}, {prompt[1]} tokens",
+        "new_tokens": options.new_tokens,
+        "rounds": options.rounds,
+        "machine": this_machine().to_json(),
+        "answers": [cost.to_json() for cost in costs],
+        "overheads": [ratio.to_json() for ratio in overheads],
+        "start": [ratio.to_json() for ratio in start],
+        "peers": [{"name": peer.name, "note": peer.note} for peer in found],
+    }
+    print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
+    print(answers_table(costs))
+    for peer in found:
+        print(f"{peer.name}: {peer.note}")
+    if overheads or start:
+        print(overheads_table((*overheads, *start)))
+    if options.json:
+        write_whole(options.json, json.dumps(result, indent=1).encode())
+    if options.plot:
+        figure = benchmark_figure(costs, str(result["what"]))
+        write_whole(options.plot, figure.to_html(include_plotlyjs=True).encode())
+    if options.check:
+        changes = moved(json.loads(options.check.read_text(encoding="utf-8")), result)
+        print("\n".join(changes) or f"No ratio has moved from {options.check}.")
+        return 1 if changes else 0
+    return 0
+
+
+def answers_table(costs: Sequence[AnswerCosts]) -> str:
+    """Medians, as Markdown: milliseconds, and in brackets the ratio to the bare model with its range."""
+    heads = [f"{stage}, ms" for stage in STAGES]
+    lines = [
+        f"| | {' | '.join(heads)} | peak memory | KV cache | token-layers left | FLOPs left | cache left |",
+        f"|{'---|' * (len(heads) + 6)}",
+    ]
+    for cost in costs:
+        cells = []
+        for index, _ in enumerate(STAGES):
+            times, ratios = sorted(cost.milliseconds[index]), sorted(cost.ratios[index])
+            middle = len(times) // 2
+            cells.append(f"{times[middle]:.1f} ({ratios[middle]:.2f}: {ratios[0]:.2f} to {ratios[-1]:.2f})")
+        memory = "–" if cost.peak_bytes is None else amount(cost.peak_bytes, "B")
+        left = [
+            "–" if share is None else f"{share:.2f}"
+            for share in (cost.token_layers_left, cost.flops_left, cost.cache_left)
+        ]
+        row = (cost.name, *cells, memory, amount(cost.kv_cache_bytes, "B"), *left)
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def overheads_table(overheads: Sequence[Ratio]) -> str:
+    """As Markdown."""
+    lines = ["| what | median | lowest | highest | at most |", "|---|---|---|---|---|"]
+    for ratio in overheads:
+        bar = "–" if ratio.bar is None else f"{ratio.bar:g}"
+        lines.append(
+            f"| {ratio.name} | {ratio.median:.3f} | {min(ratio.rounds):.3f} | {max(ratio.rounds):.3f} | {bar} |"
+        )
+    return "\n".join(lines)
+
+
+def _subject(
+    options: argparse.Namespace,
+) -> tuple[VisionLanguageModel | None, PreTrainedModel, dict[str, Any]]:
+    """What is measured, with a prompt for it; a loaded model with its processor where one was asked for."""
+    if options.model:
+        vlm = load(options.model, quantization=options.quantization, device=options.device)
+        queries = [(Image.new("RGB", (448, 448), "gray"), QUESTION)] * options.batch
+        return vlm, vlm.model, vlm.prepare_batch(queries)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usual = "bfloat16" if device.startswith("cuda") else "float32"
+    model = random_model(options.shape, PRECISIONS[options.precision or usual], options.quantization, device)
+    inputs = random_inputs(options.shape, model, options.text_tokens, options.tokens_before, options.batch)
+    return None, model, inputs
+
+
+def _entered(context: Any, model: PreTrainedModel) -> Any:
+    """A peer's context for a model, made anew each time."""
+    return lambda: context(model)

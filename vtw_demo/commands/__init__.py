@@ -1,1 +1,0 @@
-"""What `python -m vtw_demo` does, a command a module."""

@@ -1,0 +1,1 @@
+"""One question answered twice, timed, and what explains it; the withdrawal layer for a model."""

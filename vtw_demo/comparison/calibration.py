@@ -1,0 +1,229 @@
+"""The withdrawal layer for a model: the divergence at every K, measured on a few samples.
+
+arXiv 2405.05803, section 4.3: K is the first layer at which the mean divergence over about 20 samples is at most a
+threshold. The paper's divergence is that of an answer's first token; a sample here may ask for more of them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.samples import Sample
+from vtw_demo.measurements.flops import flops_left
+from vtw_demo.measurements.layer_sweep import choose_layer, sweep
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.model_thread import on_model_thread
+
+DEFAULT_SAMPLES = 20
+DEFAULT_THRESHOLD = 0.003
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One sample's divergence at K = 1 to L - 1, and the share of the prefill's FLOPs left there.
+
+    `flops_left` is None where `vtw_demo.measurements.flops` doesn't know the costs. Raises ValueError for other
+    lengths, and numbers that are negative or none.
+    """
+
+    kl: tuple[float, ...]
+    flops_left: tuple[float, ...] | None
+
+    def __post_init__(self) -> None:
+        if not self.kl or (self.flops_left is not None and len(self.flops_left) != len(self.kl)):
+            raise ValueError(f"{len(self.kl)} divergences don't go with the FLOPs left {self.flops_left}.")
+        if not all(math.isfinite(value) and value >= 0 for value in (*self.kl, *(self.flops_left or ()))):
+            raise ValueError(
+                f"Divergences and FLOPs must be numbers from 0 on; these are {self.kl}, {self.flops_left}."
+            )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The divergence at every K on some samples, and the K that follows.
+
+    - `model`, `revision`, `quantization`, `precision`: what was measured; as in `VisionLanguageModel`.
+    - `data`: where the samples are from; `samples`: their names.
+    - `measurements`: of each sample, K = 1 to L - 1.
+
+    Raises ValueError unless there is a measurement for each sample, all of as many layers.
+    """
+
+    model: str
+    revision: str
+    quantization: str | None
+    precision: str
+    data: str
+    threshold: float
+    samples: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
+
+    def __post_init__(self) -> None:
+        if not self.measurements or len(self.samples) != len(self.measurements):
+            raise ValueError(f"{len(self.samples)} samples have {len(self.measurements)} measurements.")
+        if len({len(measurement.kl) for measurement in self.measurements}) > 1:
+            raise ValueError("The measurements are of different numbers of layers.")
+        choose_layer(self.layers, [self.mean], self.threshold)  # checks the threshold
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The withdrawal layers K."""
+        return tuple(range(1, len(self.measurements[0].kl) + 1))
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The samples' mean divergence at each K."""
+        return tuple(map(statistics.fmean, zip(*(m.kl for m in self.measurements), strict=True)))
+
+    @property
+    def standard_deviation(self) -> tuple[float, ...]:
+        """The samples' standard deviation at each K."""
+        return tuple(map(statistics.pstdev, zip(*(m.kl for m in self.measurements), strict=True)))
+
+    def quantile(self, share: float) -> tuple[float, ...]:
+        """What so large a share of the samples (0 to 1) stays at or below, at each K."""
+        position = share * (len(self.measurements) - 1)
+        below, above = math.floor(position), math.ceil(position)
+        ordered = (sorted(of_layer) for of_layer in zip(*(m.kl for m in self.measurements), strict=True))
+        return tuple(o[below] + (position - below) * (o[above] - o[below]) for o in ordered)
+
+    @property
+    def flops_left(self) -> tuple[float, ...] | None:
+        """The mean share of the prefill's FLOPs left at each K; None where costs aren't known."""
+        known = [m.flops_left for m in self.measurements if m.flops_left is not None]
+        if len(known) < len(self.measurements):
+            return None
+        return tuple(map(statistics.fmean, zip(*known, strict=True)))
+
+    @property
+    def layer(self) -> int | None:
+        """The first K whose mean divergence is at most the threshold; None if there is none."""
+        return choose_layer(self.layers, [self.mean], self.threshold)
+
+    @property
+    def nearest_layer(self) -> int:
+        """`layer`, or where there is none the K of the smallest mean divergence."""
+        return self.layer or min(self.layers, key=lambda layer: self.mean[layer - 1])
+
+    def sentence(self) -> str:
+        """What came out, for people."""
+        nearest, count = self.nearest_layer, len(self.samples)
+        of_samples = f"{count} sample{'' if count == 1 else 's'}"
+        left = "" if self.flops_left is None else f", {100 * self.flops_left[nearest - 1]:.0f} % of the FLOPs left"
+        kl = f"mean KL {self.mean[nearest - 1]:.2g}"
+        if self.layer is None:
+            return (
+                f"No K meets the threshold of {self.threshold:g} on {of_samples}; the nearest is K = {nearest}, "
+                f"{kl}{left}."
+            )
+        return f"K = {nearest} is the first to meet the threshold of {self.threshold:g} on {of_samples}: {kl}{left}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`; `from_json` reads it."""
+        derived = {
+            name: getattr(self, name)
+            for name in ("layer", "nearest_layer", "layers", "mean", "standard_deviation", "flops_left")
+        }
+        return {**asdict(self), **derived}
+
+    @classmethod
+    def from_json(cls, written: dict[str, Any]) -> Calibration:
+        """Raises ValueError for what `to_json` hasn't written."""
+        try:
+            measurements = tuple(
+                Measurement(tuple(m["kl"]), None if m["flops_left"] is None else tuple(m["flops_left"]))
+                for m in written["measurements"]
+            )
+            names = ("model", "revision", "quantization", "precision", "data", "threshold")
+            return cls(
+                **{name: written[name] for name in names}, samples=tuple(written["samples"]), measurements=measurements
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is no calibration: {error!r}.") from error
+
+
+@dataclass(frozen=True)
+class CalibrationProgress:
+    """So many of the samples are measured; `so_far` is the calibration on these."""
+
+    measured: int
+    samples: int
+    so_far: Calibration
+
+
+def calibrate(
+    vlm: VisionLanguageModel,
+    samples: Sequence[Sample],
+    threshold: float = DEFAULT_THRESHOLD,
+    data: str = "the user's samples",
+    store: CalibrationStore | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[CalibrationProgress | Calibration]:
+    """Measure the divergence at every K on `samples`: a `CalibrationProgress` for each, the `Calibration` at the end.
+
+    With a `store`, samples that it has measurements of aren't measured again, each new one is kept at once, and the
+    result at the end. So a calibration that was stopped, or killed, goes on where it was. Setting `stop` ends it
+    after the sample in hand, without a `Calibration`.
+
+    Raises ValueError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
+    """
+    if not samples:
+        raise ValueError("There are no samples to calibrate on.")
+    known = {} if store is None else store.measurements(vlm.layers - 1)
+    done: list[Measurement] = []
+    for sample in samples:
+        if stop is not None and stop.is_set():
+            return
+        found = known.get(sample.fingerprint)
+        measurement = _measure(vlm, sample) if found is None else Measurement(*found)
+        if store is not None and found is None:
+            store.keep_measurement(sample.fingerprint, measurement.kl, measurement.flops_left)
+        done.append(measurement)
+        so_far = Calibration(
+            model=vlm.name,
+            revision=vlm.revision,
+            quantization=vlm.quantization,
+            precision=vlm.precision,
+            data=data,
+            threshold=threshold,
+            samples=tuple(sample.name for sample in samples[: len(done)]),
+            measurements=tuple(done),
+        )
+        yield CalibrationProgress(len(done), len(samples), so_far)
+    if store is not None:
+        store.keep_result(so_far.to_json())
+    yield so_far
+
+
+def stored_calibration(store: CalibrationStore) -> Calibration | None:
+    """The last calibration that `store` has kept; None if there is none that can be read."""
+    written = store.result()
+    try:
+        return None if written is None else Calibration.from_json(written)
+    except ValueError:  # of another version of this project
+        return None
+
+
+def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
+    inputs = vlm.prepare(sample.picture, sample.question)
+    kl = on_model_thread(_divergence, vlm, inputs, sample.answer_tokens)
+    return Measurement(kl, flops_left(vlm.model.config, inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)))
+
+
+def _divergence(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor], answer_tokens: int) -> tuple[float, ...]:
+    """At K = 1 to L - 1, of the first of the answer's tokens, or the mean over several."""
+    if answer_tokens == 1:
+        return tuple(sweep(vlm.model, inputs).kl[0].tolist())
+    with torch.inference_mode():
+        answer = vlm.generate(**inputs, max_new_tokens=answer_tokens)[:, inputs["input_ids"].shape[1] :]
+    swept = sweep(vlm.model, inputs, answer).answer_kl
+    assert swept is not None
+    return tuple(swept[0].mean(-1).tolist())

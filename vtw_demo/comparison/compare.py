@@ -1,0 +1,166 @@
+"""One query, two runs: with every layer seeing the picture, and with the visual tokens withdrawn at layer K."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from vtw_demo.comparison.timed_generate import Run, run_timed
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.video import Shown
+from vtw_demo.withdrawal.withdraw import check_layer
+
+RunName = Literal["full", "withdrawn"]
+MAXIMUM_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A token of a run has come: the text so far."""
+
+    run: RunName
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """One of the two runs is complete."""
+
+    run: RunName
+    result: Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both runs of one query. `visual_tokens` and `text_tokens` are the prompt's."""
+
+    model: str
+    precision: str
+    device: str
+    question: str
+    layer: int
+    layers: int
+    visual_tokens: int
+    text_tokens: int
+    full: Run
+    withdrawn: Run
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.layer <= self.layers:
+            raise ValueError(f"the withdrawal layer must be from 1 to {self.layers}, not {self.layer}")
+
+    @property
+    def same_answer(self) -> bool:
+        return self.full.tokens == self.withdrawn.tokens
+
+    @property
+    def first_difference(self) -> int | None:
+        """The first token that differs, counted from 0; None where the answers are the same."""
+        if self.same_answer:
+            return None
+        pairs = zip(self.full.tokens, self.withdrawn.tokens, strict=False)
+        shorter = min(len(self.full.tokens), len(self.withdrawn.tokens))
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return {**asdict(self), "same_answer": self.same_answer, "first_difference": self.first_difference}
+
+
+Event = RunProgress | RunFinished | Comparison
+
+
+def compare(
+    vlm: VisionLanguageModel,
+    image: Shown,
+    question: str,
+    layer: int,
+    max_new_tokens: int = 64,
+    full: Run | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Event]:
+    """Answer `question` about `image` twice, decoding greedily, and yield events as they happen.
+
+    For each run a `RunProgress` a token and a `RunFinished`; at the end the `Comparison`. `layer` is the
+    withdrawal layer K, 1 <= K <= L. With `full`, an earlier full run of the same query, only the withdrawn run
+    is made. Setting `stop` ends the run in hand within a token; so does closing the iterator. A stopped
+    comparison ends with the runs that were made and no `Comparison`.
+
+    Nothing else is done inside a timed run: the model waits while its reader handles an event, and that time
+    is not counted.
+
+    Raises ValueError for a bad picture, question, layer or number of tokens, before anything runs.
+    """
+    check_layer(layer, vlm.layers)
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise TypeError(f"The number of new tokens must be a whole number; this is {max_new_tokens!r}.")
+    if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
+        raise ValueError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
+    inputs = vlm.prepare(image, question)
+    needed, context = inputs["input_ids"].shape[1] + max_new_tokens, vlm.context
+    if context is not None and needed > context:
+        raise ValueError(
+            f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
+            f"context holds {context}. Shorten the question or allow fewer new tokens."
+        )
+    return _events(vlm, inputs, question, layer, max_new_tokens, full, stop or threading.Event())
+
+
+def _events(
+    vlm: VisionLanguageModel,
+    inputs: dict[str, torch.Tensor],
+    question: str,
+    layer: int,
+    max_new_tokens: int,
+    full: Run | None,
+    stop: threading.Event,
+) -> Iterator[Event]:
+    if full is None:
+        full = yield from _named_run(vlm, inputs, "full", vlm.layers, max_new_tokens, stop)
+    if full is None:
+        return
+    withdrawn = yield from _named_run(vlm, inputs, "withdrawn", layer, max_new_tokens, stop)
+    if withdrawn is None:
+        return
+    visual_tokens = vlm.visual_tokens(inputs)
+    yield Comparison(
+        model=vlm.name,
+        precision=vlm.precision,
+        device=str(vlm.device),
+        question=question.strip(),
+        layer=layer,
+        layers=vlm.layers,
+        visual_tokens=visual_tokens,
+        text_tokens=inputs["input_ids"].shape[1] - visual_tokens,
+        full=full,
+        withdrawn=withdrawn,
+    )
+
+
+def _named_run(
+    vlm: VisionLanguageModel,
+    inputs: dict[str, torch.Tensor],
+    name: RunName,
+    layer: int,
+    max_new_tokens: int,
+    stop: threading.Event,
+) -> Generator[Event, None, Run | None]:
+    steps = run_timed(vlm, inputs, layer, max_new_tokens, stop)
+    try:
+        while True:
+            try:
+                tokens = next(steps)
+            except StopIteration as end:
+                result: Run | None = end.value
+                break
+            yield RunProgress(name, vlm.decode(tokens), len(tokens))
+    finally:
+        steps.close()
+    if result is not None:
+        yield RunFinished(name, result)
+    return result

@@ -1,0 +1,299 @@
+"""`python -m vtw_demo evaluate`: is quality kept? Accuracy and agreement at each K, on data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
+from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.machine import this_machine
+from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.evaluation.answers_file import AnswersFile
+from vtw_demo.evaluation.built_in_data import (
+    easy_vqa_test,
+    fresh_scenes,
+    otherwise_drawn,
+    rephrased_questions,
+    scene_descriptions,
+    unknown_photos,
+)
+from vtw_demo.evaluation.evaluation import Evaluation, evaluate
+from vtw_demo.evaluation.files import Columns, read_data
+from vtw_demo.evaluation.intervals import CONFIDENCE, RESAMPLES
+from vtw_demo.evaluation.plots import (
+    evaluation_figure,
+    evaluation_markdown,
+    evaluation_png,
+    evaluation_reading,
+    evaluation_table,
+    kinds_figure,
+)
+from vtw_demo.evaluation.samples import SHORT_ANSWER_TOKENS, EvaluationData
+from vtw_demo.evaluation.ways import ABLATIONS, FULL, Ablation, Way, obstacle
+from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.loading import EMBEDDED
+from vtw_demo.models.registry import starting_layer
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+
+HELP = "measure on data whether withdrawal keeps the quality of a model's answers"
+DESCRIPTION = (
+    "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
+    "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
+    "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
+)
+BUILT_IN = {
+    "scenes": fresh_scenes,
+    "rephrased": rephrased_questions,
+    "drawn-otherwise": otherwise_drawn,
+    "descriptions": scene_descriptions,
+    "easy-vqa": easy_vqa_test,
+    "photos": unknown_photos,
+}
+EMBEDDED_ONLY = "photos"
+"""What only the embedded model is to answer modestly: others know something of photos."""
+MOST_LAYERS = 12
+CALIBRATION_SAMPLES = DEFAULT_SAMPLES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    columns = Columns()
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DATA",
+        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL or CSV file of "
+        "image, question and answer, or a folder that holds one with its pictures; a set of the package datasets, on "
+        "disk or from the hub",
+    )
+    for name, holds in (
+        ("image", "pictures"),
+        ("question", "questions"),
+        ("answer", "right answers, one or a list"),
+        ("kind", "kinds of question, if it is there"),
+    ):
+        parser.add_argument(f"--{name}-column", default=getattr(columns, name), help=f"the column of {holds}")
+    parser.add_argument("--split", default="test", help="of a set of the package datasets")
+    parser.add_argument("--config", help="of a set of the package datasets that has several")
+    parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
+    parser.add_argument(
+        "--curve-samples",
+        type=int,
+        metavar="N",
+        help="ask N questions of each data set, drawn at random, in every way, and the others of the full model and at "
+        "the calibrated K only, which takes a fraction of the time; by default all in every way",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="K",
+        help=f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}",
+    )
+    parser.add_argument(
+        "--ablations",
+        nargs="*",
+        choices=ABLATIONS,
+        metavar="ABLATION",
+        help=f"also answer in other ways, all if none is named: {', '.join(ABLATIONS)}",
+    )
+    parser.add_argument(
+        "--ablation-layers",
+        nargs="+",
+        metavar="K",
+        help="where; by default the calibrated layer, or the one that the page starts with",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples, random removal, the intervals")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for answers and results")
+
+
+def run(options: argparse.Namespace) -> int:
+    for asked_for in (options.samples, options.curve_samples):
+        if asked_for is not None and asked_for < 1:
+            raise ValueError(f"At least 1 sample is needed; {asked_for} were asked for.")
+    ablations = () if options.ablations is None else options.ablations or ABLATIONS
+    names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
+    asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
+    vlm = load_model(options)
+    calibration = _calibration(vlm)
+    calibrated = None if calibration is None else calibration.nearest_layer
+    layers = _layers(options.layers, vlm.layers, calibrated)
+    compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
+    ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, compared)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    evaluations = []
+    for name, data in asked:
+        depends_on = {
+            "model": vlm.name,
+            "revision": vlm.revision,
+            "precision": vlm.precision,
+            "data": data.name,
+            "max_new_tokens": data.max_new_tokens,
+            "seed": options.seed,
+        }
+        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", depends_on)
+        for part, in_ways in _parts(data, ways, compared, options.curve_samples, options.seed):
+            try:
+                with tqdm(total=len(part.samples) * len(in_ways), desc=name, unit="answer") as bar:
+                    evaluations.append(evaluate(vlm, part, in_ways, file, options.batch_size, options.seed, bar.update))
+            except KeyboardInterrupt:
+                print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
+                return 130
+            _print(evaluations[-1], calibrated)
+    result = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "precision": vlm.precision,
+        "layers": vlm.layers,
+        "calibration": None if calibration is None else _of_calibration(calibration),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": this_machine().to_json(),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
+        "left_out": left_out,
+        "evaluations": [evaluation.to_json() for evaluation in evaluations],
+    }
+    _write(options.out, result, evaluations, calibrated)
+    return 0
+
+
+def _data(name: str, options: argparse.Namespace) -> EvaluationData:
+    if name in BUILT_IN:
+        return BUILT_IN[name](options.samples, options.seed)
+    columns = Columns(options.image_column, options.question_column, options.answer_column, options.kind_column)
+    data, skipped = read_data(name, columns, options.samples, options.split, options.config, options.seed)
+    for row in skipped:
+        print(f"skipped {name}, {row}", file=sys.stderr)
+    return EvaluationData(data.name, data.samples, data.score, options.max_new_tokens)
+
+
+def _parts(
+    data: EvaluationData, ways: Sequence[Way], compared: int, curve_samples: int | None, seed: int
+) -> list[tuple[EvaluationData, Sequence[Way]]]:
+    """What is asked in which ways: all in all of them; or some in all, and then all of the full model and at the K
+    that is `compared`."""
+    if curve_samples is None or curve_samples >= len(data.samples):
+        return [(data, ways)]
+    chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
+    some = replace(data, name=f"{data.name}, some at every K", samples=tuple(data.samples[i] for i in chosen))
+    return [(some, ways), (data, [FULL, Way("withdrawn", compared)])]
+
+
+def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
+    """The calibration that is kept of a model; the embedded one's is made if there is none."""
+    store = CalibrationStore.of(vlm)
+    stored = stored_calibration(store)
+    if stored is not None or vlm.name != EMBEDDED:
+        return stored
+    samples = embedded_samples(CALIBRATION_SAMPLES)
+    events = calibrate(vlm, samples, data=EMBEDDED_DATA, store=store)
+    *_, made = tqdm(events, desc="calibrating", total=len(samples) + 1)
+    assert isinstance(made, Calibration)
+    return made
+
+
+def _of_calibration(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "layer": calibration.layer,
+        "nearest_layer": calibration.nearest_layer,
+        "threshold": calibration.threshold,
+        "data": calibration.data,
+        "samples": len(calibration.samples),
+        "sentence": calibration.sentence(),
+    }
+
+
+def _layers(written: Sequence[str] | None, layer_count: int, calibrated: int | None) -> list[int]:
+    """Those that were asked for, without K = L, which is the full model; else all, or some of many."""
+    if written is not None:
+        return [layer for layer in _numbers(written, layer_count) if layer < layer_count]
+    every = range(1, layer_count)
+    step = max(1, -(-len(every) // MOST_LAYERS))
+    return sorted({*every[step - 1 :: step], *([] if calibrated is None else [calibrated])})
+
+
+def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
+    found = set[int]()
+    for part in [piece for text in written for piece in text.split(",") if piece]:
+        matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if matched is None:
+            raise ValueError(f"Layers are numbers or ranges such as 4-12; this is {part!r}.")
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if not 1 <= first <= last <= layer_count:
+            raise ValueError(f"Layers go from 1 to {layer_count}, the number of decoder layers; this is {part!r}.")
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _ways(
+    vlm: VisionLanguageModel,
+    layers: Sequence[int],
+    ablations: Sequence[Ablation],
+    ablation_layers: Sequence[str] | None,
+    compared: int,
+) -> tuple[list[Way], list[str]]:
+    """The ways to answer, the full model first, and why some can't be."""
+    where = [compared] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
+    others = [Way(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)]
+    ways, left_out = [FULL, *(Way("withdrawn", layer) for layer in sorted({*layers, *(where if others else ())}))], []
+    for way in others:
+        reason = obstacle(vlm, way)
+        if reason is None:
+            ways.append(way)
+        else:
+            left_out.append(f"{way.name}: {reason}")
+    return ways, left_out
+
+
+def _print(evaluation: Evaluation, calibrated: int | None) -> None:
+    pictures = f"{evaluation.samples} questions about {evaluation.pictures} pictures"
+    print(f"\n{evaluation.data}: {pictures}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+    if (chosen := _chosen(evaluation, calibrated)) is not None:
+        print(evaluation_reading(evaluation, chosen))
+    if evaluation.samples_per_second:
+        speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.ways)} ways"
+        print(f"{evaluation.answered} answered in {evaluation.seconds:.0f} s: {speed}.", flush=True)
+
+
+def _chosen(evaluation: Evaluation, calibrated: int | None) -> int | None:
+    layers = [way.layer for way in evaluation.ways if way.kind == "withdrawn"]
+    return calibrated if calibrated in layers else None
+
+
+def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], calibrated: int | None) -> None:
+    figures = []
+    contents: dict[str, bytes] = {"evaluation.json": json.dumps(result, indent=1).encode()}
+    markdown = []
+    for evaluation in evaluations:
+        figures += [evaluation_figure(evaluation), kinds_figure(evaluation, calibrated)]
+        contents[f"{_slug(evaluation.data)}.png"] = evaluation_png(evaluation)
+        contents[f"{_slug(evaluation.data)}.csv"] = evaluation_table(evaluation).to_csv().encode()
+        markdown.append(f"{evaluation.data}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+    contents["evaluation.md"] = "\n".join(markdown).encode()
+    plots = [
+        figure.to_html(full_html=False, include_plotlyjs=number == 0).encode() for number, figure in enumerate(figures)
+    ]
+    head = b'<!doctype html><meta charset="utf-8"><title>Evaluation</title>\n'
+    contents["evaluation.html"] = head + b"\n".join(plots)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_whole(out / name, content)
+        print(out / name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-60:] or "data"

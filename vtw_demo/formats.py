@@ -1,0 +1,43 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from vtw_demo.comparison.compare import RunName
+
+MISSING = "–"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} ms"
+
+
+def amount(value: float, unit: str) -> str:
+    """In the largest decimal multiple of `unit` that keeps the number at 1 or above: 1.24 MB."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return (
+                f"{value / factor:.3g} {prefix}{unit}"
+                if value < 999.5 * factor
+                else f"{value / factor:,.0f} {prefix}{unit}"
+            )
+    return f"{value:.0f} {unit}"
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1; small ones with a digit more, so that little isn't shown as nothing."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "less than 0.1 %"
+    return f"{value:.1f} %" if value < 10 and round(value, 1) != round(value) else f"{value:.0f} %"
+
+
+def run_title(run: RunName, layer: int) -> str:
+    return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
+
+
+def count(number: int, noun: str) -> str:
+    """With the noun's plural where it is asked for: "1 sample", "20 samples"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

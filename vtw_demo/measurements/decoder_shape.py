@@ -1,0 +1,198 @@
+"""The sizes of a text decoder that its costs follow from, read from the decoder that transformers builds.
+
+What a configuration means is in its family's code: names, defaults and exceptions differ from family to family. So
+the decoder is built from it, on the meta device, where no weight is held, and its matrices are looked at.
+"""
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin
+
+from vtw_demo.withdrawal.architectures import ATTENTION_TYPES, find_decoder, key_sources
+
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one decoder layer's costs follow from.
+
+    - `projections`: numbers in the matrices of attention that a token is multiplied with.
+    - `mlp`: numbers in all other matrices of the layer that a token is multiplied with; of a mixture of experts the
+      router, the shared experts, and as many experts as a token is sent to.
+    - `visual_mlp`: the same for a visual token; it differs where these have experts of their own (ernie4_5_vl_moe).
+    - `attention`: multiply-adds for each pair of a query and a key, all heads together.
+    - `keys_of`: the layer whose keys and values this one attends to: itself, but where it shares another's.
+    - `only_last_position`: whether it runs at the last position of a prompt alone (gemma4's last layers).
+    - `cached`: numbers in the KV cache for each token that it holds; 0 where another layer's are shared.
+    - `window`: the sliding window or chunk of the KV cache; None where it holds all tokens.
+    """
+
+    projections: int
+    mlp: int
+    visual_mlp: int
+    attention: int
+    keys_of: int
+    only_last_position: bool
+    cached: int
+    window: int | None
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """What a text decoder's costs follow from.
+
+    - `before`, `after`: numbers in its matrices before the first layer and after the last; 0 but in gemma3n, gemma4.
+    - `head`: numbers in the language model head.
+    """
+
+    layers: tuple[LayerShape, ...]
+    before: int
+    after: int
+    head: int
+
+
+def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
+    """The shape of the text decoder that `config` describes, its own or that of the vision-language model around it.
+
+    The first call for a configuration takes some tenths of a second, further ones about a millisecond.
+
+    Raises ValueError for decoders that this doesn't understand: those without attention in every layer, and those
+    with matrices of which it can't be told how often they are used.
+    """
+    text = config.get_text_config(decoder=True)
+    key = (type(config), text._attn_implementation, text.to_json_string(use_diff=False))
+    if key not in _known:
+        _known[key] = _read(config)
+    return _known[key]
+
+
+_known: dict[tuple[type, str | None, str], DecoderShape] = {}
+
+
+def _read(config: PreTrainedConfig) -> DecoderShape:
+    text = config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
+    if kinds:
+        raise ValueError(
+            f"{type(text).__name__} has layers of the kinds {sorted(kinds)}; costs are known for layers of attention."
+        )
+    decoder = _without_weights(config)
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(f"{type(decoder).__name__} has no decoder layers in `layers`, so its costs can't be told.")
+    sources = key_sources(text, len(layers))
+    # gemma4, not with flash attention: the last layers have no keys of their own, and only what is read of them is
+    # computed. Another family's model, such as LLaVA, doesn't hand on what that is.
+    ends_early = (
+        "logits_to_keep" in inspect.signature(decoder.forward).parameters
+        and "flash" not in str(text._attn_implementation)
+        and type(text).__module__ == type(config).__module__
+    )
+    shapes = tuple(
+        _read_layer(layer, cache, source, ends_early and source != index)
+        for index, (layer, cache, source) in enumerate(
+            zip(layers, DynamicCache(config=text).layers, sources, strict=True)
+        )
+    )
+    before = after = 0
+    for name, part in decoder.named_children():
+        for matrix in part if isinstance(part, nn.ModuleList) else (part,):
+            if isinstance(matrix, nn.Linear) and "unembed" in name:
+                after += matrix.weight.numel()
+            elif isinstance(matrix, nn.Linear):
+                before += matrix.weight.numel()
+    return DecoderShape(shapes, before, after, text.hidden_size * text.vocab_size)
+
+
+def _without_weights(config: PreTrainedConfig) -> Any:
+    """The decoder on the meta device."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"  # needs no package
+    text = config.get_text_config(decoder=True)
+    # Not all text decoders can be had without the model around them; of some models the other parts need packages.
+    known: tuple[tuple[Any, PreTrainedConfig], ...] = (
+        (MODEL_MAPPING, text),
+        (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config),
+    )
+    for mapping, part in known:
+        if type(part) in mapping:
+            with torch.device("meta"):
+                return find_decoder(mapping[type(part)](part))
+    raise ValueError(f"transformers knows no model for a {type(config).__name__}, so its costs can't be told.")
+
+
+def _read_layer(layer: nn.Module, cache: Any, source: int, only_last_position: bool) -> LayerShape:
+    attention: Any = getattr(layer, "self_attn", None)
+    output = next((getattr(attention, name) for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
+    key_dim = getattr(attention, "qk_head_dim", None) or getattr(attention, "head_dim", None)
+    if not isinstance(output, nn.Linear) or key_dim is None:
+        raise ValueError(f"{type(layer).__name__} has no attention whose heads can be told, nor can its costs.")
+    value_dim = getattr(attention, "v_head_dim", key_dim)
+    heads = output.in_features // value_dim
+    if not isinstance(cache, CacheLayerMixin):
+        cached = 0
+    elif hasattr(attention, "kv_a_proj_with_mqa"):
+        cached = attention.kv_a_proj_with_mqa.out_features
+    else:
+        cached = heads // getattr(attention, "num_key_value_groups", 1) * (key_dim + value_dim)
+    passes = 2 if hasattr(attention, "lambda_q1") else 1  # diffllama attends to each half of the values
+    sizes = {name: _numbers_per_token(module, layer) for name, module in layer.named_modules()}
+    projections = sum(size for name, size in sizes.items() if name.startswith("self_attn."))
+    other = sum(sizes.values()) - projections
+    if hasattr(layer, "altup"):
+        other += _altup_numbers(layer.altup)
+    text_experts, visual_experts = (
+        sum(size for name, size in sizes.items() if f".{kind}_moe." in name) for kind in ("text", "vision")
+    )
+    return LayerShape(
+        projections=projections,
+        mlp=other - visual_experts,
+        visual_mlp=other - text_experts,
+        attention=passes * heads * (key_dim + value_dim),
+        keys_of=source,
+        only_last_position=only_last_position,
+        cached=cached,
+        window=getattr(cache, "sliding_window", None),
+    )
+
+
+def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
+    """How many numbers of a module's own matrices a token is multiplied with."""
+    if isinstance(module, nn.Linear):
+        return module.weight.numel()
+    matrices = {
+        name: parameter
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1 and not name.endswith("bias")
+    }
+    if not matrices or "Norm" in type(module).__name__:
+        return 0
+    if {matrix.ndim for matrix in matrices.values()} == {3}:
+        return _experts_per_token(layer) * sum(matrix[0].numel() for matrix in matrices.values())
+    if "Router" in type(module).__name__ and matrices.keys() == {"weight"}:
+        return matrices["weight"].numel()
+    raise ValueError(
+        f"{type(layer).__name__} has matrices of the kind {type(module).__name__}, of which it can't be told how often "
+        "a token is multiplied with them, nor what the layer costs."
+    )
+
+
+def _experts_per_token(layer: nn.Module) -> int:
+    for module in layer.modules():
+        if isinstance(count := getattr(module, "top_k", None), int):
+            return count
+    if isinstance(count := getattr(getattr(layer, "config", None), "top_k_experts", None), int):
+        return count
+    raise ValueError(f"{type(layer).__name__} doesn't say how many experts a token is sent to; costs can't be told.")
+
+
+def _altup_numbers(altup: Any) -> int:
+    """What gemma3n's alternating updates add to their matrices: a second use of one, and a product of their inputs."""
+    return altup.modality_router.weight.numel() + altup.config.hidden_size * altup.config.altup_num_inputs**2

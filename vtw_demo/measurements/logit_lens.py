@@ -1,0 +1,176 @@
+"""Information migration: in which layers what the picture holds moves into the text tokens that follow it.
+
+Two measures, layer by layer. The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020) reads a hidden
+state as if the model ended there: how likely the final answer is already. And the cosine distance between a text
+token's states with the picture and with a blank one in its place says how far the picture has moved it. Where both
+have risen the text holds what it needs, which is why deep layers can do without visual tokens (arXiv 2405.05803,
+section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.video import Shown, like
+from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.segments import visual_token_mask
+from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
+from vtw_demo.withdrawal.withdraw import exclusive, logits_of, withdraw
+
+BLANK = (128, 128, 128)
+"""What a blank picture shows: mid grey, in the same size, so that its visual tokens stand at the same positions."""
+
+_HEAD_POSITIONS_AT_ONCE = 128
+"""Bounds the memory for logits of long answers: positions that the head runs on at the same time."""
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """How far the picture's content has moved into the text after each decoder layer.
+
+    - `tokens`: the prompt's text tokens after the first visual token, in order.
+    - `distance`, (layers, tokens): cosine distance, 0 to 2, of each one's hidden state after each layer from that of
+      the same prompt with a blank picture; both without withdrawal.
+    - `answer`: the tokens of the full model's answer.
+    - `probability`, (layers, answer): of each of them by the logit lens after each layer, all tokens before it given:
+      the first is read at the last prompt position, each further one at the token before it.
+    - `withdrawn_probability`: the same with the visual tokens withdrawn at `withdrawal_layer`.
+
+    Raises ValueError for lengths that don't fit each other and values outside their range.
+    """
+
+    tokens: tuple[str, ...]
+    distance: Rows
+    answer: tuple[str, ...]
+    probability: Rows
+    withdrawn_probability: Rows
+    withdrawal_layer: int
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "distance": (self.distance, self.tokens, 2.0),
+            "probability": (self.probability, self.answer, 1.0),
+            "withdrawn_probability": (self.withdrawn_probability, self.answer, 1.0),
+        }
+        for name, (rows, columns, largest) in wanted.items():
+            if len(rows) != self.layers:
+                raise ValueError(f"{name} has {len(rows)} layers, probability has {self.layers}.")
+            for row in rows:
+                if len(row) != len(columns):
+                    raise ValueError(f"A row of {name} has {len(row)} values, for {len(columns)} tokens.")
+                if not all(0 <= value <= largest + 1e-3 for value in row):
+                    raise ValueError(f"{name} must be from 0 to {largest:g} everywhere; a row is {row}.")
+        if not self.answer or not self.tokens:
+            raise ValueError("There is at least one token of the answer, and one of the text.")
+        if not 1 <= self.withdrawal_layer <= self.layers:
+            raise ValueError(f"withdrawal_layer must be from 1 to {self.layers}; this is {self.withdrawal_layer}.")
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers there are."""
+        return len(self.probability)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return asdict(self)
+
+
+def measure_migration(
+    vlm: VisionLanguageModel,
+    image: Shown,
+    question: str,
+    answer_token_ids: Sequence[int],
+    layer: int,
+) -> Migration:
+    """Measure one query with the full model's answer given, in three forward passes: with the picture, with the visual
+    tokens withdrawn at `layer`, and with a blank picture.
+
+    The blank is mid grey and of the picture's size: so it has as many visual tokens, at the same positions, and only
+    what they show differs. Text before the first visual token is left out: where attention is causal it can't see
+    the picture. Hidden states are kept of the positions that are read only, and compared in float32; the lens is the
+    model's own norm and head, its softmax in float32. No KV cache is made.
+
+    Raises ValueError for an empty answer and a prompt that ends with a visual token, and what
+    `VisionLanguageModel.prepare`, `with_answer` and `withdraw` raise.
+    """
+    if not len(answer_token_ids):
+        raise ValueError("There is no answer to look for: hand the token ids of the full model's.")
+    inputs = vlm.prepare(image, question)
+    check_prompt_end(vlm.model, inputs)
+    blank = vlm.prepare(like(image, BLANK), question)
+    given = answer_token_ids[:-1]  # the last token predicts nothing that is asked for
+    seen, unseen = (with_answer(vlm.model, picture, given) for picture in (inputs, blank))
+    ids = inputs["input_ids"][0]
+    visual = visual_token_mask(vlm.model.config, ids)
+    text = ((visual.cumsum(0) > 0) & ~visual).nonzero()[:, 0]
+    # Counted from the end, which is the same with the visual tokens withdrawn.
+    of_text = text - len(ids) - len(given)
+    of_answer = torch.arange(-len(answer_token_ids), 0, device=ids.device)
+    withdrawn_states = _states(vlm, seen, layer, of_answer)
+    states = _states(vlm, seen, vlm.layers, torch.cat([of_text, of_answer]))
+    blank_states = _states(vlm, unseen, vlm.layers, of_text)
+    answer = torch.as_tensor(answer_token_ids, device=ids.device)
+    text_token = int(ids[-1])
+    return Migration(
+        tokens=tuple(vlm.token_text(token) for token in ids[text].tolist()),
+        distance=tuple(
+            _distance(with_picture[..., : len(text), :], without)
+            for with_picture, without in zip(states, blank_states, strict=True)
+        ),
+        answer=tuple(vlm.token_text(token) for token in answer.tolist()),
+        probability=_lens(vlm, [state[..., len(text) :, :] for state in states], answer, text_token),
+        withdrawn_probability=_lens(vlm, withdrawn_states, answer, text_token),
+        withdrawal_layer=layer,
+    )
+
+
+def _states(
+    vlm: VisionLanguageModel, inputs: Mapping[str, Any], layer: int, positions: torch.Tensor
+) -> list[torch.Tensor]:
+    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`.
+
+    `positions`, int64, shape (positions,): negative, counted from the end of the sequence.
+    """
+    states: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, args: tuple, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        # Layers from K on hand out the kept positions only; text and answer stand at the end of both.
+        states.append(hidden[..., 0, positions, :])
+
+    # At K = L nothing is withdrawn, and other withdrawals are kept off the model.
+    with torch.no_grad(), withdraw(vlm.model, layer), ExitStack() as hooks:
+        for decoder_layer in find_decoder(vlm.model).layers:
+            hooks.callback(decoder_layer.register_forward_hook(keep).remove)
+        # One position's logits, as none are read here. Handed as a number, they would make gemma4 and `withdraw` cut
+        # the last layers' sequence to it; as a tensor they don't.
+        vlm.model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
+    return states
+
+
+def _distance(states: torch.Tensor, others: torch.Tensor) -> tuple[float, ...]:
+    """The cosine distance at each position of two states of shape (..., positions, hidden)."""
+    # gemma3n has several streams, of which its layers compute on the first.
+    first, second = ((state[0] if state.ndim == 3 else state).float() for state in (states, others))
+    return tuple((1 - cosine_similarity(first, second, dim=-1)).clamp(0, 2).tolist())
+
+
+def _lens(vlm: VisionLanguageModel, states: Sequence[torch.Tensor], answer: torch.Tensor, text_token: int) -> Rows:
+    """The probability of each of the answer's tokens after each layer, from the states at the positions before it."""
+    positions, wanted = torch.cat(tuple(states), dim=-2), answer.repeat(len(states))
+    parts = zip(positions.split(_HEAD_POSITIONS_AT_ONCE, dim=-2), wanted.split(_HEAD_POSITIONS_AT_ONCE), strict=True)
+    read = []
+    with torch.no_grad(), exclusive(vlm.model):
+        for part, tokens in parts:
+            log = logits_of(vlm.model, part, text_token).log_softmax(-1, dtype=torch.float32)
+            read.append(log.gather(-1, tokens[:, None])[:, 0].exp())
+    return tuple(map(tuple, torch.cat(read).view(len(states), -1).tolist()))

@@ -1,0 +1,99 @@
+"""One query at every withdrawal layer, from a single sweep, as plain data: what a slider can show without a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vtw_demo.measurements.flops import cache_left, flops_left
+from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.video import Shown
+
+LIKELIEST = 5
+
+
+@dataclass(frozen=True)
+class TokenProbability:
+    """A token's text, as it stands in an answer, and its probability."""
+
+    text: str
+    probability: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 + 1e-4:
+            raise ValueError(f"A probability is from 0 to 1; this is {self.probability}.")
+
+
+@dataclass(frozen=True)
+class QuerySweep:
+    """What withdrawal at K = 1 to L - 1 does to one query.
+
+    - `kl`: the divergence of the token after the prompt, by K.
+    - `full_tokens`: the likeliest tokens of the full model there, in order; `withdrawn_tokens`: those at each K.
+    - `flops_left`, `cache_left`: shares of the prefill's FLOPs and of the KV cache, by K; None where
+      costs aren't known.
+    - `answer`: the tokens of the full model's answer.
+    - `answer_kl`: (K, answer token), the divergence at each of them; `answer_choices`: what the model would have said
+      there.
+
+    Raises ValueError for lengths that don't fit each other, and divergences that are negative or no numbers.
+    """
+
+    kl: tuple[float, ...]
+    full_tokens: tuple[TokenProbability, ...]
+    withdrawn_tokens: tuple[tuple[TokenProbability, ...], ...]
+    flops_left: tuple[float, ...] | None
+    cache_left: tuple[float, ...] | None
+    answer: tuple[str, ...]
+    answer_kl: tuple[tuple[float, ...], ...]
+    answer_choices: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        for name in ("withdrawn_tokens", "flops_left", "cache_left", "answer_kl", "answer_choices"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != len(self.kl):
+                raise ValueError(f"{name} has {len(rows)} layers; kl has {len(self.kl)}.")
+        for row in (*self.answer_kl, *self.answer_choices):
+            if len(row) != len(self.answer):
+                raise ValueError(f"A row has {len(row)} tokens; the answer has {len(self.answer)}.")
+        if not all(math.isfinite(value) and value >= 0 for row in (self.kl, *self.answer_kl) for value in row):
+            raise ValueError("Divergences must be numbers from 0 on.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The withdrawal layers K."""
+        return tuple(range(1, len(self.kl) + 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return {**asdict(self), "layers": self.layers}
+
+
+def sweep_query(vlm: VisionLanguageModel, image: Shown, question: str, answer_token_ids: Sequence[int]) -> QuerySweep:
+    """Sweep one query with the full model's answer given. Raises what `VisionLanguageModel.prepare` and `sweep` do."""
+    inputs = vlm.prepare(image, question)
+    prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)
+    swept = sweep(vlm.model, inputs, answer_token_ids)
+    assert swept.answer_kl is not None
+    assert swept.answer_choices is not None
+    return QuerySweep(
+        kl=tuple(swept.kl[0].tolist()),
+        full_tokens=_likeliest(vlm, swept.full_logits[0]),
+        withdrawn_tokens=tuple(_likeliest(vlm, logits) for logits in swept.logits[0]),
+        flops_left=flops_left(vlm.model.config, prompt, visual),
+        cache_left=cache_left(vlm.model.config, prompt, visual),
+        answer=tuple(vlm.token_text(token) for token in answer_token_ids),
+        answer_kl=tuple(map(tuple, swept.answer_kl[0].tolist())),
+        answer_choices=tuple(tuple(map(vlm.token_text, row)) for row in swept.answer_choices[0].tolist()),
+    )
+
+
+def _likeliest(vlm: VisionLanguageModel, logits: torch.Tensor) -> tuple[TokenProbability, ...]:
+    probabilities, tokens = logits.softmax(-1).topk(min(LIKELIEST, logits.shape[-1]))
+    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    return tuple(TokenProbability(vlm.token_text(token), probability) for token, probability in pairs)

@@ -1,0 +1,1 @@
+"""Vision-language models: which there are, how they are loaded, and what they are asked."""

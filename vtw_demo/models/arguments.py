@@ -1,0 +1,99 @@
+"""The options of everything that loads a model, each with an environment variable, and the progress that is shown."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+
+from tqdm import tqdm
+
+from vtw_demo.models.choice import NO_QUANTIZATION, ModelChoice, choose_model, from_environment
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, VisionLanguageModel, load
+
+TRUE = ("1", "true", "yes", "on")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | None = EMBEDDED) -> None:
+    """Add them; `default_model` is what runs where neither option nor variable names one, None for this machine's."""
+    parser.add_argument(
+        "--model",
+        default=from_environment("MODEL") or default_model,
+        help=f"'{EMBEDDED}' (the model that ships with the demo), a folder, or a Hugging Face id, see `python -m "
+        "vtw_demo models` (also VTW_MODEL)",
+    )
+    parser.add_argument(
+        "--revision",
+        default=from_environment("REVISION"),
+        help="branch, tag or commit of a model from the hub (also VTW_REVISION)",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=(*QUANTIZATIONS, NO_QUANTIZATION),
+        default=from_environment("QUANTIZATION"),
+        help="hold the weights of the decoder layers in 4 or 8 bits (bitsandbytes) (also VTW_QUANTIZATION)",
+    )
+    parser.add_argument(
+        "--quantize-all",
+        action="store_true",
+        default=(from_environment("QUANTIZE_ALL") or "").lower() in TRUE,
+        help="quantize the vision tower, the projector and the head, too (also VTW_QUANTIZE_ALL=1)",
+    )
+    parser.add_argument(
+        "--device",
+        default=from_environment("DEVICE"),
+        help="where the model runs, as torch names it: cuda, cuda:1, cpu; a GPU if there is one (also VTW_DEVICE)",
+    )
+
+
+def chosen_model(options: argparse.Namespace) -> ModelChoice:
+    """The choice that the options make. Raises what `choose_model` does."""
+    return choose_model(options.model, options.quantization, options.device, options.revision, options.quantize_all)
+
+
+def load_model(options: argparse.Namespace) -> VisionLanguageModel:
+    """Load the model of the options, with progress bars. Raises what `load` does."""
+    return load_choice(chosen_model(options))
+
+
+def load_choice(choice: ModelChoice) -> VisionLanguageModel:
+    """Load a model, with progress bars on the error stream. Raises what `load` does."""
+    left = threading.Event()
+
+    def show(progress: LoadProgress) -> None:
+        if left.is_set():
+            raise InterruptedError("Nobody waits for this model any more.")
+        bars.show(progress)
+
+    with _Bars() as bars:
+        try:
+            return load(**choice.arguments(), on_progress=show)
+        except (KeyboardInterrupt, SystemExit):
+            # The model's thread would read on, and keep the process.
+            left.set()
+            raise
+
+
+class _Bars:
+    """A progress bar for each step whose length is known."""
+
+    def __init__(self) -> None:
+        self.step = ""
+        self.bar: tqdm | None = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, progress: LoadProgress) -> None:
+        if not progress.total:
+            return
+        if progress.step != self.step:
+            self.__exit__()
+            of_bytes = {"unit": "B", "unit_scale": True} if progress.step == "downloading" else {}
+            self.bar = tqdm(total=progress.total, desc=progress.step, disable=None, **of_bytes)
+            self.step = progress.step
+        if self.bar is not None:
+            self.bar.update(progress.done - self.bar.n)

@@ -1,0 +1,329 @@
+"""What can be loaded, and how: what is checked before, what is quantized, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import transformers
+from PIL import Image
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils.logging import set_tqdm_hook
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from vtw_demo.models.devices import compute_dtype, find_device, free_memory
+from vtw_demo.models.hub import CONFIG, ModelFiles, fetch, find_files
+from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.processors import load_processor
+from vtw_demo.models.quantization import Architecture, describe
+from vtw_demo.models.vision_language_model import Quantization, VisionLanguageModel
+from vtw_demo.models.zero_gpu import on_zero_gpu
+from vtw_demo.withdrawal.withdraw import withdraw
+
+# At each product of 8-bit weights, bitsandbytes would warn that it takes numbers of 16 bits.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+# On newer processors it would advise to install code from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+EMBEDDED = "embedded"
+EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only, and no photos."
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
+
+# Beside its weights a model needs room for activations and the KV cache, on a GPU for kernels too.
+MEMORY_SHARE, KERNEL_BYTES = 1.1, 500_000_000
+
+Step = Literal["checking", "downloading", "reading weights", "warming up"]
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far the loading of a model is: `done` of `total`, in bytes while downloading; 0 of 0 where it isn't known.
+
+    Raises ValueError unless 0 <= done <= total.
+    """
+
+    name: str
+    step: Step
+    done: int = 0
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.done <= self.total:
+            raise ValueError(f"Progress is from 0 to the total; this is {self.done} of {self.total}.")
+
+    def __str__(self) -> str:
+        if self.step == "downloading":
+            return f"Downloading {self.name}: {self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB."
+        share = f", {100 * self.done / self.total:.0f} %" if self.total else ""
+        return f"{self.step.capitalize()}: {self.name}{share}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return asdict(self)
+
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True)
+class ModelOutlook:
+    """A model that can be loaded, before it is.
+
+    - `needed_bytes`: what it will take on `device`; `free_bytes`: what is free there.
+    - `files`: where its files are, and how many bytes are still to be downloaded.
+    """
+
+    name: str
+    device: str
+    architecture: Architecture
+    files: ModelFiles
+    needed_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        download = self.files.missing_bytes
+        return (
+            f"{self.name}: {self.architecture.parameters / 1e9:.2f} billion parameters in {self.architecture.layers} "
+            f"layers, about {_gigabytes(self.needed_bytes)} of {self.device} memory"
+            f"{f', {_gigabytes(download)} to download' if download else ''}."
+        )
+
+
+def load(
+    name: str = EMBEDDED,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    quantize_all: bool = False,
+    on_progress: OnProgress | None = None,
+) -> VisionLanguageModel:
+    """Load a model and its processor, ready to run: warmed up with and without withdrawal.
+
+    - `name`: "embedded" (the model that ships with this project), a folder, or a hub id.
+    - `quantization`: None, "4bit" (bitsandbytes NF4 with double quantization) or "8bit", of the linear modules in the
+      decoder layers. The embedding, the vision tower, the projector and the head stay as they are, unless
+      `quantize_all`: then every linear module is quantized, but for a head that shares the embedding's weights.
+    - `device`: "cuda", "cpu", ...; None takes a GPU where there is one.
+    - `revision`: a branch, tag or commit of the hub.
+    - `on_progress` is called with what is being done, in whatever thread does it. What it raises ends the loading.
+
+    Weights are read and warmed up on the model's thread (`model_thread`); a download keeps nobody from it.
+    Weights that aren't quantized are bfloat16 where the device computes in it, else float32, as the embedded model's
+    on a CPU. Only safetensors are read, and no code that comes with a model is run.
+
+    Raises what `check_model` raises, before anything is downloaded, and ValueError, in a sentence for people, for
+    what can't be loaded after all.
+    """
+    report = on_progress or (lambda progress: None)
+    report(LoadProgress(name, "checking"))
+    outlook = check_model(name, quantization, device, revision, quantize_all)
+    folder = fetch(outlook.files, lambda done, total: report(LoadProgress(name, "downloading", done, total)))
+    found = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
+    # ZeroGPU takes the weights that its main thread places, and has no GPU before a lease.
+    if find_device(device).type == "cuda" and on_zero_gpu():
+        return _read(outlook, folder, found, quantization, quantize_all, report, is_lent=True)
+    return on_model_thread(_read, outlook, folder, found, quantization, quantize_all, report)
+
+
+def _read(
+    outlook: ModelOutlook,
+    folder: Path,
+    revision: str,
+    quantization: Quantization | None,
+    quantize_all: bool,
+    report: OnProgress,
+    is_lent: bool = False,
+) -> VisionLanguageModel:
+    """The model whose files are all in `folder`."""
+    name, target = outlook.name, torch.device(outlook.device)
+    dtype = _dtype(name, target)
+    skipped = outlook.architecture.skipped_modules(quantize_all)
+    report(LoadProgress(name, "reading weights"))
+    with _sentences(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = load_processor(folder, config)
+        with _weights_reported(lambda done, total: report(LoadProgress(name, "reading weights", done, total))):
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                device_map={"": "cpu" if is_lent else target},
+                quantization_config=_quantization_config(quantization, dtype, skipped),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        if quantization == "4bit":
+            _pack_what_fits(model)
+        vlm = VisionLanguageModel(name, model.eval(), processor, quantization, revision, quantize_all)
+        if is_lent:
+            model.to(target)
+        else:
+            report(LoadProgress(name, "warming up"))
+            _warm_up(vlm)
+    return vlm
+
+
+def check_model(
+    name: str = EMBEDDED,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    quantize_all: bool = False,
+    reclaimable: int = 0,
+) -> ModelOutlook:
+    """Find out whether a model can be loaded, without loading it: of the hub's files only its configuration is fetched.
+
+    The arguments are those of `load`; `reclaimable` are bytes on the device that will be freed before.
+
+    Raises ValueError, in a sentence for people that says what to do, for an unknown quantization, a device that isn't
+    there, a model that isn't there, is gated, or out of reach, weights that are no safetensors, an architecture that
+    isn't known or in which withdrawal can't mean anything, and too little memory.
+    """
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ValueError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
+    target = find_device(device)
+    if quantization and target.type == "cuda" and on_zero_gpu():
+        raise ValueError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
+    files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, revision)
+    _check_known(name, files.folder)
+    with _sentences(name):
+        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False))
+    dtype = _dtype(name, target)
+    free = free_memory(target) + reclaimable
+    needs = {
+        option: _needed(architecture.weight_bytes(option, quantize_all, dtype), target)
+        for option in (None, "8bit", "4bit")
+    }
+    if needs[quantization] > free:
+        smaller = [option for option, bytes_ in needs.items() if option and bytes_ <= free]
+        advice = f"quantization {smaller[0]} ({_gigabytes(needs[smaller[0]])})" if smaller else "a smaller model"
+        raise ValueError(
+            f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {target}, and "
+            f"{_gigabytes(free)} are free: choose {advice}{' or another device' if target.type != 'cpu' else ''}."
+        )
+    return ModelOutlook(name, str(target), architecture, files, needs[quantization], free)
+
+
+def _check_known(name: str, folder: Path) -> None:
+    try:
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model_type = written.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"The model {name!r} can't be loaded: its {CONFIG} is damaged. Choose another one.") from error
+    if model_type not in CONFIG_MAPPING:
+        code = " It comes with code of its own, which is never run here." if "auto_map" in written else ""
+        raise ValueError(
+            f"The model {name!r} can't be loaded: its architecture, {model_type!r}, isn't known to transformers "
+            f"{transformers.__version__}.{code} Choose another model."
+        )
+
+
+@contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Says in a sentence why a model can't be loaded."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ValueError(
+            f"There is not enough memory for the model {name!r}: choose quantization 4bit, or a smaller model."
+        ) from error
+    except ImportError as error:
+        said = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
+        raise ValueError(
+            f"The model {name!r} can't be loaded: a package that it needs isn't installed. {said.split('. ')[0]}. "
+            "Install it, or choose another model."
+        ) from error
+    # Files that others wrote fail in any way there is.
+    except Exception as error:
+        reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
+        raise ValueError(
+            f"The model {name!r} can't be loaded: {reason} Choose another one, such as {EMBEDDED!r}."
+        ) from error
+
+
+@contextmanager
+def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
+    """Hands on transformers' own progress bar of weights that are read."""
+
+    def counted(things: Iterable[Any]) -> Iterator[Any]:
+        listed = list(things)
+        for number, thing in enumerate(listed, start=1):
+            yield thing
+            report(number, len(listed))
+
+    def bar(make: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        is_weights = options.get("desc") == "Loading weights" and arguments
+        return counted(arguments[0]) if is_weights else make(*arguments, **options)
+
+    previous = set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(previous)
+
+
+def _needed(weight_bytes: int, device: torch.device) -> int:
+    return round(MEMORY_SHARE * weight_bytes) + (KERNEL_BYTES if device.type == "cuda" else 0)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _folder_revision(folder: Path) -> str:
+    """Another one whenever a file of the model has changed; reading gigabytes of weights would take too long."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return f"files-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
+    large as their rounding, and its answers take no less time."""
+    return torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
+
+
+def _quantization_config(
+    quantization: Quantization | None, dtype: torch.dtype, skipped: list[str]
+) -> QuantizationConfigMixin | None:
+    if quantization == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=skipped,
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return None
+
+
+def _pack_what_fits(model: nn.Module) -> None:
+    """On a CPU with bfloat16 instructions bitsandbytes packs 4-bit weights anew when they are first used, in blocks of
+    32 rows and 64 columns. It fails on those that aren't whole blocks (SigLIP's 4,304 columns): these stay as they are.
+    """
+    linear: Any
+    for linear in model.modules():
+        packs = hasattr(linear, "support_avx512bf16_for_cpu")
+        if packs and (linear.out_features % 32 or linear.in_features % 64):
+            linear.support_avx512bf16_for_cpu = False
+
+
+def _warm_up(vlm: VisionLanguageModel) -> None:
+    """A short answer, full and withdrawn: what a first run pays for (kernels, allocator) is paid here."""
+    inputs = vlm.prepare(Image.new("RGB", (64, 64), "gray"), "What is this?")
+    for layer in (vlm.layers, max(1, vlm.layers // 2)):
+        with torch.inference_mode(), withdraw(vlm.model, layer):
+            vlm.generate(**inputs, max_new_tokens=3)

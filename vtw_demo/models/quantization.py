@@ -1,0 +1,89 @@
+"""What a model is, from its configuration alone, before any of its weights is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from vtw_demo.withdrawal.architectures import check_family, find_decoder
+
+# Bits of a weight: NF4 with a constant of 8 bits for 64 weights and one of 32 bits for 256 of these; int8 with one of
+# 32 bits a row, of which there are thousands of weights.
+BITS = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model without weights.
+
+    - `parameters`: all of them; `quantizable`: those that quantization touches, `quantizable_everywhere` where it is
+      asked to leave nothing out.
+    - `layers`: L, the number of decoder layers.
+    - `kept`, `kept_everywhere`: names of the modules that quantization leaves as they are, in both cases.
+    """
+
+    model_type: str
+    parameters: int
+    quantizable: int
+    quantizable_everywhere: int
+    layers: int
+    kept: tuple[str, ...]
+    kept_everywhere: tuple[str, ...]
+
+    def weight_bytes(self, quantization: str | None, quantize_all: bool, dtype: torch.dtype) -> int:
+        """What the weights take on a device, those that aren't quantized as `dtype`."""
+        if quantization is None:
+            return self.parameters * dtype.itemsize
+        quantized = self.quantizable_everywhere if quantize_all else self.quantizable
+        return round(quantized * BITS[quantization] / 8) + (self.parameters - quantized) * dtype.itemsize
+
+    def skipped_modules(self, quantize_all: bool) -> list[str]:
+        """`kept` as the patterns that transformers wants them in."""
+        return [re.escape(name) for name in (self.kept_everywhere if quantize_all else self.kept)]
+
+
+def describe(config: PreTrainedConfig) -> Architecture:
+    """What a configuration makes.
+
+    Raises ValueError, in a sentence for people, for a model that takes no pictures, and one in which withdrawal can't
+    mean anything.
+    """
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ValueError(
+            f"{config.model_type!r} is no vision-language model that answers in text. Choose one that is, such as a "
+            "LLaVA."
+        )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    model.tie_weights()
+    check_family(model)
+    layers = find_decoder(model).layers
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and not (tied and module is head)]
+    return Architecture(
+        model_type=config.model_type,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        quantizable=sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear)),
+        quantizable_everywhere=sum(module.weight.numel() for module in outside),
+        layers=len(layers),
+        kept=_outside(model, layers),
+        kept_everywhere=tuple(name for name, module in model.named_modules() if tied and module is head),
+    )
+
+
+def _outside(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[str, ...]:
+    """The largest modules that hold no decoder layer and are in none."""
+    inside = {id(module) for module in layers.modules()}
+    names: list[str] = []
+    for name, module in model.named_modules():
+        if id(module) in inside or any(name.startswith(f"{outer}.") for outer in names):
+            continue
+        if not any(id(part) in inside for part in module.modules()):
+            names.append(name)
+    return tuple(names)

@@ -1,0 +1,212 @@
+"""A vision-language model with its processor: what it is asked, and what it answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.video_utils import VideoMetadata
+
+from vtw_demo.models.devices import give_memory_back
+from vtw_demo.models.image import shown_picture
+from vtw_demo.models.question import EMPTY, read_question
+from vtw_demo.models.typed_text import as_plain_text
+from vtw_demo.models.video import Clip, FrameSampling, Shown
+from vtw_demo.models.video_processor import FRAMES_APART, TAKES_CLIPS
+from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.segments import visual_token_ids
+
+Quantization = Literal["4bit", "8bit"]
+
+# What Video-LLaVA was trained with.
+APART_FRAMES = 8
+# The Qwen-VLs' own settings where their files say none, and this project's cap: a frame is up to 384 visual tokens.
+PAIRED_FRAMES, FRAMES_PER_SECOND, MOST_FRAMES = 4, 2.0, 16
+# Stands for the question while a chat template is filled in: no text that a template changes.
+_QUESTION = "\ue000question\ue000"
+
+
+@dataclass(frozen=True)
+class VisionLanguageModel:
+    """A loaded model with its processor. `quantization` is None where weights are in `model.dtype`.
+
+    `quantize_all`: whether it touches more than the decoder layers.
+    `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
+    times; "" where it isn't known.
+    """
+
+    name: str
+    model: PreTrainedModel
+    processor: Any
+    quantization: Quantization | None = None
+    revision: str = ""
+    quantize_all: bool = False
+
+    @property
+    def layers(self) -> int:
+        """L, the number of decoder layers."""
+        return len(find_decoder(self.model).layers)
+
+    @property
+    def context(self) -> int | None:
+        """How many positions, prompt and answer together, the decoder was made for; None where it doesn't say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def precision(self) -> str:
+        """What the weights are held in, in words: "4-bit", "8-bit", "bfloat16" and so on."""
+        if self.quantization is None:
+            return _name(self.model.dtype)
+        bits = {"4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
+        return f"{bits} throughout" if self.quantize_all else bits
+
+    @property
+    def quantized(self) -> str:
+        """What is held in fewer bits, in a sentence."""
+        kept = _name(self.model.dtype)
+        if self.quantization is None:
+            return f"Nothing is quantized: all weights are {kept}."
+        bits = {"4bit": "4 bits (NF4, double quantization)", "8bit": "8 bits"}[self.quantization]
+        total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
+        inside = len(self.quantized_modules)
+        if self.quantize_all:
+            rest = "the embedding, the norms and what else isn't linear"
+            return f"{inside} of {total} linear modules are held in {bits}; {rest} in {kept}."
+        return (
+            f"The {inside} linear modules of the {self.layers} decoder layers are held in {bits}; the embedding, the "
+            f"vision tower, the projector and the head in {kept}."
+        )
+
+    @property
+    def quantized_modules(self) -> tuple[str, ...]:
+        """The names of the linear modules that are held in fewer bits."""
+        kinds = ("Linear4bit", "Linear8bitLt")
+        return tuple(name for name, module in self.model.named_modules() if type(module).__name__ in kinds)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the weights take on the device."""
+        return self.model.get_memory_footprint()
+
+    @property
+    def sampling(self) -> FrameSampling | None:
+        """How many frames of a clip the model is shown; None where it is asked about pictures only."""
+        model_type = self.model.config.model_type
+        if model_type not in TAKES_CLIPS or not hasattr(self.processor, "video_processor"):
+            return None
+        if model_type in FRAMES_APART:
+            return FrameSampling(APART_FRAMES, APART_FRAMES)
+        settings = self.processor.video_processor.settings
+        fewest, most = settings.get("min_frames") or PAIRED_FRAMES, settings.get("max_frames") or MOST_FRAMES
+        most = min(most, MOST_FRAMES)
+        return FrameSampling(min(fewest, most), most, settings.get("fps") or FRAMES_PER_SECOND)
+
+    def release(self) -> None:
+        """Give the weights' memory back, whoever still holds this model: it can't be used any more."""
+        for tensor in itertools.chain(self.model.parameters(), self.model.buffers()):
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            # bitsandbytes' scales, and in 8 bits the weights themselves.
+            vars(tensor).clear()
+        for module in self.model.modules():
+            for held in ("state", "quant_state"):
+                vars(module).pop(held, None)
+        give_memory_back()
+
+    def prepare(self, shown: Shown, question: str) -> dict[str, torch.Tensor]:
+        """The model's inputs for one picture or clip and one question: `prepare_batch` of one."""
+        return self.prepare_batch([(shown, question)])
+
+    def prepare_batch(self, queries: Sequence[tuple[Shown, str]]) -> dict[str, torch.Tensor]:
+        """The model's inputs for pictures or clips with a question each, on its device.
+
+        input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded,
+        and the pixels in the shape that the model's processor gives them. What a user types never becomes a
+        special token.
+
+        Raises ValueError for an empty question, what `shown_picture` refuses, and a clip where the model takes pictures
+        only.
+        """
+        pictures = [[shown_picture(shown)] for shown, _ in queries if isinstance(shown, Image.Image)]
+        clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
+        if clips and self.sampling is None:
+            raise ValueError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
+        media: dict[str, Any] = {}
+        if pictures:
+            media["images"] = pictures
+        if clips:
+            media["videos"] = [list(clip.frames) for clip in clips]
+            media["video_metadata"] = [_metadata(clip) for clip in clips]
+        prompts = [self._prompt("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
+        first_token = self.processor.tokenizer.bos_token
+        inputs = self.processor(
+            **media,
+            text=prompts,
+            # As transformers does: most chat templates write the first token themselves, LLaVA-1.5's leaves it out.
+            add_special_tokens=first_token is None or not prompts[0].startswith(first_token),
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        return {
+            # Pixels alone: masks and times keep their type.
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() and "pixel" in name else None)
+            for name, value in inputs.items()
+        }
+
+    def _prompt(self, kind: str, question: str) -> str:
+        content = [{"type": kind}, {"type": "text", "text": _QUESTION}]
+        messages = [{"role": "user", "content": content}]
+        template = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        before, _, after = template.partition(_QUESTION)
+        text = as_plain_text(read_question(question), before, after, self.processor.tokenizer)
+        if not text.strip():
+            raise ValueError(EMPTY)
+        return before + text + after
+
+    def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:
+        """How many of the prompt's tokens are visual."""
+        ids = torch.tensor(visual_token_ids(self.model.config), device=inputs["input_ids"].device)
+        return int(torch.isin(inputs["input_ids"], ids).sum())
+
+    def generate(self, **arguments: Any) -> Any:
+        """The model's own `generate`, greedy, without placeholders: in an answer they'd stand for no picture."""
+        generate: Any = self.model.generate
+        placeholders = list(visual_token_ids(self.model.config))
+        return generate(**arguments, do_sample=False, num_beams=1, suppress_tokens=placeholders)
+
+    def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
+        return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+    def token_text(self, token_id: int) -> str:
+        """One token as it stands in an answer, its leading space included; "(end)" for the one that ends it."""
+        if token_id == self.processor.tokenizer.eos_token_id:
+            return "(end)"
+        tokenizer = self.processor.tokenizer
+        text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        # SentencePiece's decoders drop the space with which a text begins.
+        begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
+        return f" {text}" if begins_word and not text.startswith(" ") else text
+
+
+def _metadata(clip: Clip) -> VideoMetadata:
+    """The clip's times as transformers counts them: frame numbers, as if there were one each millisecond."""
+    return VideoMetadata(
+        total_num_frames=max(1, round(1000 * clip.seconds)),
+        fps=1000.0,
+        duration=clip.seconds,
+        frames_indices=[round(1000 * time) for time in clip.times],
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).split(".")[-1]

@@ -1,0 +1,1 @@
+"""What is measured, as figures, sentences and tables, and the report that holds them all."""

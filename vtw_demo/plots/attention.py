@@ -1,0 +1,110 @@
+"""Where attention goes: attention mass by layer and segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vtw_demo.formats import percent
+from vtw_demo.measurements.attention import AttentionMass, Shares
+from vtw_demo.plots.style import K_LINE, SEGMENT_COLOURS, styled
+from vtw_demo.plots.table import Cell, Table
+from vtw_demo.withdrawal.segments import Segment
+
+AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] | int
+"""Whose attention: a number is that of an answer token, counted from 0."""
+LAST_PROMPT: AttentionQuery = "last prompt token"
+ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
+
+
+def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
+    """(layers, segments) of the chosen query. Raises ValueError for a token that the answer hasn't."""
+    if isinstance(query, int):
+        if not 0 <= query < len(mass.answer):
+            raise ValueError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
+        return mass.answer[query]
+    return mass.answer_mean if query == ANSWER_MEAN else mass.last_prompt
+
+
+def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> go.Figure:
+    """Both runs side by side on the same axes: a bar a layer, its segments stacked to 100 %, K marked."""
+    layer = _withdrawal_layer(withdrawn)
+    figure = make_subplots(
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=("full", f"withdrawn at layer {layer}"),
+    )
+    figure.update_annotations(font={"size": 13})
+    layers = list(range(full.layers))
+    for column, mass in enumerate((full, withdrawn), start=1):
+        shares = shares_by_layer(mass, query)
+        for index, name in enumerate(mass.segments):
+            figure.add_bar(
+                x=layers,
+                y=[100 * of_layer[index] for of_layer in shares],
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                marker={"color": SEGMENT_COLOURS[Segment(name)], "line": {"width": 0}},
+                hovertemplate=f"layer %{{x}}, {name}: %{{y:.1f}} %<extra></extra>",
+                row=1,
+                col=column,
+            )
+        # At K = L nothing is withdrawn, and there is no layer to mark.
+        if layer < full.layers:
+            figure.add_vline(x=layer - 0.5, line=K_LINE, row=1, col=column)
+    figure.update_layout(barmode="stack", bargap=0.08, height=275, legend={"orientation": "h", "y": -0.3, "x": 0})
+    figure.update_xaxes(title={"text": "decoder layer", "standoff": 4}, range=[-0.5, full.layers - 0.5])
+    figure.update_xaxes(dtick=1 if full.layers <= 16 else 4)
+    figure.update_yaxes(range=[0, 100], ticksuffix=" %")
+    figure.update_yaxes(title={"text": "share of attention", "standoff": 4}, row=1, col=1)
+    return styled(figure)
+
+
+def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
+    layer = _withdrawal_layer(withdrawn)
+    image = full.segments.index(Segment.IMAGE)
+    shares = [of_layer[image] for of_layer in shares_by_layer(full, query)]
+    asker = _asker(query)
+    if layer == full.layers:
+        return f"Over all layers the picture gets {percent(_mean(shares))} of the attention of {asker}."
+    early, late = _mean(shares[:layer]), _mean(shares[layer:])
+    return (
+        f"Seen by every layer, the picture gets {percent(late)} of the attention of {asker} in "
+        f"{_layers(layer, full.layers - 1)}, after {percent(early)} in {_layers(0, layer - 1)}; "
+        f"withdrawn at layer {layer}, it gets none from there on."
+    )
+
+
+def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
+    """A row for each run and layer, a column for each segment."""
+    rows: list[tuple[Cell, ...]] = [
+        (run, layer, *(100 * share for share in shares))
+        for run, mass in (("full", full), ("withdrawn", withdrawn))
+        for layer, shares in enumerate(shares_by_layer(mass, query))
+    ]
+    return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
+
+
+def _asker(query: AttentionQuery) -> str:
+    if isinstance(query, int):
+        return f"the answer's token {query + 1}"
+    return "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
+
+
+def _withdrawal_layer(mass: AttentionMass) -> int:
+    if mass.withdrawal_layer is None:
+        raise ValueError("This attention mass is of a run without withdrawal: there is no layer K to mark.")
+    return mass.withdrawal_layer
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _layers(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first} to {last}"

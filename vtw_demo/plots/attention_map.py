@@ -1,0 +1,286 @@
+"""Where it looks: the picture with its patches shaded by attention, layer by layer, as HTML that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import statistics
+from collections.abc import Mapping
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+from vtw_demo.comparison.compare import RunName
+from vtw_demo.formats import percent, run_title
+from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.patch_grid import PatchGeometry
+from vtw_demo.plots.table import Cell, Table
+
+FOLDER = Path(__file__).parent
+ATTENTION_MAP_CSS = (FOLDER / "attention_map.css").read_text(encoding="utf-8")
+ATTENTION_MAP_SCRIPT = (FOLDER / "attention_map.js").read_text(encoding="utf-8")
+
+LONGEST_SIDE = 336
+"""Pixels of what is embedded; patches of the usual grids are whole numbers of them."""
+# Dark to bright, which colour-blind people can tell apart too; what gets no attention stays clear.
+_COLOURS = np.array(
+    [unlabel_rgb(colour) for colour in sample_colorscale("inferno", np.linspace(0.25, 1, 256))], dtype=np.uint8
+)
+_OPACITY = (235 * np.linspace(0, 1, 256) ** 0.6).round().astype(np.uint8)
+_STOPS = (
+    f"rgb({red} {green} {blue} / {opacity / 255:.2f})"
+    for (red, green, blue), opacity in zip(_COLOURS[::51].tolist(), _OPACITY[::51].tolist(), strict=True)
+)
+_GRADIENT = f"linear-gradient(90deg,{','.join(_STOPS)})"
+
+
+def attention_map_html(
+    picture: Image.Image,
+    geometry: PatchGeometry,
+    full: AttentionMap,
+    withdrawn: AttentionMap,
+    first_layer: int,
+    picture_index: int = 0,
+) -> str:
+    """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
+
+    It opens at `first_layer`; `picture_index` says which of the prompt's pictures `picture` is. Looks and works as it
+    should with `ATTENTION_MAP_CSS` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
+    have the same scale.
+
+    Raises ValueError for a layer or picture that isn't there, maps of different shapes, and patches that aren't theirs.
+    """
+    layer = _withdrawal_layer(withdrawn)
+    if withdrawn.weights.shape != full.weights.shape:
+        raise ValueError(f"The maps have different shapes: {full.weights.shape} and {withdrawn.weights.shape}.")
+    if not 0 <= first_layer < full.layers:
+        raise ValueError(f"first_layer must be from 0 to {full.layers - 1}, the last layer; this is {first_layer}.")
+    if not 0 <= picture_index < len(geometry.sizes):
+        raise ValueError(
+            f"picture_index must be from 0 to {len(geometry.sizes) - 1}, the last picture; this is {picture_index}."
+        )
+    runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
+    shades = {run: _shades(geometry, attention_map, picture_index) for run, attention_map in runs.items()}
+    peaks = _peaks(*shades.values())
+    width, height = geometry.sizes[picture_index]
+    variables = [f"--aspect:{width}/{height}", f"--picture:url({_picture(picture)})"]
+    variables += [f"--relative-{at}:{peak / (max(peaks) or 1):.4f}" for at, peak in enumerate(peaks)]
+    for run, of_run in shades.items():
+        variables += [f"--{run}-{at}:url({_overlay(shade, peaks[at])})" for at, shade in enumerate(of_run)]
+    mine = np.array([patch.picture == picture_index for patch in geometry.patches])
+    sides = [_side(run, attention_map, layer, mine, first_layer) for run, attention_map in runs.items()]
+    on_a_patch = [peak * _patch_cells(geometry, picture_index) for peak in peaks]
+    kind = "attention-map" if _overlap(geometry, picture_index) else "attention-map crisp"
+    return (
+        f'<div class="{kind}" style="{escape(";".join(variables))}" data-layers="{full.layers}">'
+        f'{_controls(on_a_patch, first_layer)}<div class="map-views"><div class="map-sides">{"".join(sides)}</div>'
+        f"<div>{_sheet(runs, layer, first_layer)}</div></div></div>"
+    )
+
+
+def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
+    """Whether the attention that the picture gets is on a few of its patches, before and after K."""
+    layer = _withdrawal_layer(withdrawn)
+    before = _brightest_tenth(full.weights[:layer])
+    span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
+    said = (
+        f"In {span} the brightest tenth of the patches takes {percent(before)} of the attention that the picture gets"
+    )
+    if layer == full.layers:
+        return f"{said}; nothing is withdrawn."
+    rest = percent(float(full.weights[layer:].sum(1).mean()))
+    return f"{said}; from layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
+
+
+def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
+    """A row for each layer and visual token: its picture and box, and its shares in both runs."""
+    rows: list[tuple[Cell, ...]] = []
+    for layer, shares in enumerate(zip(full.weights.tolist(), withdrawn.weights.tolist(), strict=True)):
+        for token, (patch, *both) in enumerate(zip(geometry.patches, *shares, strict=True)):
+            box = patch.box or (None,) * 4
+            rows.append((layer, token, patch.picture, *box, *(100 * share for share in both)))
+    box_columns = ("left", "top", "right", "bottom")
+    columns = ("layer", "visual token", "picture", *box_columns, "full (%)", "withdrawn (%)")
+    return Table(columns, tuple(rows))
+
+
+def attention_map_png(
+    picture: Image.Image,
+    geometry: PatchGeometry,
+    full: AttentionMap,
+    withdrawn: AttentionMap,
+    picture_index: int = 0,
+) -> bytes:
+    """All layers on one sheet, as a PNG file: a column a layer, the full run above the withdrawn one."""
+    # Darker than it is, so that bright colours stand out.
+    shown = ImageOps.grayscale(_small(picture, LONGEST_SIDE // 2)).point(lambda value: 0.72 * value).convert("RGBA")
+    gap, title, across = 6, 14, 8
+    width, height = shown.width + gap, 2 * (shown.height + gap) + title
+    rows = -(-full.layers // across)
+    sheet = Image.new("RGB", (min(across, full.layers) * width + gap, rows * height + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    both = [_shades(geometry, attention_map, picture_index) for attention_map in (full, withdrawn)]
+    for at, peak in enumerate(_peaks(*both)):
+        left, top = gap + at % across * width, gap + at // across * height
+        draw.text((left, top), f"layer {at}", fill="black")
+        for row, shades in enumerate(both):
+            if at < len(shades):
+                overlay = _indexed(shades[at], peak).convert("RGBA").resize(shown.size)
+                tile = Image.alpha_composite(shown, overlay)
+            else:
+                tile = Image.blend(shown, Image.new("RGBA", shown.size, "white"), 0.7)
+            sheet.paste(tile.convert("RGB"), (left, top + title + row * (shown.height + gap)))
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    return content.getvalue()
+
+
+def _controls(on_a_patch: list[float], first_layer: int) -> str:
+    """`on_a_patch`: the share of attention that each layer's brightest colour stands for."""
+    last = len(on_a_patch) - 1
+    own = "".join(f"<span {_at(layer, first_layer)}>{percent(share)}</span>" for layer, share in enumerate(on_a_patch))
+    return (
+        '<div class="map-controls"><button type="button" class="map-play">Play</button>'
+        '<span class="map-slider"><label>decoder layer <input type="range" class="map-layer" '
+        f'min="0" max="{last}" step="1" value="{first_layer}"></label>'
+        f'<output aria-live="off">{first_layer}</output></span>'
+        '<label><input type="checkbox" class="map-scale"> same scale in all layers</label>'
+        f'<span class="map-legend">none <i style="background-image:{_GRADIENT}"></i>'
+        f'<span><span class="map-own-scale">{own}</span>'
+        f'<span class="map-overall-scale">{percent(max(on_a_patch))}</span> of the attention on a patch</span></span>'
+        "</div>"
+    )
+
+
+def _side(run: RunName, attention_map: AttentionMap, layer: int, mine: np.ndarray, first_layer: int) -> str:
+    title = escape(run_title(run, layer))
+    seen = [
+        f'<div role="img" aria-label="The picture, shaded by its attention in layer {at}. {title}." '
+        f"{_at(at, first_layer)}>{_seen(run, attention_map, at)}</div>"
+        for at in range(attention_map.layers)
+    ]
+    captions = [
+        f"<p {_at(at, first_layer)}>{_caption(attention_map, at, mine)}</p>" for at in range(attention_map.layers)
+    ]
+    return (
+        f'<figure class="map-side {run}"><figcaption>{title}</figcaption><div class="map-stage">{"".join(seen)}</div>'
+        f'<div class="map-caption" aria-live="polite">{"".join(captions)}</div></figure>'
+    )
+
+
+def _sheet(runs: Mapping[RunName, AttentionMap], layer: int, first_layer: int) -> str:
+    small = [
+        f'<button type="button" class="map-small" data-to="{at}" aria-current="{str(at == first_layer).lower()}" '
+        f'aria-label="Show layer {at}"><span>{at}</span>'
+        f"{''.join(_seen(run, attention_map, at) for run, attention_map in runs.items())}</button>"
+        for at in range(runs["full"].layers)
+    ]
+    note = f"All layers: above, with the picture in every layer; below, withdrawn at layer {layer}."
+    return f'<p class="map-note">{note}</p><div class="map-sheet">{"".join(small)}</div>'
+
+
+def _at(layer: int, first_layer: int) -> str:
+    """The attributes of what is shown with one layer only."""
+    return f'data-at="{layer}"' if layer == first_layer else f'data-at="{layer}" hidden'
+
+
+def _seen(run: RunName, attention_map: AttentionMap, layer: int) -> str:
+    """The picture with one layer's overlay, or dimmed where the layer has no visual token."""
+    if _is_withdrawn(attention_map, layer):
+        return '<span class="map-picture gone"></span>'
+    overlay = f'<b style="background-image:var(--{run}-{layer});--relative:var(--relative-{layer})"></b>'
+    return f'<span class="map-picture">{overlay}</span>'
+
+
+def _caption(attention_map: AttentionMap, layer: int, mine: np.ndarray) -> str:
+    """`mine`, bool, shape (visual tokens,): those of the picture that is shown."""
+    if _is_withdrawn(attention_map, layer):
+        return f"layer {layer}, withdrawn: no visual token from layer {attention_map.withdrawal_layer} on"
+    share = float(attention_map.weights[layer, mine].sum())
+    return f"layer {layer}: {percent(share)} of the attention is on the picture"
+
+
+def _is_withdrawn(attention_map: AttentionMap, layer: int) -> bool:
+    return attention_map.withdrawal_layer is not None and layer >= attention_map.withdrawal_layer
+
+
+def _withdrawal_layer(withdrawn: AttentionMap) -> int:
+    if withdrawn.withdrawal_layer is None:
+        raise ValueError("This attention map is of a run without withdrawal: there is no layer K to show.")
+    return withdrawn.withdrawal_layer
+
+
+def _brightest_tenth(weights: np.ndarray) -> float:
+    """The share of all weights, (layers, visual tokens), that each layer's brightest tenth of the tokens has."""
+    tenth = -(-weights.shape[1] // 10)
+    return float(np.sort(weights, axis=1)[:, -tenth:].sum() / max(float(weights.sum()), 1e-12))
+
+
+def _shades(geometry: PatchGeometry, attention_map: AttentionMap, picture_index: int) -> list[np.ndarray]:
+    """One picture's attention in each layer that has visual tokens, a cell for each pixel of the overlay."""
+    held = attention_map.weights[: attention_map.withdrawal_layer]
+    return [geometry.shade(weights, LONGEST_SIDE)[picture_index] for weights in held]
+
+
+def _peaks(*runs: list[np.ndarray]) -> list[float]:
+    """Each layer's brightest cell in any of the runs, of which some have fewer layers."""
+    return [max(float(shade.max()) for shade in of_layer if shade is not None) for of_layer in zip_longest(*runs)]
+
+
+def _areas(geometry: PatchGeometry, picture_index: int) -> list[float]:
+    """The share of the picture that each of its patches covers; 0 for visual tokens without a place, and others'."""
+    return [
+        0.0
+        if patch.box is None or patch.picture != picture_index
+        else (patch.box[2] - patch.box[0]) * (patch.box[3] - patch.box[1])
+        for patch in geometry.patches
+    ]
+
+
+def _patch_cells(geometry: PatchGeometry, picture_index: int) -> float:
+    """How many of the overlay's pixels a patch has: the median, as edges may cut some."""
+    areas = [area for area in _areas(geometry, picture_index) if area]
+    width, height = geometry.sizes[picture_index]
+    return statistics.median(areas) * LONGEST_SIDE**2 * min(width, height) / max(width, height) if areas else 0.0
+
+
+def _overlap(geometry: PatchGeometry, picture_index: int) -> bool:
+    """Whether patches lie on each other, as those of an overview and its tiles do, so that they are no plain grid."""
+    # Spread over its cells, a patch as heavy as it is large counts 1 where it lies alone.
+    cover = geometry.shade(_areas(geometry, picture_index), LONGEST_SIDE)[picture_index]
+    return bool(cover.max() * cover.size > 1.5)
+
+
+def _indexed(shade: np.ndarray, peak: float) -> Image.Image:
+    """A shaded layer in colours, the last one for `peak`, clear where there is no attention."""
+    levels = (255 * shade / (peak or 1)).round().astype(np.uint8)
+    image = Image.frombytes("P", (shade.shape[1], shade.shape[0]), levels.tobytes())
+    image.putpalette(_COLOURS.tobytes())
+    image.info["transparency"] = _OPACITY.tobytes()
+    return image
+
+
+def _overlay(shade: np.ndarray, peak: float) -> str:
+    content = io.BytesIO()
+    _indexed(shade, peak).save(content, "PNG", optimize=True)
+    return _data_uri(content, "png")
+
+
+def _small(picture: Image.Image, longest_side: int) -> Image.Image:
+    shown = ImageOps.exif_transpose(picture).convert("RGB")
+    shown.thumbnail((longest_side, longest_side))
+    return shown
+
+
+def _picture(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    _small(picture, LONGEST_SIDE).save(content, "JPEG", quality=88)
+    return _data_uri(content, "jpeg")
+
+
+def _data_uri(content: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

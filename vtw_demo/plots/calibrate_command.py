@@ -1,0 +1,108 @@
+"""`python -m vtw_demo calibrate`: the withdrawal layer for a model, from a few samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vtw_demo.comparison.calibration import (
+    DEFAULT_SAMPLES,
+    DEFAULT_THRESHOLD,
+    Calibration,
+    CalibrationProgress,
+    calibrate,
+)
+from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
+from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.plots.divergence import divergence_figure
+from vtw_demo.plots.divergence_png import divergence_png
+
+HELP = "choose the withdrawal layer K for a model"
+DESCRIPTION = (
+    "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
+    "first K at which the mean is at most the threshold. What was measured is kept in the user's cache folder: a "
+    "stopped calibration goes on where it was, and the demo starts from the result."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a JSONL or CSV file whose rows have an image (a path, relative to the file) and a question, or a folder "
+        "that holds one such file; without it, fresh scenes, descriptions of some, and easy-vqa where it "
+        "is installed",
+    )
+    parser.add_argument(
+        "--answer-tokens",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --data, measure N tokens of the model's own answer at most, as long answers need; 1 is the paper's",
+    )
+    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="how many samples to measure at most")
+    parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD, help="largest mean KL divergence at K")
+    parser.add_argument("--strict", action="store_true", help="refuse data with a bad row instead of skipping it")
+    parser.add_argument("--out", type=Path, help="folder for the result; without it, the user's cache folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.data is None:
+        if options.answer_tokens != 1:
+            raise ValueError(f"--answer-tokens {options.answer_tokens} is for --data: give both, or neither.")
+        samples, data = embedded_samples(options.samples), EMBEDDED_DATA
+    else:
+        samples, skipped = read_samples(
+            options.data, options.samples, options.strict, answer_tokens=options.answer_tokens
+        )
+        data = str(options.data)
+        for row in skipped:
+            print(f"skipped {options.data}, {row}", file=sys.stderr)
+    vlm = load_model(options)
+    store = CalibrationStore.of(vlm)
+    calibration = None
+    try:
+        with tqdm(total=len(samples), desc="calibrating", unit="sample") as bar:
+            for event in calibrate(vlm, samples, options.threshold, data, store):
+                if isinstance(event, CalibrationProgress):
+                    bar.update(event.measured - bar.n)
+                else:
+                    calibration = event
+    except KeyboardInterrupt:
+        kept = store.problem or "What was measured is kept: the same command goes on there."
+        print(f"Stopped. {kept}", file=sys.stderr)
+        return 130
+    assert calibration is not None
+    print(table(calibration))
+    print(calibration.sentence())
+    folder = options.out or store.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
+        "calibration.html": divergence_figure(calibration, None).to_html(include_plotlyjs=True).encode(),
+        "calibration.png": divergence_png(calibration),
+    }
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+        print(folder / name)
+    if store.problem:
+        raise OSError(store.problem)
+    return 0
+
+
+def table(calibration: Calibration) -> str:
+    """The divergence at every K, as Markdown."""
+    lines = ["| K | mean KL | standard deviation | FLOPs left |", "|---|---|---|---|"]
+    left = calibration.flops_left or (None,) * len(calibration.layers)
+    rows = zip(calibration.layers, calibration.mean, calibration.standard_deviation, left, strict=True)
+    for layer, mean, deviation, share in rows:
+        chosen = " (chosen)" if layer == calibration.layer else ""
+        flops = "unknown" if share is None else f"{100 * share:.0f} %"
+        lines.append(f"| {layer}{chosen} | {mean:.2g} | {deviation:.2g} | {flops} |")
+    return "\n".join(lines)

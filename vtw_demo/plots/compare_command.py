@@ -1,0 +1,68 @@
+"""`python -m vtw_demo compare`: one question answered twice, and what explains it as a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.calibration import stored_calibration
+from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.compare import Comparison, compare
+from vtw_demo.comparison.machine import this_machine
+from vtw_demo.comparison.summary import verdict
+from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.image import open_picture
+from vtw_demo.models.video import Shown, find_clip, is_clip
+from vtw_demo.plots.report import report_html
+from vtw_demo.plots.report_data import report_data
+
+HELP = "answer one question twice, with and without withdrawal"
+DESCRIPTION = (
+    "Answer a question about a picture with every layer seeing the picture and with the visual tokens withdrawn at "
+    "layer K, and write what explains the two answers: one HTML file that opens offline, or JSON."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--image",
+        type=Path,
+        required=True,
+        help="the file of a picture, or of a short clip where the model takes clips",
+    )
+    parser.add_argument("--question", required=True, help="what to ask about it")
+    parser.add_argument("--layer", type=int, required=True, metavar="K", help="withdrawal layer")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
+    parser.add_argument("--rounds", type=int, default=0, help="measure times in so many more interleaved rounds")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write the report to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all that was measured to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    # A picture before the model, which would be loaded for nothing; how a clip is read depends on the model.
+    picture: Shown | None = None if is_clip(options.image) else open_picture(options.image)
+    vlm = load_model(options)
+    picture = picture or find_clip(options.image, vlm.sampling) or open_picture(options.image)
+    *_, comparison = compare(vlm, picture, options.question, options.layer, options.max_new_tokens)
+    assert isinstance(comparison, Comparison)
+    print(f"every layer sees the picture:     {comparison.full.answer}")
+    print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
+    print(verdict(comparison))
+    if not (options.report or options.json):
+        return 0
+    full = FullExamination(vlm, picture, options.question, comparison.full)
+    examination, calibration = Examination(full, comparison), stored_calibration(CalibrationStore.of(vlm))
+    if options.rounds:
+        for _ in examination.repeat_timing(options.rounds):
+            pass
+    if options.report:
+        write_whole(options.report, report_html(examination, calibration, this_machine()).encode())
+        print(options.report)
+    if options.json:
+        data = report_data(examination, calibration, this_machine())
+        write_whole(options.json, json.dumps(data, indent=1).encode())
+        print(options.json)
+    return 0

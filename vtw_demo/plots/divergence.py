@@ -1,0 +1,247 @@
+"""How far withdrawal at each K moves the next token: the calibration's curve, one question's, and the FLOPs left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
+from vtw_demo.formats import count
+from vtw_demo.measurements.query_sweep import QuerySweep
+from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.table import Table
+
+# Where a logarithmic axis ends; divergences below it are of rounding.
+FLOOR = 1e-6
+CURVE_COLOUR, QUERY_COLOUR, FLOPS_COLOUR = "#0072B2", "#CC79A7", "#009E73"
+
+
+def divergence_figure(calibration: Calibration | None, query: QuerySweep | None) -> go.Figure:
+    """KL divergence by K on a logarithmic axis, with what is known of it; the share of FLOPs left on a second axis."""
+    figure = go.Figure()
+    layers: Sequence[int] = ()
+    flops_left = None
+    if query is not None:
+        layers, flops_left = query.layers, query.flops_left
+    if calibration is not None:
+        layers, flops_left = calibration.layers, calibration.flops_left
+        low, high = calibration.quantile(0.1), calibration.quantile(0.9)
+        band = {"color": CURVE_COLOUR, "width": 0}
+        figure.add_scatter(x=layers, y=_floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
+        figure.add_scatter(
+            x=layers,
+            y=_floored(low),
+            mode="lines",
+            line=band,
+            fill="tonexty",
+            fillcolor="rgba(0,114,178,0.18)",
+            name="80 % of the samples",
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=layers,
+            y=_floored(calibration.mean),
+            customdata=calibration.mean,
+            mode="lines+markers",
+            line={"color": CURVE_COLOUR},
+            name=f"mean of {count(len(calibration.samples), 'sample')}",
+            hovertemplate="K = %{x}: mean KL %{customdata:.2g}<extra></extra>",
+        )
+        figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
+        # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
+        figure.add_annotation(
+            x=0.01,
+            xref="paper",
+            y=_exponent(calibration.threshold),
+            text=f"threshold {calibration.threshold:g}",
+            showarrow=False,
+            xanchor="left",
+            yanchor="bottom",
+            font={"size": 11},
+        )
+        figure.add_vline(
+            x=calibration.nearest_layer,
+            line=K_LINE,
+            annotation={"text": f"K = {calibration.nearest_layer}", "font": {"size": 12}},
+            annotation_position="top left",
+        )
+    if query is not None:
+        figure.add_scatter(
+            x=layers,
+            y=_floored(query.kl),
+            customdata=query.kl,
+            mode="lines+markers",
+            line={"color": QUERY_COLOUR},
+            marker={"symbol": "diamond"},
+            name="this question",
+            hovertemplate="K = %{x}: KL of this question %{customdata:.2g}<extra></extra>",
+        )
+    if flops_left is not None:
+        figure.add_scatter(
+            x=layers,
+            y=[100 * share for share in flops_left],
+            yaxis="y2",
+            mode="lines",
+            line={"color": FLOPS_COLOUR, "dash": "dashdot"},
+            name="FLOPs left (right axis)",
+            hovertemplate="K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>",
+        )
+    figure.update_layout(
+        height=380,
+        legend={"orientation": "h", "y": -0.2, "x": 0},
+        yaxis={
+            "type": "log",
+            "title": {"text": "KL divergence, natural log", "standoff": 4},
+            "exponentformat": "power",
+            "dtick": 1,
+        },
+        yaxis2={
+            "title": {"text": "prefill FLOPs left", "standoff": 4},
+            "overlaying": "y",
+            "side": "right",
+            "range": [0, 100],
+            "ticksuffix": " %",
+            "showgrid": False,
+        },
+        xaxis={
+            "title": {"text": "withdrawal layer K", "standoff": 4},
+            "dtick": 1 if len(layers) <= 16 else 4,
+        },
+    )
+    return styled(figure).update_layout(margin={"r": 64})
+
+
+def divergence_reading(calibration: Calibration | None, query: QuerySweep | None) -> str:
+    """The figure in words: what the calibration chose, and whether this question needs more layers or fewer."""
+    if calibration is None:
+        said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
+    else:
+        said = calibration.sentence()
+    if query is None:
+        return said
+    threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
+    needed = next((k for k, kl in zip(query.layers, query.kl, strict=True) if kl <= threshold), None)
+    above = "it" if calibration is not None else f"a KL of {threshold:g}"
+    if needed is None:
+        return f"{said} This question stays above {above} at every K."
+    if calibration is None:
+        return f"{said} This question first moves the next token by no more than {above} at K = {needed}."
+    chosen = calibration.nearest_layer
+    if needed == chosen:
+        return f"{said} This question first meets it at the same K."
+    difference = abs(needed - chosen)
+    more = "more" if needed > chosen else "fewer"
+    return f"{said} This question first meets it at K = {needed}: it needs {count(difference, 'layer')} {more}."
+
+
+def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Table:
+    """A row for each K: of this question, and of the calibration where there is one."""
+    columns = ["K", "KL of this question (nats)", "prefill FLOPs left (%)", "KV cache left (%)"]
+    left = [
+        [None if shares is None else 100 * shares[i] for shares in (query.flops_left, query.cache_left)]
+        for i in range(len(query.kl))
+    ]
+    rows = [[k, kl, *shares] for k, kl, shares in zip(query.layers, query.kl, left, strict=True)]
+    if calibration is not None:
+        columns += ["mean KL of the calibration (nats)", "10th percentile (nats)", "90th percentile (nats)"]
+        measured = (calibration.mean, calibration.quantile(0.1), calibration.quantile(0.9))
+        rows = [[*row, *values] for row, *values in zip(rows, *measured, strict=True)]
+    return Table(tuple(columns), tuple(tuple(row) for row in rows))
+
+
+def words_figure(query: QuerySweep) -> go.Figure:
+    """The divergence at each token of the full model's answer (columns), withdrawn at each K (rows)."""
+    columns = list(range(len(query.answer)))
+    exponents = [[_exponent(kl) for kl in row] for row in query.answer_kl]
+    said = [
+        [[token, choice, kl] for token, choice, kl in zip(query.answer, choices, row, strict=True)]
+        for choices, row in zip(query.answer_choices, query.answer_kl, strict=True)
+    ]
+    ticks = list(range(round(_exponent(0)), 2))
+    figure = go.Figure(
+        go.Heatmap(
+            x=columns,
+            y=query.layers,
+            z=exponents,
+            customdata=said,
+            zmin=ticks[0],
+            zmax=ticks[-1],
+            colorscale="Cividis",
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": "KL", "side": "right"},
+                "tickvals": ticks,
+                "ticktext": [f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
+                "thickness": 12,
+            },
+            hovertemplate="K = %{y}, token “%{customdata[0]}”<br>KL %{customdata[2]:.2g}<br>"
+            "withdrawn, the model says “%{customdata[1]}”<extra></extra>",
+        )
+    )
+    changed = [
+        (column, layer)
+        for layer, choices in zip(query.layers, query.answer_choices, strict=True)
+        for column, (token, choice) in enumerate(zip(query.answer, choices, strict=True))
+        if token != choice
+    ]
+    if changed:
+        figure.add_scatter(
+            x=[column for column, _ in changed],
+            y=[layer for _, layer in changed],
+            mode="markers",
+            marker={"symbol": "x", "size": 7, "color": RUN_COLOURS["withdrawn"]},
+            name="another token",
+            hoverinfo="skip",
+        )
+    figure.update_layout(height=max(280, 120 + 18 * len(query.layers)), showlegend=bool(changed))
+    figure.update_layout(legend={"orientation": "h", "y": 1.1, "x": 0})
+    figure.update_xaxes(
+        title={"text": "token of the full model's answer", "standoff": 12},
+        automargin=True,
+        tickvals=columns,
+        ticktext=[token.strip() or "␣" for token in query.answer],
+        tickangle=-40 if len(columns) > 12 else 0,
+        showgrid=False,
+    )
+    figure.update_yaxes(
+        title={"text": "withdrawal layer K", "standoff": 4},
+        dtick=1 if len(query.layers) <= 16 else 4,
+        autorange="reversed",
+        showgrid=False,
+    )
+    return styled(figure)
+
+
+def words_reading(query: QuerySweep, threshold: float) -> str:
+    """Which token needs the picture longest."""
+    needed = []
+    for column, token in enumerate(query.answer):
+        above = [k for k, row in zip(query.layers, query.answer_kl, strict=True) if row[column] > threshold]
+        needed.append((max(above, default=0) + 1, query.answer_kl[-1][column], column, token))
+    last, _, column, token = max(needed)
+    if last == 1:
+        return f"No token of this answer moves by more than KL {threshold:g} at any K."
+    until = f"K = {last}" if last <= len(query.kl) else "the last layer"
+    word = f"Token {column + 1}, “{token.strip()}”"
+    return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
+
+
+def words_table(query: QuerySweep) -> Table:
+    """A row for each K and token of the full model's answer."""
+    rows = [
+        (k, number, token, choice, kl)
+        for k, choices, divergences in zip(query.layers, query.answer_choices, query.answer_kl, strict=True)
+        for number, (token, choice, kl) in enumerate(zip(query.answer, choices, divergences, strict=True), start=1)
+    ]
+    return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
+
+
+def _floored(values: Sequence[float]) -> list[float]:
+    return [max(FLOOR, value) for value in values]
+
+
+def _exponent(kl: float) -> float:
+    return math.log10(max(FLOOR, kl))

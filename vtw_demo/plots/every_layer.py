@@ -1,0 +1,69 @@
+"""What an answer costs at each withdrawal layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
+from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.table import Table
+
+
+def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
+    """Prefill and decode time by K, with the full run's as level lines."""
+    figure = go.Figure()
+    layers = [answer.layer for answer in answers]
+    stages = (
+        ("prefill", "#0072B2", full.prefill_ms, [answer.run.prefill_ms for answer in answers]),
+        (
+            "decode, per token",
+            RUN_COLOURS["withdrawn"],
+            full.decode_ms_per_token,
+            [answer.run.decode_ms_per_token for answer in answers],
+        ),
+    )
+    for name, colour, level, times in stages:
+        if level is None:
+            continue
+        figure.add_scatter(
+            x=layers,
+            y=times,
+            mode="lines+markers",
+            line={"color": colour},
+            name=name,
+            hovertemplate=f"K = %{{x}}, {name}: %{{y:.2f}} ms<extra></extra>",
+        )
+        figure.add_hline(
+            y=level,
+            line={"dash": "dot", "width": 1.5, "color": colour},
+            annotation={"text": f"{name}, full", "font": {"size": 11}},
+            annotation_position="top left",
+        )
+    figure.update_layout(height=330, legend={"orientation": "h", "y": -0.22, "x": 0})
+    figure.update_xaxes(title={"text": "withdrawal layer K", "standoff": 4}, dtick=1 if len(layers) <= 16 else 4)
+    figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero")
+    return styled(figure)
+
+
+def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
+    """From which K on the answers stay the full one."""
+    first, last = answers[0].layer, answers[-1].layer
+    stable = first_stable_layer(full, answers)
+    if stable is None:
+        return f"Withdrawn at K = {last}, the answer still differs from the full one."
+    if stable == first:
+        return f"From K = {first} to {last} the answer is the full one throughout."
+    return f"From K = {stable} to {last} the answer stays the full one."
+
+
+def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
+    """A row for each K, and one for the full run, whose K is empty."""
+    rows = [
+        (layer, run.answer, run.tokens == full.tokens, run.prefill_ms, run.decode_ms_per_token, run.total_ms)
+        for layer, run in [*((answer.layer, answer.run) for answer in answers), (None, full)]
+    ]
+    columns = ("K", "answer", "same as full", "prefill (ms)", "decode per token (ms)", "total (ms)")
+    return Table(columns, tuple(rows))

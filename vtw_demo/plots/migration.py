@@ -1,0 +1,161 @@
+"""How the picture's content moves into the text: the logit lens, and how far the text's states have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vtw_demo.comparison.compare import RunName
+from vtw_demo.formats import count, percent
+from vtw_demo.measurements.logit_lens import Migration, Rows
+from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.table import Cell, Table
+
+# As many as have room below each other.
+LABELLED_TOKENS = 16
+# Distances below it are of rounding.
+FLOOR = 1e-5
+
+
+def migration_figure(migration: Migration) -> go.Figure:
+    """Above, how likely the answer already is after each layer; below, how far each text token has moved. K is marked.
+
+    The answer is its first token, and the mean over all where there are several. Of more than `LABELLED_TOKENS` text
+    tokens every n-th is labelled.
+    """
+    upper, gap = 0.4, 0.06
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=gap, row_heights=[upper, 1 - upper])
+    layers = list(range(migration.layers))
+    runs: dict[RunName, tuple[str, Rows]] = {
+        "full": ("full", migration.probability),
+        "withdrawn": (f"withdrawn at layer {migration.withdrawal_layer}", migration.withdrawn_probability),
+    }
+    for run, (title, rows) in runs.items():
+        figure.add_scatter(
+            x=layers,
+            y=[100 * row[0] for row in rows],
+            mode="lines+markers",
+            line={"color": RUN_COLOURS[run]},
+            name=f"“{escape(_shown(migration.answer[0]), quote=False)}”, {title}",
+            hovertemplate="after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+            row=1,
+            col=1,
+        )
+        if len(migration.answer) > 1:
+            figure.add_scatter(
+                x=layers,
+                y=[100 * sum(row) / len(row) for row in rows],
+                mode="lines",
+                line={"color": RUN_COLOURS[run], "dash": "dot", "width": 1.5},
+                name=f"mean of {count(len(migration.answer), 'token')}, {title}",
+                hovertemplate="after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+                row=1,
+                col=1,
+            )
+    places = list(range(len(migration.tokens)))
+    labels = [escape(_shown(token), quote=False) for token in migration.tokens]
+    step = -(-len(places) // LABELLED_TOKENS)
+    figure.add_heatmap(
+        x=layers,
+        y=places,
+        z=[[of_layer[place] for of_layer in migration.distance] for place in places],
+        customdata=[[label] * migration.layers for label in labels],
+        zmin=0,
+        colorscale="Cividis",
+        xgap=1,
+        colorbar={
+            "title": {"text": "cosine distance", "side": "right"},
+            "thickness": 12,
+            "len": (1 - upper) * (1 - gap),
+            "y": 0,
+            "yanchor": "bottom",
+        },
+        hovertemplate="after layer %{x}, “%{customdata}”: cosine distance %{z:.3f}<extra></extra>",
+        row=2,
+        col=1,
+    )
+    # At K = L nothing is withdrawn, and there is no layer to mark.
+    if migration.withdrawal_layer < migration.layers:
+        for row in (1, 2):
+            figure.add_vline(x=migration.withdrawal_layer - 0.5, line=K_LINE, row=row, col=1)
+    figure.update_layout(height=420, legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
+    figure.update_xaxes(range=[-0.5, migration.layers - 0.5], dtick=1 if migration.layers <= 16 else 4)
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_xaxes(title={"text": "after decoder layer, counted from 0", "standoff": 4}, row=2, col=1)
+    figure.update_yaxes(title={"text": "probability", "standoff": 4}, range=[0, 103], ticksuffix=" %", row=1, col=1)
+    figure.update_yaxes(
+        tickvals=places[::step],
+        ticktext=labels[::step],
+        tickfont={"size": 9},
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+        row=2,
+        col=1,
+    )
+    return styled(figure)
+
+
+def migration_reading(migration: Migration) -> str:
+    """From which layer on the answer can be read in the text, by which one the text has moved, and whether K comes
+    after."""
+    layer, layers = migration.withdrawal_layer, migration.layers
+    lens = [row[0] for row in migration.probability]
+    risen, moved = rise(lens), halfway(migration.distance)
+    answer, final = f"“{_shown(migration.answer[0])}”", percent(lens[-1])
+    said = f"From layer {risen} on {answer} has at least half of its final probability of {final}"
+    if risen == layers - 1:
+        said = f"Only after the last layer does {answer} have half of its final probability of {final}"
+    if moved is None:
+        said = f"{said}, and the picture moves the text no further than a blank one"
+    else:
+        said = f"{said}, and by layer {moved} the picture has moved the text at least half as far as it ever does"
+    if layer == layers:
+        return f"{said}; at K = {layer} nothing is withdrawn."
+    place = "comes after that" if moved is None else "comes after both"
+    if layer <= risen:
+        place = "comes before the answer can be read in the text"
+    elif moved is not None and layer <= moved:
+        place = "comes between the two"
+    ends = percent(migration.withdrawn_probability[-1][0])
+    return f"{said}; K = {layer} {place}, and withdrawn there its probability ends at {ends}."
+
+
+def rise(lens: Sequence[float]) -> int:
+    """The first layer from which on a token has at least half of its final probability."""
+    below = [layer for layer, probability in enumerate(lens) if probability < lens[-1] / 2]
+    return max(below, default=-1) + 1
+
+
+def halfway(distance: Rows) -> int | None:
+    """The first layer after which the text's mean distance is at least half of the largest one; None where it never
+    moves."""
+    means = [sum(row) / len(row) for row in distance]
+    if max(means) < FLOOR:
+        return None
+    return next(layer for layer, mean in enumerate(means) if mean >= max(means) / 2)
+
+
+def migration_table(migration: Migration) -> Table:
+    """A row for each layer and token, those of the answer first, then the prompt's text tokens.
+
+    `of` says which of the two, `token` counts them from 1, and `text` is the token. Those of the answer have a
+    probability of each run and no distance, those of the text a distance and no probabilities.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for layer in range(migration.layers):
+        for number, token in enumerate(migration.answer):
+            lens = [100 * of[layer][number] for of in (migration.probability, migration.withdrawn_probability)]
+            rows.append((layer, "answer", number + 1, token, *lens, None))
+        for number, token in enumerate(migration.tokens):
+            rows.append((layer, "text", number + 1, token, None, None, migration.distance[layer][number]))
+    columns = ("layer", "of", "token", "text", "probability, full (%)", "probability, withdrawn (%)", "cosine distance")
+    return Table(columns, tuple(rows))
+
+
+def _shown(token: str) -> str:
+    return token.strip() or "␣"

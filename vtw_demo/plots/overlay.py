@@ -1,0 +1,189 @@
+"""Two comparisons laid over each other: the picture's share of attention, and the divergence by K, of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+from itertools import accumulate
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vtw_demo.measurements.attention import AttentionMass
+from vtw_demo.plots.divergence import FLOOR
+from vtw_demo.plots.style import styled
+from vtw_demo.plots.table import Cell, Table
+from vtw_demo.withdrawal.segments import Segment
+
+# Blue and orange of Okabe and Ito, told apart by symbols too.
+COLOURS, SYMBOLS = ("#0072B2", "#E69F00"), ("circle", "diamond")
+LABEL_POSITIONS = ("top center", "bottom center")
+LONGEST_NAME = 28
+
+
+@dataclass(frozen=True)
+class Overlaid:
+    """A comparison as it is laid over another.
+
+    - `layer`: the withdrawal layer K, 1 <= K <= L.
+    - `mass_full`, `mass_withdrawn`: the attention mass of both runs, of L layers.
+    - `kl`: the divergence of the token after the prompt, by K = 1 to L - 1.
+
+    Raises ValueError for lengths that don't fit each other, and attention mass that isn't of a run withdrawn at K.
+    """
+
+    name: str
+    layer: int
+    mass_full: AttentionMass
+    mass_withdrawn: AttentionMass
+    kl: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.mass_withdrawn.withdrawal_layer != self.layer:
+            raise ValueError(
+                f"mass_withdrawn is of a run withdrawn at {self.mass_withdrawn.withdrawal_layer}; "
+                f"the comparison's withdrawal layer is {self.layer}."
+            )
+        if self.mass_withdrawn.layers != self.layers or len(self.kl) != self.layers - 1:
+            raise ValueError(
+                f"mass_full has {self.layers} layers, mass_withdrawn {self.mass_withdrawn.layers}, and kl "
+                f"{len(self.kl)} values; they must be as many, and one fewer."
+            )
+
+    @property
+    def layers(self) -> int:
+        """L, the number of decoder layers."""
+        return self.mass_full.layers
+
+
+def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
+    """Left the picture's share of the last prompt token's attention by layer, right the KL divergence by K, each
+    comparison in a colour and with its K marked."""
+    figure = make_subplots(
+        cols=2,
+        horizontal_spacing=0.06,
+        subplot_titles=("the picture's share", "divergence by K"),
+    )
+    figure.update_annotations(font={"size": 13})
+    for index, overlaid in enumerate((first, second)):
+        name, line, symbol = escape(_short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]
+        runs = (
+            ("full", "solid", overlaid.mass_full),
+            (f"withdrawn at {overlaid.layer}", "dash", overlaid.mass_withdrawn),
+        )
+        for run, dash, mass in runs:
+            figure.add_scatter(
+                x=list(range(mass.layers)),
+                y=[100 * share for share in _picture_shares(mass)],
+                mode="lines+markers",
+                line={**line, "dash": dash},
+                marker={"symbol": symbol},
+                name=f"{name}, {run}",
+                hovertemplate="layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>",
+                row=1,
+                col=1,
+            )
+        figure.add_scatter(
+            x=list(range(1, overlaid.layers)),
+            y=[max(FLOOR, kl) for kl in overlaid.kl],
+            customdata=overlaid.kl,
+            mode="lines+markers",
+            line=line,
+            marker={"symbol": symbol},
+            name=name,
+            showlegend=False,
+            hovertemplate="K = %{x}: KL %{customdata:.2g}<extra>%{fullData.name}</extra>",
+            row=1,
+            col=2,
+        )
+        # At K = L nothing is withdrawn, and nothing diverges.
+        if overlaid.layer < overlaid.layers:
+            figure.add_scatter(
+                x=[overlaid.layer],
+                y=[max(FLOOR, overlaid.kl[overlaid.layer - 1])],
+                mode="markers+text",
+                marker={"symbol": f"{symbol}-open", "size": 15, "color": COLOURS[index], "line": {"width": 2}},
+                text=f"K = {overlaid.layer}",
+                textposition=LABEL_POSITIONS[index],
+                cliponaxis=False,
+                showlegend=False,
+                hoverinfo="skip",
+                row=1,
+                col=2,
+            )
+    layers = max(first.layers, second.layers)
+    exponents = [math.log10(max(FLOOR, kl)) for kl in (*first.kl, *second.kl)]
+    figure.update_layout(height=360, legend={"orientation": "h", "y": -0.22, "x": 0})
+    figure.update_xaxes(dtick=math.ceil(layers / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
+    figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, layers - 0.5], col=1)
+    figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, layers - 0.5], col=2)
+    figure.update_yaxes(title={"standoff": 4})
+    figure.update_yaxes(title={"text": "share of attention"}, ticksuffix=" %", rangemode="tozero", col=1)
+    figure.update_yaxes(
+        title={"text": "KL divergence, natural log"},
+        side="right",
+        type="log",
+        exponentformat="power",
+        dtick=1,
+        # Room for the labels of both K.
+        range=[min(exponents) - 0.7, max(exponents) + 1.2],
+        col=2,
+    )
+    return styled(figure).update_layout(margin={"r": 64})
+
+
+def overlay_reading(first: Overlaid, second: Overlaid) -> str:
+    """Which full model looks at the picture longer, and what withdrawal moves in both."""
+    half_first, half_second = _half(first), _half(second)
+    depth_first, depth_second = half_first / first.layers, half_second / second.layers
+    longer = "neither looks at it longer"
+    if depth_first != depth_second:
+        longer = f"“{_short((first if depth_first > depth_second else second).name)}” looks at it longer"
+    return (
+        f"Half of the attention to the picture is given by layer {half_first} of {first.layers} in "
+        f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”: {longer}; "
+        f"withdrawn, the next token moves by KL {_divergence(first)} at K = {first.layer} and by KL "
+        f"{_divergence(second)} at K = {second.layer}."
+    )
+
+
+def overlay_table(first: Overlaid, second: Overlaid) -> Table:
+    """A row for each comparison and layer: the picture's shares there, and the divergence when withdrawn there."""
+    rows: list[tuple[Cell, ...]] = []
+    for overlaid in (first, second):
+        shares = zip(_picture_shares(overlaid.mass_full), _picture_shares(overlaid.mass_withdrawn), strict=True)
+        for layer, (full, withdrawn) in enumerate(shares):
+            kl = overlaid.kl[layer - 1] if layer else None  # K is from 1 on
+            rows.append((overlaid.name, overlaid.layer, layer, 100 * full, 100 * withdrawn, kl))
+    columns = (
+        "comparison",
+        "K",
+        "layer",
+        "picture's share of attention, full (%)",
+        "picture's share of attention, withdrawn (%)",
+        "KL when withdrawn at this layer (nats)",
+    )
+    return Table(columns, tuple(rows))
+
+
+def _picture_shares(mass: AttentionMass) -> list[float]:
+    image = mass.segments.index(Segment.IMAGE)
+    return [shares[image] for shares in mass.last_prompt]
+
+
+def _half(overlaid: Overlaid) -> int:
+    """The layer by which half of the full model's attention to the picture is given."""
+    given = list(accumulate(_picture_shares(overlaid.mass_full)))
+    return next(layer for layer, so_far in enumerate(given) if so_far >= given[-1] / 2)
+
+
+def _divergence(overlaid: Overlaid) -> str:
+    if overlaid.layer == overlaid.layers:
+        return "0"  # nothing is withdrawn
+    kl = overlaid.kl[overlaid.layer - 1]
+    return f"{kl:.2g}" if kl >= 1e-4 else "less than 0.0001"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

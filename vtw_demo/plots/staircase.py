@@ -1,0 +1,157 @@
+"""What is left in each layer: tokens, FLOPs and KV cache as a staircase, and the measured time under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vtw_demo.comparison.compare import RunName
+from vtw_demo.comparison.layer_times import LayerTimes
+from vtw_demo.formats import amount, percent
+from vtw_demo.measurements.staircase import LayerCost, Staircase
+from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.table import Table
+
+Surface = Literal["tokens", "FLOPs", "KV cache bytes"]
+SURFACES: tuple[Surface, ...] = get_args(Surface)
+
+_VALUES: dict[Surface, Callable[[LayerCost], int]] = {
+    "tokens": lambda cost: cost.tokens,
+    "FLOPs": lambda cost: cost.flops,
+    "KV cache bytes": lambda cost: cost.kv_cache_bytes,
+}
+_UNITS: dict[Surface, str] = {"tokens": "tokens", "FLOPs": "FLOPs", "KV cache bytes": "B"}
+_FILLS: dict[RunName, str] = {"full": "rgba(138, 143, 152, 0.3)", "withdrawn": "rgba(213, 94, 0, 0.4)"}
+
+
+def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surface) -> go.Figure:
+    """Above, what each layer works on in both runs, as areas; below, the time that each layer took. K is marked.
+
+    The surface of an area is the sum over all layers that its run's legend names. Without `times` the lower panel is
+    left out. Raises ValueError for times of another withdrawal layer or number of layers.
+    """
+    _check_times(stairs, times)
+    rows = 1 if times is None else 2
+    figure = make_subplots(
+        rows=rows,
+        shared_xaxes=True,
+        vertical_spacing=0.07,
+        row_heights=None if times is None else [0.6, 0.4],
+    )
+    layers = list(range(len(stairs.full)))
+    last, value = layers[-1], _VALUES[surface]
+    scale, unit = _scaled_unit(max(map(value, stairs.full)), surface)
+    runs: dict[RunName, tuple[str, tuple[LayerCost, ...], LayerCost]] = {
+        "full": ("full", stairs.full, stairs.full_total),
+        "withdrawn": (f"withdrawn at layer {stairs.layer}", stairs.withdrawn, stairs.withdrawn_total),
+    }
+    for run, (name, costs, total) in runs.items():
+        heights = [value(cost) / scale for cost in costs]
+        figure.add_scatter(
+            # A point in the middle of each layer, where the pointer finds it, and one at either end of the stairs.
+            x=[-0.5, *layers, last + 0.5],
+            y=[heights[0], *heights, heights[-1]],
+            customdata=[0, *layers, last],
+            mode="lines",
+            line={"shape": "hvh", "color": RUN_COLOURS[run], "width": 2},
+            fill="tozeroy",
+            fillcolor=_FILLS[run],
+            name=f"{name}: {_total(value(total), surface)} in all",
+            legendgroup=run,
+            hovertemplate=f"{run}, layer %{{customdata}}: %{{y:,.4~g}} {unit}<extra></extra>",
+            row=1,
+            col=1,
+        )
+        if times is not None:
+            figure.add_bar(
+                x=layers,
+                y=times.full if run == "full" else times.withdrawn,
+                marker={"color": RUN_COLOURS[run], "line": {"width": 0}},
+                name=name,
+                legendgroup=run,
+                showlegend=False,
+                hovertemplate=f"{run}, layer %{{x}}: %{{y:.2f}} ms<extra></extra>",
+                row=2,
+                col=1,
+            )
+    # At K = L nothing is withdrawn, and there is no layer to mark.
+    if stairs.layer <= last:
+        for row in range(1, rows + 1):
+            figure.add_vline(x=stairs.layer - 0.5, line=K_LINE, row=row, col=1)
+    figure.update_layout(
+        height=420 if rows == 2 else 300,
+        barmode="group",
+        bargap=0.2,
+        hovermode="x",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(range=[-0.5, last + 0.5], zeroline=False, dtick=1 if len(layers) <= 16 else 4)
+    figure.update_xaxes(title={"text": "decoder layer, counted from 0", "standoff": 4}, row=rows, col=1)
+    heading = f"KV cache in {unit}" if surface == "KV cache bytes" else unit
+    figure.update_yaxes(title={"text": heading, "standoff": 4}, rangemode="tozero", row=1, col=1)
+    if times is not None:
+        figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero", row=2, col=1)
+    return styled(figure)
+
+
+def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
+    """What withdrawal saves, and the time that the layers from K on took."""
+    _check_times(stairs, times)
+    layer, layers = stairs.layer, len(stairs.full)
+    prompt = stairs.full[0].tokens
+    if layer == layers:
+        return f"K = {layer} is the number of layers: nothing is withdrawn, every layer works on all {prompt:,} tokens."
+    full, withdrawn = stairs.full_total, stairs.withdrawn_total
+    sentence = (
+        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of {prompt:,} tokens are left: "
+        f"{percent(1 - withdrawn.flops / full.flops)} of all layers' FLOPs and "
+        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the KV cache are saved"
+    )
+    if times is None:
+        return f"{sentence}."
+    last = layers - 1
+    these, take, they = (
+        (f"layer {layer}", "takes", "it") if layer == last else (f"layers {layer} to {last}", "take", "they")
+    )
+    share = sum(times.withdrawn[layer:]) / sum(times.full[layer:])
+    return f"{sentence}; measured, {these} {take} {percent(share)} of the time that {they} {take} with the picture."
+
+
+def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
+    """A row for each run and layer; no time where none was measured."""
+    _check_times(stairs, times)
+    unknown = (None,) * len(stairs.full)
+    runs = (
+        ("full", stairs.full, unknown if times is None else times.full),
+        ("withdrawn", stairs.withdrawn, unknown if times is None else times.withdrawn),
+    )
+    rows = tuple(
+        (run, layer, cost.tokens, cost.flops, cost.kv_cache_bytes, time)
+        for run, costs, of_run in runs
+        for layer, (cost, time) in enumerate(zip(costs, of_run, strict=True))
+    )
+    return Table(("run", "layer", "tokens", "FLOPs", "KV cache (B)", "time (ms)"), rows)
+
+
+def _check_times(stairs: Staircase, times: LayerTimes | None) -> None:
+    if times is not None and (times.layer, len(times.full)) != (stairs.layer, len(stairs.full)):
+        raise ValueError(
+            f"The times are of withdrawal at layer {times.layer} of {len(times.full)}; the staircase is of layer "
+            f"{stairs.layer} of {len(stairs.full)}."
+        )
+
+
+def _scaled_unit(largest: int, surface: Surface) -> tuple[float, str]:
+    """A decimal multiple of the surface's unit in which numbers up to `largest` are short, and its name."""
+    if surface != "tokens":
+        for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if largest >= factor:
+                return factor, f"{prefix}{_UNITS[surface]}"
+    return 1, _UNITS[surface]
+
+
+def _total(value: int, surface: Surface) -> str:
+    return f"{value:,} tokens" if surface == "tokens" else amount(value, _UNITS[surface])

@@ -1,0 +1,157 @@
+"""Where time goes: both runs, stage by stage, once or over many rounds."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from vtw_demo.comparison.compare import Comparison, RunName
+from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
+from vtw_demo.formats import count, milliseconds, run_title
+from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.table import Cell, Table
+
+_NAMES: dict[Stage, str] = {
+    "encode_ms": "image encoding",
+    "prefill_ms": "prefill",
+    "decode_ms_per_token": "decode, per token",
+    "total_ms": "total",
+}
+# Long ones in two lines, for narrow windows.
+_AXIS_NAMES: dict[Stage, str] = _NAMES | {
+    "encode_ms": "image<br>encoding",
+    "decode_ms_per_token": "decode,<br>per token",
+}
+
+
+def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None) -> go.Figure:
+    """Time by stage, a pair of bars each with its figure above it.
+
+    Bars are the times of `comparison`; with rounds they are medians over these, with a line from the lowest to the
+    highest and a dot for each round. Raises ValueError for rounds of another withdrawal layer.
+    """
+    times = _times(comparison, repeated)
+    stages = [stage for stage in STAGES if any(times[run, stage] is not None for run in RUN_COLOURS)]
+    figure = go.Figure()
+    for run in RUN_COLOURS:
+        figure.add_bar(
+            x=[_AXIS_NAMES[stage] for stage in stages],
+            y=[times[run, stage] for stage in stages],
+            name=run_title(run, comparison.layer),
+            offsetgroup=run,
+            # Rounds are drawn over them, in the same colour.
+            marker={"color": RUN_COLOURS[run], "opacity": 1 if repeated is None else 0.45},
+            text=[_figure_of(times[run, stage]) for stage in stages] if repeated is None else None,
+            textposition="outside",
+            textfont={"size": 11},
+            constraintext="none",
+            cliponaxis=False,
+            hovertemplate="%{x}: %{y:.2f} ms<extra></extra>",
+        )
+    if repeated is not None:
+        _add_rounds(figure, repeated, stages)
+    title = "time in ms" if repeated is None else f"time in ms, median of {count(repeated.rounds, 'round')}"
+    figure.update_layout(
+        barmode="group",
+        bargap=0.25,
+        height=330,
+        legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(title={"text": "stage", "standoff": 4}, automargin=True)
+    figure.update_yaxes(title={"text": title, "standoff": 4}, rangemode="tozero")
+    return styled(figure)
+
+
+def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:
+    """How the runs' prefill and decoding compare; over rounds by the ratio within each, median and extremes."""
+    if repeated is None:
+        full, withdrawn = comparison.full, comparison.withdrawn
+        parts = [f"prefill took {milliseconds(withdrawn.prefill_ms)} instead of {milliseconds(full.prefill_ms)}"]
+        if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
+            before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
+            parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
+        return f"In one run each, withdrawn, {', '.join(parts)}; encoding the image is the same work in both."
+    _check_layer(comparison, repeated)
+    named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
+    parts = []
+    for stage, name in named:
+        if (ratio := repeated.ratio(stage)) is not None:
+            parts.append(f"{name} takes {ratio.median:.2f} times as long ({ratio.lowest:.2f} to {ratio.highest:.2f})")
+    rounds = count(repeated.rounds, "interleaved round")
+    return f"Median of {rounds}: withdrawn, {', '.join(parts)}; encoding the image is the same work in both."
+
+
+def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
+    """A row for each stage and run; with rounds, the median, the extremes and each round's time."""
+    times = _times(comparison, repeated)
+    columns = ["stage", "run", "time (ms)"]
+    if repeated is not None:
+        rounds = [f"round {number} (ms)" for number in range(1, repeated.rounds + 1)]
+        columns = ["stage", "run", "median (ms)", "lowest (ms)", "highest (ms)", *rounds]
+    rows = []
+    for (run, stage), time in times.items():
+        row: list[Cell] = [_NAMES[stage], run, time]
+        if repeated is not None:
+            of_rounds = repeated.times(run, stage) or (None,) * repeated.rounds
+            spread = repeated.spread(run, stage)
+            row += [None, None] if spread is None else [spread.lowest, spread.highest]
+            row += of_rounds
+        rows.append(tuple(row))
+    return Table(tuple(columns), tuple(rows))
+
+
+def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tuple[RunName, Stage], float | None]:
+    """Milliseconds of each run's stages, the median where there are rounds; None for a stage that the run hasn't."""
+    if repeated is None:
+        runs = {"full": comparison.full, "withdrawn": comparison.withdrawn}
+        return {(run, stage): getattr(runs[run], stage) for stage in STAGES for run in RUN_COLOURS}
+    _check_layer(comparison, repeated)
+    spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
+    return {key: None if spread is None else spread.median for key, spread in spreads.items()}
+
+
+def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:
+    """Lines from the lowest to the highest round and a dot for each, the median's figure above them."""
+    for run, bars in zip(RUN_COLOURS, figure.data[:2], strict=True):
+        spreads = [repeated.spread(run, stage) for stage in stages]
+        bars.error_y = {
+            "array": [None if spread is None else spread.highest - spread.median for spread in spreads],
+            "arrayminus": [None if spread is None else spread.median - spread.lowest for spread in spreads],
+            "color": RUN_COLOURS[run],
+            "thickness": 1.5,
+            "width": 5,
+        }
+        dots = [(stage, time) for stage in stages for time in repeated.times(run, stage)]
+        figure.add_scatter(
+            x=[_AXIS_NAMES[stage] for stage, _ in dots],
+            y=[time for _, time in dots],
+            mode="markers",
+            offsetgroup=run,
+            marker={"size": 5, "color": RUN_COLOURS[run]},
+            name="one round each; lines from lowest to highest",
+            legendgroup="rounds",
+            showlegend=run == "full",
+            hovertemplate="one round, %{x}: %{y:.2f} ms<extra></extra>",
+        )
+        figure.add_scatter(
+            x=[_AXIS_NAMES[stage] for stage in stages],
+            y=[None if spread is None else spread.highest for spread in spreads],
+            text=[None if spread is None else _figure_of(spread.median) for spread in spreads],
+            mode="markers+text",
+            marker={"size": 8, "opacity": 0},  # keeps the figure clear of the line's end
+            offsetgroup=run,
+            textposition="top center",
+            textfont={"size": 11},
+            cliponaxis=False,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    figure.update_layout(scattermode="group")
+
+
+def _check_layer(comparison: Comparison, repeated: RepeatedTiming) -> None:
+    if repeated.layer != comparison.layer:
+        raise ValueError(f"The rounds are of layer {repeated.layer}, the comparison is of layer {comparison.layer}.")
+
+
+def _figure_of(time: float | None) -> str:
+    return milliseconds(time).removesuffix(" ms")

@@ -1,0 +1,85 @@
+"""What went wrong: its kind, which is counted, and one sentence for people."""
+
+from __future__ import annotations
+
+import dis
+import errno
+import traceback
+from dataclasses import dataclass
+
+from vtw_demo.models.devices import give_memory_back, is_out_of_memory
+
+PACKAGE = "vtw_demo."
+REFUSED, QUEUE_FULL, OUT_OF_MEMORY, DISK_FULL, FAILED = "refused", "queue full", "out of memory", "disk full", "failed"
+
+SENTENCES = {
+    OUT_OF_MEMORY: (
+        "The device has not enough memory for this: ask with a smaller picture or for fewer tokens, or start the demo "
+        "with --quantization 4bit. What this took is freed, and the model is ready for the next request."
+    ),
+    DISK_FULL: "The server's disk is full: nothing was written, and what was there before is as it was.",
+    FAILED: "This failed, and the server's log says why; the model is ready for the next request.",
+}
+
+
+# What a line of the log has room for: where it went wrong is at the end.
+TRACED_FRAMES = 12
+
+
+class QueueFullError(ValueError):
+    """No more may wait: said at once, in a sentence for people."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`kind` is one of the names above. Raises ValueError for another one, or without a sentence."""
+
+    kind: str
+    sentence: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in (REFUSED, QUEUE_FULL, *SENTENCES):
+            raise ValueError(f"Unknown kind of fault {self.kind!r}.")
+        if not self.sentence:
+            raise ValueError(f"A fault of the kind {self.kind!r} needs a sentence.")
+
+
+def fault_of(error: Exception) -> Fault:
+    """What to say of `error`: its own sentence where this package refused something, else one of SENTENCES."""
+    if isinstance(error, QueueFullError):
+        return Fault(QUEUE_FULL, str(error))
+    if is_out_of_memory(error):
+        return Fault(OUT_OF_MEMORY, SENTENCES[OUT_OF_MEMORY])
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(DISK_FULL, SENTENCES[DISK_FULL])
+    if isinstance(error, ValueError | TypeError) and _is_ours(error) and str(error):
+        return Fault(REFUSED, str(error))
+    return Fault(FAILED, SENTENCES[FAILED])
+
+
+def free_what_failed(error: Exception) -> None:
+    """Let go of the memory that a run which ran out of it held: its tensors hang on the frames that `error` passed."""
+    if is_out_of_memory(error):
+        traceback.clear_frames(error.__traceback__)
+        give_memory_back()
+
+
+def trace_of(error: Exception, *, with_message: bool) -> str:
+    """Where it went wrong, in one line. A message can hold what a visitor asked."""
+    frames = traceback.extract_tb(error.__traceback__)[-TRACED_FRAMES:]
+    places = " > ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
+    message = f": {error}" if with_message else ""
+    return f"{type(error).__name__}{message} in {places}".replace("\n", " ")
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a `raise` of this package raised it: what a model, a tokenizer, a plot or Python itself says is no
+    sentence for visitors."""
+    traced = error.__traceback__
+    while traced is not None and traced.tb_next is not None:
+        traced = traced.tb_next
+    if traced is None:
+        return False
+    code = traced.tb_frame.f_code.co_code
+    raised = dis.opname[code[traced.tb_lasti]] == "RAISE_VARARGS"
+    return raised and traced.tb_frame.f_globals.get("__name__", "").startswith(PACKAGE)

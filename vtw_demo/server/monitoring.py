@@ -1,0 +1,111 @@
+"""What the server says of itself: metrics for Prometheus, whether it is well, and one line of log for each event."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vtw_demo.server.errors import QUEUE_FULL, REFUSED, Fault, fault_of, trace_of
+
+logger = logging.getLogger(__name__)
+
+HEALTH, METRICS = "/health", "/metrics"
+# From one token of a small model to a long answer of a large one, in seconds.
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Monitoring:
+    """Counts and logs what happens. Told of turns as `vtw_demo.server.queue.TurnObserver`.
+
+    No line of the log holds a picture, and none what was asked, nor what an error says, which may quote it, unless
+    `log_questions`. Metrics hold neither.
+    """
+
+    def __init__(self, log_questions: bool = False) -> None:
+        self.log_questions = log_questions
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._waiting = Gauge("vtw_queue_length", "Turns that wait for the model.", registry=registry)
+        self._turns = Counter(
+            "vtw_runs", "Turns at the model that ended, and how.", ("kind", "outcome"), registry=registry
+        )
+        self._seconds = Histogram(
+            "vtw_run_seconds", "How long a turn had the model.", ("kind",), buckets=BUCKETS, registry=registry
+        )
+        self._waited = Histogram(
+            "vtw_wait_seconds", "How long a turn waited for it.", ("kind",), buckets=BUCKETS, registry=registry
+        )
+        self._errors = Counter("vtw_errors", "Requests that went wrong, by kind.", ("kind",), registry=registry)
+        self._model = Gauge("vtw_model", "The model that is loaded, at 1.", ("model", "precision"), registry=registry)
+
+    def loaded(self, model: str, precision: str) -> None:
+        """A model answers from now on."""
+        self._model.clear()
+        self._model.labels(model, precision).set(1)
+        logger.info("the model is %s, %s", model, precision)
+
+    def waiting(self, turns: int) -> None:
+        self._waiting.set(turns)
+
+    def ran(self, kind: str, outcome: str, waited_seconds: float, seconds: float) -> None:
+        self._turns.labels(kind, outcome).inc()
+        self._seconds.labels(kind).observe(seconds)
+        self._waited.labels(kind).observe(waited_seconds)
+        logger.info("%s: %s after %.2f s, having waited %.2f s", kind, outcome, seconds, waited_seconds)
+
+    def asked(self, question: str, layer: int) -> None:
+        """A comparison begins."""
+        if self.log_questions:
+            logger.info("asked at K = %d: %r", layer, question)
+
+    def fault_of(self, error: Exception) -> Fault:
+        """What to say of an error, counted and logged."""
+        fault = fault_of(error)
+        if fault.kind in (REFUSED, QUEUE_FULL):
+            self.refused(fault, type(error).__name__)
+        else:
+            self._errors.labels(fault.kind).inc()
+            logger.error("%s: %s", fault.kind, trace_of(error, with_message=self.log_questions))
+        return fault
+
+    def refused(self, fault: Fault, why: str) -> None:
+        """A request that means nothing, or that there is no room for; `why` is a name, not what was sent."""
+        self._errors.labels(fault.kind).inc()
+        logger.info("%s: %s", fault.kind, fault.sentence if self.log_questions else why)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class StatusRoutes:
+    """An ASGI middleware that answers `/health` and `/metrics`: 200 while the page serves, 503 once it closes."""
+
+    def __init__(self, app: ASGIApp, monitoring: Monitoring, is_closing: Callable[[], bool]) -> None:
+        self.app = app
+        self.monitoring = monitoring
+        self.is_closing = is_closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or path not in (HEALTH, METRICS) or scope["method"] not in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+        elif path == METRICS:
+            await Response(self.monitoring.text(), media_type=CONTENT_TYPE_LATEST)(scope, receive, send)
+        else:
+            closing = self.is_closing()
+            said = {"status": "closing" if closing else "ready"}
+            await JSONResponse(said, 503 if closing else 200)(scope, receive, send)
+
+
+class OneLine(logging.Formatter):
+    """A line for each event, whatever its message and traceback hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return " | ".join(super().format(record).splitlines())

@@ -1,0 +1,96 @@
+"""What a visitor asks for, checked as far as that takes no model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import reprlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vtw_demo.models.image import read_picture
+from vtw_demo.models.question import read_question
+from vtw_demo.models.video import Clip, FrameSampling, Shown, contact_sheet, find_clip
+
+LONGEST_QUESTION = 20_000
+
+
+@dataclass(frozen=True)
+class Query:
+    """One picture or clip, one question, and how to answer it. `note` is a sentence about the picture, "" for most."""
+
+    picture: Shown
+    question: str
+    layer: int
+    max_new_tokens: int
+    note: str = ""
+
+    @classmethod
+    def read(
+        cls,
+        picture_file: Any,
+        question: Any,
+        layer: Any,
+        max_new_tokens: Any,
+        sampling: FrameSampling | None = None,
+    ) -> Query:
+        """From what the browser or an API client sent, for a model with this `sampling` of clips.
+
+        Raises ValueError, in a sentence for people.
+        """
+        text = read_question(question)
+        if len(text) > LONGEST_QUESTION:
+            raise ValueError(
+                f"The question is too long: it has {len(text)} characters and may have up to {LONGEST_QUESTION}."
+            )
+        layer = whole_number("withdrawal layer", layer)
+        max_new_tokens = whole_number("number of new tokens", max_new_tokens)
+        path = _path(picture_file)
+        try:
+            if clip := find_clip(path, sampling):
+                return cls(clip, text, layer, max_new_tokens)
+            read = read_picture(path)
+        except OSError as error:
+            raise ValueError("The picture is no longer on the server: choose it again.") from error
+        return cls(read.picture, text, layer, max_new_tokens, read.note)
+
+    @cached_property
+    def identity(self) -> tuple[str, str, int]:
+        """Equal for two queries whose full runs are the same: picture, question and tokens cap, but any layer."""
+        times = self.picture.times if isinstance(self.picture, Clip) else ()
+        pixels = contact_sheet(self.picture)
+        seen = hashlib.sha256(repr((times, pixels.size)).encode() + pixels.tobytes()).hexdigest()
+        return seen, self.question, self.max_new_tokens
+
+
+def _path(file: Any) -> str:
+    """Of a file that Gradio has stored: a mapping with its `path`."""
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str) or not path:
+        raise ValueError("There is no picture: upload one, paste one, or choose an example.")
+    return path
+
+
+def whole_number(name: str, value: Any) -> int:
+    # JSON knows no whole numbers: 7.0 is one.
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"The {name} must be a whole number; this is {reprlib.repr(value)}.")
+    return value
+
+
+def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
+    """The withdrawal layers from `first` to `last`. Raises ValueError, in a sentence for people."""
+    first, last = whole_number("first K", first), whole_number("last K", last)
+    if not 1 <= first <= last <= layers:
+        raise ValueError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
+    return tuple(range(first, last + 1))
+
+
+def read_threshold(value: Any) -> float:
+    """A threshold of KL divergence. Raises ValueError, in a sentence for people."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
+    return float(value)

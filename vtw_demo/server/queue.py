@@ -1,0 +1,257 @@
+"""Who uses the one model next: one visitor at a time, in turn, however much each of them asks for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from vtw_demo.formats import count
+from vtw_demo.server.errors import FAILED, QueueFullError, fault_of, free_what_failed
+
+PLACES = 64
+DONE, STOPPED = "done", "stopped"
+# How soon who waits sees that they were stopped, and how often at most they are told of their place.
+LOOK_SECONDS = 0.1
+TELL_SECONDS = 1.0
+# Who waits is told something at least so often: only then is a lost connection noticed.
+SILENT_SECONDS = 5.0
+# How much the latest turn of a kind counts in what the next is expected to take.
+LATEST_SHARE = 0.3
+KEPT_VISITORS = 4 * PLACES
+
+
+class StoppedError(Exception):
+    """Who waited was stopped, or the page closes: nothing was run."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the queue: `ahead` turns come first, the one in hand among them, and this one begins in about so many
+    seconds; None before any turn has shown how long one takes. With none ahead it has begun.
+
+    Raises ValueError for a negative number of turns or seconds.
+    """
+
+    ahead: int
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ahead < 0 or (self.seconds or 0.0) < 0:
+            raise ValueError(f"A place has no negative numbers; these are {self.ahead} and {self.seconds}.")
+
+    def __str__(self) -> str:
+        if not self.ahead:
+            return "Running."
+        place = "You are next" if self.ahead == 1 else f"{count(self.ahead, 'turn')} before yours"
+        return f"{place}; {_about(self.seconds)}." if self.seconds is not None else f"{place}."
+
+
+class TurnObserver(Protocol):
+    """Is told how many wait, and of each turn that ended: its kind, how it ended (`done`, `stopped` or the kind of
+    fault), and its seconds."""
+
+    def waiting(self, turns: int) -> None: ...
+    def ran(self, kind: str, outcome: str, waited_seconds: float, seconds: float) -> None: ...
+
+
+class Turn:
+    """One use of the model: waited for, then held, then over. Made by `Turns.asked`."""
+
+    def __init__(self, turns: Turns, visitor: str, kind: str, stop: threading.Event) -> None:
+        self._turns = turns
+        self.visitor = visitor
+        self.kind = kind
+        self.stop = stop
+        self.is_held = False
+        self.asked_at = time.monotonic()
+        self.begun_at = self.asked_at
+
+    def wait(self) -> Iterator[Place]:
+        """Places in the queue until this turn has begun, as they change; the last has none ahead. Raises StoppedError
+        once `stop` is set."""
+        told, told_at = Place(0), -SILENT_SECONDS
+        while (place := self._turns._place(self)).ahead:
+            now = time.monotonic()
+            is_news = str(place) != str(told) and now - told_at >= TELL_SECONDS
+            if is_news or now - told_at >= SILENT_SECONDS:
+                told, told_at = place, now
+                yield place
+        yield place
+
+    def give_way(self) -> Iterator[Place]:
+        """Let those who wait go first, between two steps of what takes long; then as `wait`. Nothing if none wait."""
+        if self._turns._hand_on(self):
+            yield from self.wait()
+
+
+class Turns:
+    """The queue for one model. The next turn is that of the visitor whose last one ended longest ago; of one visitor's
+    turns, the one asked for first.
+
+    `places`: how many may wait; what belongs to a visitor's turn before may always.
+    """
+
+    def __init__(self, places: int = PLACES, observer: TurnObserver | None = None) -> None:
+        self.places = places
+        self._observer = observer
+        self._changed = threading.Condition()
+        self._waiting: list[Turn] = []
+        self._held: Turn | None = None
+        self._closing = False
+        # Visitors, the one whose last turn ended longest ago first.
+        self._served: deque[str] = deque(maxlen=KEPT_VISITORS)
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def asked(
+        self, visitor: str, kind: str, stop: threading.Event | None = None, *, follows: bool = False
+    ) -> Iterator[Turn]:
+        """A turn for `visitor`, to be waited for; it is over at the end, begun or not.
+
+        `follows`: it belongs to what the visitor has begun already. Raises QueueFullError where no more may wait.
+        """
+        turn = Turn(self, visitor, kind, stop or threading.Event())
+        with self._changed:
+            if not follows and len(self._waiting) >= self.places:
+                raise QueueFullError(self._full())
+            self._waiting.append(turn)
+            self._next()
+        outcome = FAILED
+        try:
+            yield turn
+            outcome = STOPPED if turn.stop.is_set() else DONE
+        except (StoppedError, GeneratorExit):
+            outcome = STOPPED
+            raise
+        except Exception as error:
+            outcome = fault_of(error).kind
+            free_what_failed(error)
+            raise
+        finally:
+            self._end(turn, outcome)
+
+    @property
+    def waiting(self) -> int:
+        """How many turns wait."""
+        with self._changed:
+            return len(self._waiting)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no turn begins any more."""
+        return self._closing
+
+    def close(self, seconds: float) -> None:
+        """Stop the turn in hand and those that wait, and wait so long for their end."""
+        with self._changed:
+            self._closing = True
+            for turn in (self._held, *self._waiting):
+                if turn is not None:
+                    turn.stop.set()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._held is None, seconds)
+
+    def _place(self, turn: Turn) -> Place:
+        """Where `turn` is, after a moment unless it has begun."""
+        with self._changed:
+            self._changed.wait_for(lambda: turn.is_held or self._is_stopped(turn), LOOK_SECONDS)
+            if self._is_stopped(turn):
+                turn.stop.set()
+                raise StoppedError
+            if turn.is_held:
+                return Place(0)
+            order = self._order()
+            ahead = order[: order.index(turn)]
+            return Place(len(ahead) + 1, self._expected(ahead))
+
+    def _is_stopped(self, turn: Turn) -> bool:
+        return self._closing or turn.stop.is_set()
+
+    def _hand_on(self, turn: Turn) -> bool:
+        with self._changed:
+            if not self._waiting:
+                return False
+            self._over(turn)
+            turn.is_held, turn.asked_at = False, time.monotonic()
+            self._waiting.append(turn)
+            self._next()
+            return True
+
+    def _end(self, turn: Turn, outcome: str) -> None:
+        with self._changed:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                self._tell_waiting()
+            if self._held is not turn:
+                return
+            self._over(turn)
+            if self._observer is not None:
+                waited, taken = turn.begun_at - turn.asked_at, time.monotonic() - turn.begun_at
+                self._observer.ran(turn.kind, outcome, waited, taken)
+            self._next()
+
+    def _over(self, turn: Turn) -> None:
+        """`turn`, which was held, isn't any more."""
+        self._held = None
+        taken = time.monotonic() - turn.begun_at
+        before = self._seconds.get(turn.kind, taken)
+        self._seconds[turn.kind] = before + LATEST_SHARE * (taken - before)
+        if turn.visitor in self._served:
+            self._served.remove(turn.visitor)
+        self._served.append(turn.visitor)
+        self._changed.notify_all()
+
+    def _next(self) -> None:
+        if self._held is None and self._waiting:
+            turn = self._held = self._order()[0]
+            self._waiting.remove(turn)
+            turn.is_held, turn.begun_at = True, time.monotonic()
+            self._changed.notify_all()
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        if self._observer is not None:
+            self._observer.waiting(len(self._waiting))
+
+    def _order(self) -> list[Turn]:
+        """Those that wait, in the order in which they will begin if nobody else comes."""
+        served = list(self._served)
+        left, order = list(self._waiting), list[Turn]()
+        if self._held is not None:  # it will have been served before any of them
+            served = [visitor for visitor in served if visitor != self._held.visitor] + [self._held.visitor]
+        while left:
+            last = {visitor: position for position, visitor in enumerate(served)}
+            turn = min(left, key=lambda one: last.get(one.visitor, -1))
+            left.remove(turn)
+            order.append(turn)
+            served = [visitor for visitor in served if visitor != turn.visitor] + [turn.visitor]
+        return order
+
+    def _expected(self, ahead: list[Turn]) -> float | None:
+        """Seconds until the turn after those `ahead` and the one in hand; None where none has been measured yet."""
+        if not self._seconds:
+            return None
+        unknown = sum(self._seconds.values()) / len(self._seconds)
+        seconds = sum(self._seconds.get(turn.kind, unknown) for turn in ahead)
+        if self._held is not None:
+            taken = time.monotonic() - self._held.begun_at
+            seconds += max(self._seconds.get(self._held.kind, unknown) - taken, 0.0)
+        return seconds
+
+    def _full(self) -> str:
+        seconds = self._expected(self._waiting)
+        again = "in a while" if seconds is None else f"in {_about(seconds)}"
+        return f"The queue is full: {count(self.places, 'request')} wait already. Try again {again}."
+
+
+def _about(seconds: float) -> str:
+    """Rounded as coarsely as a guess deserves."""
+    if seconds >= 90:
+        return f"about {round(seconds / 60)} min"
+    step = 1 if seconds < 10 else 5
+    return f"about {max(step * round(seconds / step), 1)} s"

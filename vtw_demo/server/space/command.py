@@ -1,0 +1,102 @@
+"""`python -m vtw_demo space`: the Hugging Face Space of the demo, checked and sent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vtw_demo.comparison.calibration_store import write_whole
+from vtw_demo.formats import amount, count
+from vtw_demo.server.space.check import LARGEST_PLAIN_FILE, README, SpaceCheck, check_space
+from vtw_demo.server.space.description import HARDWARE, read_spacefile, with_front_matter
+from vtw_demo.server.space.push import push_space
+
+HELP = "check and send the Hugging Face Space"
+DESCRIPTION = "The demo as a Hugging Face Space, which the Spacefile describes."
+ROOT = Path(__file__).resolve().parents[3]
+NOT_IN_ORDER = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="say what would be sent, and what is wrong",
+        description="List the files that a Space would get, which are those that git doesn't ignore, and say what is "
+        "wrong: secrets, files over 10 MB that the Spacefile doesn't name, links, requirements without a version, a "
+        "Spacefile or a front matter that the hub would refuse. Nothing is sent. The exit code is 0 where nothing is "
+        "wrong, else 2.",
+    )
+    readme = actions.add_parser(
+        "readme",
+        help="write README's front matter from the Spacefile",
+        description="Write README's front matter, which tells the hub what the Space is, from the Spacefile.",
+    )
+    push = actions.add_parser(
+        "push",
+        help="create or update the Space on the hub",
+        description="Send the files that `check` lists to a Space, in one commit, and set the Spacefile's variables. "
+        "What the Space has beside these files is deleted; its history keeps it. It needs a token that may write: "
+        "`hf auth login`, or HF_TOKEN.",
+    )
+    push.add_argument("--repo", required=True, metavar="USER/NAME", help="the Space, created where there is none")
+    push.add_argument("--private", action="store_true", help="let only its owner see it")
+    push.add_argument("--hardware", choices=HARDWARE, metavar="FLAVOR", help=f"what it runs on: {', '.join(HARDWARE)}")
+    for action, does in ((check, _check), (readme, _write_readme), (push, _push)):
+        action.add_argument("--folder", type=Path, default=ROOT, help="the checkout; by default the one this runs from")
+        action.set_defaults(does=does)
+
+
+def run(options: argparse.Namespace) -> int:
+    return options.does(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    checked = check_space(options.folder)
+    print(table(checked))
+    return 0 if checked.is_green else NOT_IN_ORDER
+
+
+def _push(options: argparse.Namespace) -> int:
+    checked = check_space(options.folder)
+    if not checked.is_green:
+        print(f"{problems(checked)}\nNothing was sent.")
+        return NOT_IN_ORDER
+    for step in push_space(options.folder, checked, options.repo, options.private, options.hardware):
+        print(step, flush=True)
+    return 0
+
+
+def _write_readme(options: argparse.Namespace) -> int:
+    description, path = read_spacefile(options.folder), options.folder / README
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    after = with_front_matter(before, description)
+    if after == before:
+        print(f"{path} says already what the Spacefile does.")
+    else:
+        write_whole(path, after.encode())
+        print(f"Wrote the front matter of {path}.")
+    return 0
+
+
+def table(checked: SpaceCheck) -> str:
+    """The files with their sizes, all of them together, and what is wrong."""
+    checkout = checked.checkout
+    untracked = set(checkout.untracked) if checkout.has_history else set()
+    lines = []
+    for file in checked.files:
+        remarks = ["large file storage"] if file.size > LARGEST_PLAIN_FILE else []
+        remarks += ["not added to git"] if file.path in untracked else []
+        lines.append(f"{amount(file.size, 'B'):>8}  {file.path}" + (f"  ({', '.join(remarks)})" if remarks else ""))
+    lines.append(f"{amount(checked.total, 'B'):>8}  in {count(len(checked.files), 'file')} would be sent.")
+    if not checkout.has_history:
+        lines.append("There is no .git here: what would not be sent is what the .gitignore files name.")
+    lines.append("Nothing is wrong." if checked.is_green else problems(checked))
+    return "\n".join(lines)
+
+
+def problems(checked: SpaceCheck) -> str:
+    """What is wrong, one to a line."""
+    return "\n".join(
+        [f"{count(len(checked.problems), 'thing')} to put right:", *(f"- {said}" for said in checked.problems)]
+    )

@@ -1,0 +1,159 @@
+"""Another model in place of the one that is loaded: for all visitors, while the page goes on."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.models.choice import NO_QUANTIZATION, ModelChoice, choose_model
+from vtw_demo.models.devices import give_memory_back
+from vtw_demo.models.hub import fetch
+from vtw_demo.models.loading import EMBEDDED, LoadProgress, OnProgress, check_model, load
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.queue import Place, StoppedError
+
+STILL_THERE = "The model that was loaded is still there."
+# How often at most a visitor is told how far a download is.
+TELL_SECONDS = 0.3
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Switching:
+    """`loaded` is the choice that the engine's model came from. Folders of this machine can't be named, but for the one
+    that the server was started with.
+
+    One switch at a time: a second one waits for its turn, as everything that uses the model.
+    """
+
+    def __init__(self, engine: Engine, loaded: ModelChoice, cache: Path | None = None) -> None:
+        self.engine = engine
+        self.loaded = loaded
+        self.cache = cache
+        self._own = (EMBEDDED, loaded.name)
+        self._first = loaded
+
+    def switch(
+        self, visitor: str, name: str, quantization: str, stop: threading.Event
+    ) -> Iterator[Place | LoadProgress]:
+        """Check the model, download it while others go on with the one that is loaded, then take a turn: free that
+        one's memory, and load.
+
+        Raises ValueError, in a sentence for people: what `check_model` and `load` refuse, with the model that was
+        loaded there again; StoppedError once `stop` is set, likewise.
+        """
+        choice = self._choice(name, quantization)
+        yield from _followed(partial(self._fetch, choice), stop)
+        with self.engine.turns.asked(visitor, "model switch", stop) as turn:
+            yield from turn.wait()
+            yield from _followed(partial(self._exchange, choice, stop), stop)
+
+    def _choice(self, name: str, quantization: str) -> ModelChoice:
+        known = name in self._own
+        if not known and (not HUB_ID.fullmatch(name) or Path(name).exists()):
+            raise ValueError(
+                f"{name!r} is no id of the Hugging Face hub, which looks like 'llava-hf/llava-1.5-7b-hf': on the page "
+                f"no other can be named, but for {EMBEDDED!r}. {STILL_THERE}"
+            )
+        first = self._first
+        revision = first.revision if name == first.name else None
+        try:
+            return choose_model(name, quantization or NO_QUANTIZATION, first.device, revision, first.quantize_all)
+        except ValueError as error:
+            raise ValueError(f"{error} {STILL_THERE}") from error
+
+    def _fetch(self, choice: ModelChoice, report: OnProgress) -> None:
+        """All that can be done beside the model that is loaded."""
+        report(LoadProgress(choice.name, "checking"))
+        try:
+            outlook = check_model(**choice.arguments(), reclaimable=self.engine.vlm.memory_bytes)
+            fetch(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
+        except ValueError as error:
+            raise ValueError(f"{error} {STILL_THERE}") from error
+
+    def _exchange(self, choice: ModelChoice, stop: threading.Event, report: OnProgress) -> None:
+        engine, before = self.engine, self._as_loaded()
+        engine.vlm.release()
+        try:
+            self._use(choice, load(**choice.arguments(), on_progress=report))
+        except Exception as error:
+            obstacle = str(error)
+        else:
+            return
+        give_memory_back()  # what was loaded of it hung on the exception
+        if engine.turns.is_closing:
+            raise StoppedError
+        self._restore(before, obstacle)
+        if stop.is_set():
+            raise StoppedError
+        raise ValueError(f"{obstacle} {STILL_THERE}")
+
+    def _restore(self, before: ModelChoice, obstacle: str) -> None:
+        try:
+            self._use(before, load(**before.arguments()))
+        except ValueError as error:
+            # Its files have gone meanwhile: what ships with the demo is always there.
+            embedded = ModelChoice(EMBEDDED, device=before.device)
+            self._use(embedded, load(**embedded.arguments()))
+            raise ValueError(f"{obstacle} The model before can't be loaded again: {error}") from error
+
+    def _use(self, choice: ModelChoice, vlm: VisionLanguageModel) -> None:
+        self.engine.use(vlm, CalibrationStore.of(vlm, self.cache))
+        self.loaded = choice
+
+    def _as_loaded(self) -> ModelChoice:
+        """The choice that gives the very model that is loaded, even if the hub has a newer one."""
+        name, revision = self.loaded.name, self.engine.vlm.revision
+        is_hubs = name != EMBEDDED and not Path(name).expanduser().is_dir()
+        return replace(self.loaded, revision=revision) if is_hubs and revision else self.loaded
+
+
+class _Work(threading.Thread):
+    """Something that reports progress, in a thread of its own."""
+
+    def __init__(self, work: Callable[[OnProgress], None], stop: threading.Event) -> None:
+        super().__init__(name="model switch", daemon=True)
+        self.work = work
+        self.stop = stop
+        self.reported: queue.SimpleQueue[LoadProgress] = queue.SimpleQueue()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.work(self._report)
+        except BaseException as error:  # raised again by whoever follows
+            self.error = error
+
+    def _report(self, progress: LoadProgress) -> None:
+        if self.stop.is_set():
+            raise StoppedError
+        self.reported.put(progress)
+
+
+def _followed(work: Callable[[OnProgress], None], stop: threading.Event) -> Generator[LoadProgress, None, None]:
+    """What `work` reports, the latest from time to time; at the end what it raised. Closing this stops it."""
+    working = _Work(work, stop)
+    working.start()
+    try:
+        while working.is_alive():
+            working.join(TELL_SECONDS)
+            latest = None
+            with suppress(queue.Empty):
+                while True:
+                    latest = working.reported.get_nowait()
+            if latest is not None:
+                yield latest
+    except GeneratorExit:
+        stop.set()
+        raise
+    finally:
+        working.join()
+    if working.error is not None:
+        raise working.error

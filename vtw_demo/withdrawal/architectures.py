@@ -1,0 +1,142 @@
+"""What single families of models do beyond handing every decoder layer the same sequence of tokens.
+
+Decoders that withdrawal can mean nothing in are refused here.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from vtw_demo.withdrawal.segments import visual_token_ids
+
+INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
+"""Model types whose `generate` hands embeddings to a language model's own, past the model's forward."""
+
+ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of decoder layers in which a token that is gone is one that no other attends to."""
+
+
+def find_decoder(model: PreTrainedModel) -> Any:
+    """The module that runs the decoder layers."""
+    decoder = model.get_decoder()
+    # llama4 answers with a language model, head included.
+    return decoder if hasattr(decoder, "layers") else getattr(decoder, "model", decoder)
+
+
+def check_family(model: PreTrainedModel) -> None:
+    """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
+    name, config = type(model).__name__, model.config
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual tokens."
+        )
+    if config.model_type in INNER_GENERATE:
+        raise ValueError(
+            f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
+            "generate of its language model, where visual tokens can't be found."
+        )
+    decoder = find_decoder(model)
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(
+            f"{name} can't be used with withdraw: its decoder, a {type(decoder).__name__}, has no decoder "
+            "layers in `layers`."
+        )
+    kinds = set(getattr(decoder.config, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
+    without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
+    if kinds or without is not None:
+        found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
+        raise ValueError(
+            f"{name} can't be used with withdraw: not all of its decoder layers attend to the tokens of "
+            f"their own sequence; it has {found} (cross-attention, convolution or linear attention)."
+        )
+    visual_token_ids(config)
+
+
+def check_flash_window(module: nn.Module, columns: int) -> None:
+    """Raise RuntimeError where flash attention would count a sliding window in kept tokens."""
+    window = getattr(module.self_attn, "sliding_window", None)
+    if window is not None and columns > window:
+        raise RuntimeError(
+            f"With flash attention, a sliding window of {window} tokens would be counted without the "
+            f'withdrawn ones, among {columns}. Load the model with attn_implementation="sdpa" or "eager".'
+        )
+
+
+def unlike_llava(model: PreTrainedModel) -> str | None:
+    """How more depends on a token's place in the decoder of `model` than its position, as a verb; None if nothing."""
+    decoder = find_decoder(model)
+    for reason, holds in {
+        "adds visual features between decoder layers": any(
+            parameter.startswith("deepstack") for parameter in inspect.signature(decoder.forward).parameters
+        ),
+        "shares keys between decoder layers": key_sources(decoder.config, len(decoder.layers))
+        != list(range(len(decoder.layers))),
+        "scales attention by position": any(map(scales_attention_by_position, decoder.layers)),
+    }.items():
+        if holds:
+            return reason
+    return None
+
+
+def answer_token_type(config: PreTrainedConfig) -> int:
+    """The token type of an answer's tokens. In paligemma 0 stands for the prompt, which attends in both directions."""
+    return 1 if config.model_type == "paligemma" else 0
+
+
+def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
+    """Arguments of a decoder without the visual features that it would add from layer K on.
+
+    Deepstack (qwen3_vl, granite4_vision, granite_docling): features of further vision layers are added to the
+    visual tokens between decoder layers: a list has those that follow layer 0, 1, ..., a dict those that
+    precede a layer.
+    """
+    late = dict(kwargs)
+    if isinstance(following := kwargs.get("deepstack_visual_embeds"), list | tuple):
+        late["deepstack_visual_embeds"] = following[:layer]
+    if isinstance(preceding := kwargs.get("deepstack_features"), dict):
+        late["deepstack_features"] = {index: part for index, part in preceding.items() if index <= layer}
+    return late
+
+
+def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
+    """For each decoder layer, the layer whose keys and values it attends to.
+
+    That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
+    that one is below K, they see the keys of visual tokens too, which have to be masked.
+    """
+    modes = getattr(config, "kv_sharing_modes", None) or [None] * layer_count
+    stored: dict[str, int] = {}
+    sources = []
+    for index, mode in enumerate(modes):
+        if mode == "store":
+            stored[config.layer_types[index]] = index
+        sources.append(stored[config.layer_types[index]] if mode == "reuse" else index)
+    return sources
+
+
+def scales_attention_by_position(layer: Any) -> bool:
+    """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
+    attention = layer.self_attn
+    return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
+
+
+def attention_temperature(attention: Any, position: torch.Tensor) -> torch.Tensor:
+    """The factor by which llama4 scales the query at a position, counted from 0."""
+    steps = torch.floor((position.float() + 1.0) / attention.floor_scale)
+    return torch.log1p(steps) * attention.attn_scale + 1.0
+
+
+def rescale_query(attention: Any, query: torch.Tensor, columns_before: int, kept: torch.Tensor) -> torch.Tensor:
+    """A query projection's output of kept positions, so scaled that llama4's own scaling makes it right.
+
+    - `query`, shape (batch, kept, heads x head_dim); `kept`, shape (batch, kept): the positions; llama4 counts
+      them from `columns_before` on as if none were missing.
+    """
+    position = columns_before + kept
+    assumed = columns_before + torch.arange(position.shape[1], device=position.device)
+    ratio = attention_temperature(attention, position) / attention_temperature(attention, assumed)
+    return (query * ratio[..., None]).to(query.dtype)
