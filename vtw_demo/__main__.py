@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vtw_demo.benchmark import command as bench
 from vtw_demo.benchmark.load_test import command as loadtest
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation import command as evaluate
 from vtw_demo.models import command as models
 from vtw_demo.plots import calibrate_command as calibrate
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

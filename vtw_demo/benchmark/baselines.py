@@ -21,6 +21,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import check_family, find_decoder, unlike_llava
 from vtw_demo.withdrawal.attention_capture import captured_rows
 from vtw_demo.withdrawal.kept_tokens import (
@@ -129,14 +130,14 @@ def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: i
     layers = decoder.layers
     shares = share if isinstance(share, Sequence) else [share]
     if not all(0 <= part <= 1 for part in shares):
-        raise ValueError(f"The share of visual tokens to drop must be from 0 to 1; this is {share}.")
+        raise UserError(f"The share of visual tokens to drop must be from 0 to 1; this is {share}.")
     if not 1 <= layer < len(layers):
-        raise ValueError(f"FastV's layer must be from 1 to {len(layers) - 1} in {name}; this is {layer}.")
+        raise UserError(f"FastV's layer must be from 1 to {len(layers) - 1} in {name}; this is {layer}.")
     implementation = decoder.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
-        raise ValueError(f"FastV is written here for sdpa or eager attention; that of {name} is {implementation}.")
+        raise UserError(f"FastV is written here for sdpa or eager attention; that of {name} is {implementation}.")
     if (reason := unlike_llava(model)) is not None:
-        raise ValueError(f"FastV is written here for decoders like LLaVA's; that of {name} {reason}.")
+        raise UserError(f"FastV is written here for decoders like LLaVA's; that of {name} {reason}.")
 
 
 class _FastV:
@@ -185,7 +186,7 @@ class _FastV:
         given = dict(zip(self.parameters, args, strict=False)) | kwargs
         input_ids = given.get("input_ids")
         if input_ids is None:
-            raise ValueError("FastV finds visual tokens by their token ids, and this forward pass has no input_ids.")
+            raise UserError("FastV finds visual tokens by their token ids, and this forward pass has no input_ids.")
         cache: Cache | None = given.get("past_key_values")
         columns_before = count_columns(cache, input_ids.shape[1])
         if columns_before == 0:
@@ -195,7 +196,7 @@ class _FastV:
                 check_prompt_end(self.model, given)
                 self.visual, self.padding_mask = visual, given.get("attention_mask")
         elif has_visual_input(given):
-            raise ValueError(
+            raise UserError(
                 f"FastV ranks the visual tokens of a whole prompt, and this KV cache holds {columns_before} tokens "
                 "already. Start with a new one."
             )
@@ -289,7 +290,7 @@ def _fastv_peer(model: PreTrainedModel) -> Peer:
     name = f"FastV, {FASTV_SHARE:.0%} of visual tokens before layer {FASTV_LAYER}"
     try:
         check_fastv(model, FASTV_SHARE, FASTV_LAYER)
-    except ValueError as error:
+    except UserError as error:
         return Peer(name, str(error), None)
     return Peer(name, "Drops those that the prompt's last token attends to least (arXiv 2403.06764).", fastv)
 

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vtw_demo.errors import UserError
+
 TOLERANCE = 0.05
 """Beyond the spread of both results' rounds, as a share of the earlier ratio."""
 
@@ -16,7 +18,7 @@ def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     Both are what `bench --json` writes. Raises ValueError if they are of different things.
     """
     if before["what"] != now["what"]:
-        raise ValueError(f"The earlier result is of {before['what']!r}, this one of {now['what']!r}: measure the same.")
+        raise UserError(f"The earlier result is of {before['what']!r}, this one of {now['what']!r}: measure the same.")
     earlier, sentences = dict(_rounds(before)), []
     for name, rounds in _rounds(now):
         if name not in earlier:

@@ -23,6 +23,7 @@ from transformers import (
     VideoLlavaConfig,
 )
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED_FOLDER, Quantization
 from vtw_demo.withdrawal.architectures import find_decoder
 
@@ -179,7 +180,7 @@ def random_model(
     Raises ValueError for 8 bits.
     """
     if quantization == "8bit":
-        raise ValueError("Shapes without weights are measured in a precision of their own or in 4 bits, not in 8.")
+        raise UserError("Shapes without weights are measured in a precision of their own or in 4 bits, not in 8.")
     config = SHAPES[name].config()
     torch.manual_seed(0)
     with torch.device(device):
@@ -200,7 +201,7 @@ def random_inputs(
     Raises ValueError where no text token comes after the picture.
     """
     if not 0 <= tokens_before < text_tokens:
-        raise ValueError(
+        raise UserError(
             f"Of {text_tokens} text tokens {tokens_before} can't come before the picture: at least one comes after it."
         )
     shape, config = SHAPES[name], model.config

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import in_turn, peak_memory, synchronise
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import cache_left, flops_left
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -128,7 +129,7 @@ def measure_answers(
     Raises ValueError for fewer than 2 new tokens, and what `withdraw` raises.
     """
     if new_tokens < 2:
-        raise ValueError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
+        raise UserError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
     layer_of = {f"withdrawn at {layer}": layer for layer in layers}
     contexts: dict[str, Any] = {name: partial(withdraw, model, layer) for name, layer in layer_of.items()}
     contexts |= dict(others or {})

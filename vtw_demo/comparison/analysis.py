@@ -13,6 +13,7 @@ from vtw_demo.comparison.compare import Comparison
 from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
@@ -54,7 +55,7 @@ class FullExamination:
     @cached_property
     def patches(self) -> PatchGeometry:
         if isinstance(self.image, Clip):
-            raise ValueError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
+            raise UserError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
         return find_patches(self.vlm, [self.image], self.inputs)
 
     def attention_map(self, answer_token: int | None) -> AttentionMap:
@@ -74,7 +75,7 @@ class Examination:
 
     def __init__(self, full: FullExamination, comparison: Comparison) -> None:
         if comparison.full is not full.run:
-            raise ValueError("The comparison's full run must be the one that is examined.")
+            raise UserError("The comparison's full run must be the one that is examined.")
         self.full = full
         self.comparison = comparison
         self.timing: RepeatedTiming | None = None
@@ -159,7 +160,7 @@ class Examination:
         full = self.full
         try:
             patches: dict[str, Any] = full.patches.to_json()
-        except ValueError as error:  # the maps' weights are known all the same
+        except UserError as error:  # the maps' weights are known all the same
             patches = {"unknown": str(error)}
         tokens = sorted({None, *full._maps} & {None, *self._maps}, key=lambda token: -1 if token is None else token)
         return {

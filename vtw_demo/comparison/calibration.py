@@ -17,6 +17,7 @@ import torch
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import Sample
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.loading import VisionLanguageModel
@@ -147,7 +148,7 @@ class Calibration:
                 **{name: written[name] for name in names}, samples=tuple(written["samples"]), measurements=measurements
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"This is no calibration: {error!r}.") from error
+            raise UserError(f"This is no calibration: {error!r}.") from error
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def calibrate(
     Raises ValueError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
     """
     if not samples:
-        raise ValueError("There are no samples to calibrate on.")
+        raise UserError("There are no samples to calibrate on.")
     known = {} if store is None else store.measurements(vlm.layers - 1)
     done: list[Measurement] = []
     for sample in samples:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from vtw_demo.comparison.timed_generate import Run, run_timed
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.withdraw import check_layer
@@ -100,11 +101,11 @@ def compare(
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"The number of new tokens must be a whole number; this is {max_new_tokens!r}.")
     if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
-        raise ValueError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
+        raise UserError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
     inputs = vlm.prepare(image, question)
     needed, context = inputs["input_ids"].shape[1] + max_new_tokens, vlm.context
     if context is not None and needed > context:
-        raise ValueError(
+        raise UserError(
             f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
             f"context holds {context}. Shorten the question or allow fewer new tokens."
         )

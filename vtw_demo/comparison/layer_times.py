@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.comparison.compare import RunName
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
@@ -74,7 +75,7 @@ def measure_layer_times(
     Raises ValueError for rounds below 1, and what `withdraw` raises.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"The number of rounds must be at least 1; this is {rounds!r}.")
+        raise UserError(f"The number of rounds must be at least 1; this is {rounds!r}.")
     layers = len(find_decoder(model).layers)
     check_layer(layer, layers)
     runs: dict[RunName, int] = {"full": layers, "withdrawn": layer}

@@ -12,6 +12,7 @@ import torch
 
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.timed_generate import Run, run_timed
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.withdraw import check_layer
@@ -143,7 +144,7 @@ def repeat_timing(
     and TypeError for a layer that is no integer.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAXIMUM_ROUNDS:
-        raise ValueError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")
+        raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")
     check_layer(layer, vlm.layers)
     return _rounds(vlm, vlm.prepare(image, question), layer, max_new_tokens, rounds, stop or threading.Event())
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.errors import UserError
 from vtw_demo.models.image import open_picture
 
 SUFFIXES = (".jsonl", ".csv")
@@ -118,14 +119,14 @@ def read_samples(
             picture, question = _checked(row, file.parent)
             open_picture(picture)
             good.append((line, picture, question))
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             reason = f"there is no picture {error.filename}" if isinstance(error, FileNotFoundError) else str(error)
             bad.append(BadRow(line, reason))
     listed = "; ".join(map(str, bad[:10])) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
     if strict and bad:
-        raise ValueError(f"{file} has {len(bad)} bad rows: {listed}. Mend them, or leave out --strict to skip them.")
+        raise UserError(f"{file} has {len(bad)} bad rows: {listed}. Mend them, or leave out --strict to skip them.")
     if not good:
-        raise ValueError(f"{file} has no row with a picture and a question" + (f": {listed}." if bad else "."))
+        raise UserError(f"{file} has no row with a picture and a question" + (f": {listed}." if bad else "."))
     chosen = sorted(random.Random(seed).sample(range(len(good)), min(count, len(good))))
     samples = (Sample(f"{file.name}:{good[i][0]}", open_picture(good[i][1]), good[i][2], answer_tokens) for i in chosen)
     return tuple(samples), tuple(bad)
@@ -133,20 +134,20 @@ def read_samples(
 
 def _check_count(count: int) -> None:
     if count < 1:
-        raise ValueError(f"At least 1 sample is needed; {count} were asked for.")
+        raise UserError(f"At least 1 sample is needed; {count} were asked for.")
 
 
 def _data_file(path: Path) -> Path:
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{path} must be a {' or '.join(SUFFIXES)} file with the columns {', '.join(COLUMNS)}.")
+            raise UserError(f"{path} must be a {' or '.join(SUFFIXES)} file with the columns {', '.join(COLUMNS)}.")
         return path
     if not path.is_dir():
-        raise ValueError(f"There is no {path}: name a folder, or a {' or '.join(SUFFIXES)} file.")
+        raise UserError(f"There is no {path}: name a folder, or a {' or '.join(SUFFIXES)} file.")
     found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found) or "none"
-        raise ValueError(f"{path} must hold one {' or '.join(SUFFIXES)} file; it holds {names}. Name the file itself.")
+        raise UserError(f"{path} must hold one {' or '.join(SUFFIXES)} file; it holds {names}. Name the file itself.")
     return found[0]
 
 
@@ -155,19 +156,19 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8.") from error
+        raise UserError(f"{file} is not text in UTF-8.") from error
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
         try:
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise ValueError(
+                raise UserError(
                     f"{file} must have a header with {', '.join(COLUMNS)}; {', '.join(missing)} is missing."
                 )
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{file} is no valid CSV at line {reader.line_num}: {error}.") from error
+            raise UserError(f"{file} is no valid CSV at line {reader.line_num}: {error}.") from error
         return
     for line, written in enumerate(text.splitlines(), start=1):
         if written.strip():
@@ -179,13 +180,13 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _checked(row: Any, folder: Path) -> tuple[Path, str]:
     if isinstance(row, str):
-        raise ValueError(row)
+        raise UserError(row)
     if not isinstance(row, dict):
-        raise ValueError("must be a JSON object")
+        raise UserError("must be a JSON object")
     for column in COLUMNS:
         value = row.get(column)
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"{column} must be text; this is {value!r}")
+            raise UserError(f"{column} must be text; this is {value!r}")
         if not (value or "").strip():
-            raise ValueError(f"{column} is missing")
+            raise UserError(f"{column} is missing")
     return folder / row["image"].strip(), row["question"]

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from vtw_demo.errors import UserError
+
 Name = TypeVar("Name")
 Result = TypeVar("Result")
 
@@ -48,7 +50,7 @@ def in_turn(runs: Mapping[Name, Callable[[], Result]], rounds: int) -> Iterator[
     Raises ValueError for no round.
     """
     if rounds < 1:
-        raise ValueError(f"At least 1 round is needed; {rounds} were asked for.")
+        raise UserError(f"At least 1 round is needed; {rounds} were asked for.")
     order = list(runs)
     for number in range(rounds + 1):
         for name in order:

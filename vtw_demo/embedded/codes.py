@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, PLACES, SHAPES, SIZES, Scene
+from vtw_demo.errors import UserError
 
 NAMES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
@@ -54,7 +55,7 @@ def code_of(name: str, value: str) -> int:
         if group == name:
             return start + values.index(value)
         start += len(values)
-    raise ValueError(f"no property is called {name!r}; there are {', '.join(NAMES)}")
+    raise UserError(f"no property is called {name!r}; there are {', '.join(NAMES)}")
 
 
 def groups() -> Iterator[tuple[str, slice]]:

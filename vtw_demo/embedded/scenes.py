@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vtw_demo.embedded.drawing_styles import PLAIN, DrawingStyle, drawn_colour, drawn_outline
+from vtw_demo.errors import UserError
 
 ShapeName = Literal["circle", "square", "triangle", "star", "heart"]
 SizeName = Literal["small", "large"]
@@ -100,9 +101,9 @@ def random_scene(generator: random.Random, objects: int, colours: Sequence[str] 
         ValueError: a number of objects outside 1..6, or more than `colours` and the shapes can tell apart.
     """
     if not 1 <= objects <= MAXIMUM_OBJECTS:
-        raise ValueError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {objects}")
+        raise UserError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {objects}")
     if objects > len(colours) * len(SHAPES):
-        raise ValueError(f"{len(colours)} colours are too few for {objects} different objects")
+        raise UserError(f"{len(colours)} colours are too few for {objects} different objects")
     while True:
         base, other = _background_colours(generator)
         placed: list[SceneObject] = []

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import kl_div
 
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.samples import EvaluationSample
 from vtw_demo.evaluation.shared_encoding import shared_encoding
 from vtw_demo.evaluation.ways import FULL, PromptSize, Way
@@ -77,7 +78,7 @@ def answer_samples(
     contexts raise.
     """
     if not ways or ways[0] != FULL:
-        raise ValueError("An evaluation compares with the full model: it is the first way.")
+        raise UserError("An evaluation compares with the full model: it is the first way.")
     withdrawn = [way for way in ways if way.kind == "withdrawn"]
     found: list[dict[Way, Outcome]] = [{} for _ in samples]
     left: dict[Way, list[int]] = {way: [] for way in ways[1:]}
@@ -216,7 +217,7 @@ def _agreeing(vlm: VisionLanguageModel, full: _Answered, ways: Sequence[Way]) ->
 def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, way: Way, kl: float) -> Outcome:
     try:
         left = way.flops_left(vlm.model.config, answered.sizes[row])
-    except ValueError:
+    except UserError:
         left = None
     tokens = answered.tokens[row, : answered.lengths[row]].tolist()
     return Outcome(vlm.decode(tokens), kl, left)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtw_demo.comparison.calibration_store import write_whole
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answering import Outcome
 from vtw_demo.evaluation.samples import EvaluationSample
 
@@ -34,7 +35,7 @@ class AnswersFile:
                 continue  # a line that was being written when its process was killed
             if number == 0 and row.get("depends_on") != self.depends_on:
                 changed = _changed(row.get("depends_on"), self.depends_on)
-                raise ValueError(
+                raise UserError(
                     f"{path} holds answers of another evaluation: {changed}. Choose another folder with --out, or "
                     "remove that file."
                 )

@@ -14,6 +14,7 @@ from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample
 from vtw_demo.evaluation.scores import description_match
 
@@ -90,7 +91,7 @@ def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
     try:
         from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, part_of_photo, photos
     except ImportError as error:
-        raise ValueError("The package scikit-image isn't installed: pip install scikit-image.") from error
+        raise UserError("The package scikit-image isn't installed: pip install scikit-image.") from error
     samples = []
     for name, photo in zip(TESTED_PHOTOS, photos(TESTED_PHOTOS), strict=True):
         for number in range((PHOTOS if count is None else count) // len(TESTED_PHOTOS) or 1):
@@ -122,7 +123,7 @@ def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
     try:
         from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
     except ImportError as error:
-        raise ValueError("The package easy-vqa isn't installed: pip install easy-vqa==1.0.") from error
+        raise UserError("The package easy-vqa isn't installed: pip install easy-vqa==1.0.") from error
     samples = [
         EvaluationSample(
             f"{pictured.path.name}: {question}", _easy_vqa_kind(question, answer), question, (answer,), pictured.picture

@@ -19,6 +19,7 @@ from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibr
 from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answers_file import AnswersFile
 from vtw_demo.evaluation.built_in_data import (
     easy_vqa_test,
@@ -122,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     for asked_for in (options.samples, options.curve_samples):
         if asked_for is not None and asked_for < 1:
-            raise ValueError(f"At least 1 sample is needed; {asked_for} were asked for.")
+            raise UserError(f"At least 1 sample is needed; {asked_for} were asked for.")
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
     asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
@@ -231,10 +232,10 @@ def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
     for part in [piece for text in written for piece in text.split(",") if piece]:
         matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if matched is None:
-            raise ValueError(f"Layers are numbers or ranges such as 4-12; this is {part!r}.")
+            raise UserError(f"Layers are numbers or ranges such as 4-12; this is {part!r}.")
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if not 1 <= first <= last <= layer_count:
-            raise ValueError(f"Layers go from 1 to {layer_count}, the number of decoder layers; this is {part!r}.")
+            raise UserError(f"Layers go from 1 to {layer_count}, the number of decoder layers; this is {part!r}.")
         found.update(range(first, last + 1))
     return sorted(found)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answering import Outcome, answer_samples
 from vtw_demo.evaluation.answers_file import AnswersFile, sample_key
 from vtw_demo.evaluation.intervals import Estimate, estimates
@@ -113,7 +114,7 @@ def evaluate(
     size below 1, and what `answer_samples` raises; OSError where the file can't be written.
     """
     if batch_size < 1:
-        raise ValueError(f"A batch has at least 1 question; this is {batch_size}.")
+        raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
     prefill = on_model_thread(prefill_times, vlm, data.samples, ways)
     known: list[dict[Way, Outcome]] = []
     pictures: list[str] = []

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample, references_of
 from vtw_demo.models.image import open_picture
 
@@ -63,7 +64,7 @@ def read_data(
     a split that isn't there, and data without a row that can be used.
     """
     if count is not None and count < 1:
-        raise ValueError(f"At least 1 sample is needed; {count} were asked for.")
+        raise UserError(f"At least 1 sample is needed; {count} were asked for.")
     file = _own_file(Path(name))
     if file is not None:
         rows: Sequence[Any] = [*_rows(file, columns)]
@@ -84,14 +85,14 @@ def read_data(
             break
         try:
             samples[index] = read(index)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             place = places[index] if file is not None else f"row {index}"
             reason = f"there is no picture {error.filename}" if isinstance(error, FileNotFoundError) else str(error)
             skipped.append((index, SkippedRow(place, reason)))
     told = tuple(row for _, row in sorted(skipped, key=lambda pair: pair[0]))
     if not samples:
         listed = "".join(f" {row}." for row in told[:10])
-        raise ValueError(f"{name} has no row with a picture, a question and an answer.{listed}")
+        raise UserError(f"{name} has no row with a picture, a question and an answer.{listed}")
     return EvaluationData(title, tuple(samples[index] for index in sorted(samples))), told
 
 
@@ -104,7 +105,7 @@ def _own_file(path: Path) -> Path | None:
     found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found)
-        raise ValueError(f"{path} must hold one {' or '.join(SUFFIXES)} file; it holds {names}. Name the file itself.")
+        raise UserError(f"{path} must hold one {' or '.join(SUFFIXES)} file; it holds {names}. Name the file itself.")
     return found[0] if found else None
 
 
@@ -113,7 +114,7 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8.") from error
+        raise UserError(f"{file} is not text in UTF-8.") from error
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -121,7 +122,7 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{file} is no valid CSV at line {reader.line_num}: {error}.") from error
+            raise UserError(f"{file} is no valid CSV at line {reader.line_num}: {error}.") from error
         return
     # Not splitlines(): JSON may hold other line ends than its own.
     for line, written in enumerate(text.split("\n"), start=1):
@@ -136,7 +137,7 @@ def _check_columns(name: str, present: Sequence[str], columns: Columns) -> None:
     wanted = {"image": columns.image, "question": columns.question, "answer": columns.answer}
     for what, column in wanted.items():
         if column not in present:
-            raise ValueError(
+            raise UserError(
                 f"{name} has no column {column!r}; it has {', '.join(present) or 'none'}. Name the one that holds the "
                 f"{what} with --{what}-column."
             )
@@ -147,12 +148,12 @@ def _sample_of_file(
 ) -> EvaluationSample:
     row = rows[index][1]
     if isinstance(row, str):
-        raise ValueError(row)
+        raise UserError(row)
     if not isinstance(row, dict):
-        raise ValueError("must be a JSON object")
+        raise UserError("must be a JSON object")
     written = row.get(columns.image)
     if not isinstance(written, str) or not written.strip():
-        raise ValueError(f"{columns.image} must be the path of a picture; this is {written!r}")
+        raise UserError(f"{columns.image} must be the path of a picture; this is {written!r}")
     path = folder / written.strip()
     open_picture(path)  # now, so that a picture that can't be read is told before hours of work
     return _sample(places[index], row, columns, partial(open_picture, path))
@@ -167,11 +168,11 @@ def _sample_of_table(table: Any, columns: Columns, index: int) -> EvaluationSamp
 def _sample(name: str, row: Mapping[str, Any], columns: Columns, open_: Callable[[], Image.Image]) -> EvaluationSample:
     question, kind = row.get(columns.question), row.get(columns.kind)
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{columns.question} must be text; this is {question!r}")
+        raise UserError(f"{columns.question} must be text; this is {question!r}")
     try:
         references = references_of(row.get(columns.answer))
     except ValueError as error:
-        raise ValueError(f"{columns.answer}: {error}") from error
+        raise UserError(f"{columns.answer}: {error}") from error
     return EvaluationSample(name, "" if kind is None else str(kind), question, references, open_)
 
 
@@ -182,7 +183,7 @@ def _picture_of(value: Any) -> Image.Image:
     """
     if isinstance(value, list | tuple):
         if len(value) != 1:
-            raise ValueError(f"it has {len(value)} pictures; questions about one picture are asked")
+            raise UserError(f"it has {len(value)} pictures; questions about one picture are asked")
         (value,) = value
     if isinstance(value, dict):  # as `datasets` stores pictures
         value = value.get("bytes") or value.get("path")
@@ -190,11 +191,11 @@ def _picture_of(value: Any) -> Image.Image:
         try:
             value = Image.open(io.BytesIO(value))
         except OSError as error:
-            raise ValueError("its picture can't be read") from error
+            raise UserError("its picture can't be read") from error
     if isinstance(value, str) and value.strip():
         return open_picture(value)
     if not isinstance(value, Image.Image):
-        raise ValueError("it has no picture" if value is None else f"a picture can't be a {type(value).__name__}")
+        raise UserError("it has no picture" if value is None else f"a picture can't be a {type(value).__name__}")
     return value.convert("RGB")
 
 
@@ -203,7 +204,7 @@ def _load_table(name: str, split: str, config: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{name!r} is read with the package datasets: pip install 'vtw-demo[evaluate]'.") from error
+        raise UserError(f"{name!r} is read with the package datasets: pip install 'vtw-demo[evaluate]'.") from error
     path = Path(name)
     try:
         if any((path / mark).exists() for mark in SAVED_MARKS):
@@ -211,18 +212,18 @@ def _load_table(name: str, split: str, config: str | None) -> Any:
         elif path.is_file():
             kind = {".parquet": "parquet", ".json": "json", ".arrow": "arrow"}.get(path.suffix.lower())
             if kind is None:
-                raise ValueError(f"{name} must be a {', '.join(SUFFIXES)}, .json, .parquet or .arrow file")
+                raise UserError(f"{name} must be a {', '.join(SUFFIXES)}, .json, .parquet or .arrow file")
             found = datasets.load_dataset(kind, data_files=name)
         else:
             found = datasets.load_dataset(name, config)
     # Files and servers of others fail in any way there is.
     except Exception as error:
         reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
-        raise ValueError(f"The data set {name!r} can't be read: {reason}") from error
+        raise UserError(f"The data set {name!r} can't be read: {reason}") from error
     if not isinstance(found, dict):
         return found
     if split in found:
         return found[split]
     if len(found) == 1:
         return next(iter(found.values()))
-    raise ValueError(f"{name} has no split {split!r}; it has {', '.join(found)}. Name one with --split.")
+    raise UserError(f"{name} has no split {split!r}; it has {', '.join(found)}. Name one with --split.")

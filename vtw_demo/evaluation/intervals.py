@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from vtw_demo.errors import UserError
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 _DRAWN_AT_ONCE = 4_000_000
@@ -43,7 +45,7 @@ def estimates(values: Sequence[Sequence[float]], groups: Sequence[str], seed: in
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not len(table) or len(table) != len(groups):
-        raise ValueError(f"{len(groups)} groups don't go with values of the shape {table.shape}.")
+        raise UserError(f"{len(groups)} groups don't go with values of the shape {table.shape}.")
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.zeros((len(names), table.shape[1]))
     np.add.at(sums, group, table)

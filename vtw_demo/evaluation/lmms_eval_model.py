@@ -14,6 +14,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
@@ -45,13 +46,13 @@ class VisualTokensWithdrawal(lmms):
     ) -> None:
         super().__init__()
         if further:
-            raise ValueError(f"vtw takes no {', '.join(further)}: see its class for what it takes.")
+            raise UserError(f"vtw takes no {', '.join(further)}: see its class for what it takes.")
         self.vlm = load(pretrained, quantization, device=device, revision=revision)  # type: ignore[arg-type]
         self.layer = self.vlm.layers if layer is None else int(layer)
         check_layer(self.layer, self.vlm.layers)
         self.batch_size = int(batch_size)
         if self.batch_size < 1:
-            raise ValueError(f"A batch has at least 1 question; this is {batch_size}.")
+            raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The answers, cut before the first of a task's `until`."""
@@ -88,7 +89,7 @@ class VisualTokensWithdrawal(lmms):
         question, _, pictures_of, number, task, split = request.args
         pictures = pictures_of(self.task_dict[task][split][number])
         if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
-            raise ValueError(ONE_PICTURE.format(count=f"{len(pictures)} pictures or clips", task=task))
+            raise UserError(ONE_PICTURE.format(count=f"{len(pictures)} pictures or clips", task=task))
         return pictures[0].convert("RGB"), question.replace("<image>", "").strip()
 
 

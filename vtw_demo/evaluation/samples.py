@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtw_demo.errors import UserError
 from vtw_demo.evaluation.scores import exact_match
 
 SHORT_ANSWER_TOKENS = 32
@@ -75,11 +76,11 @@ def references_of(value: Any) -> tuple[str, ...]:
     for item in listed:
         written = item.get("answer") if isinstance(item, dict) else item
         if not isinstance(written, str | int | float):
-            raise ValueError(f"an answer must be text, a number, or a list of these; this is {value!r}")
+            raise UserError(f"an answer must be text, a number, or a list of these; this is {value!r}")
         text = {True: "yes", False: "no"}[written] if isinstance(written, bool) else str(written)
         if not text.strip():
-            raise ValueError("the answer is empty")
+            raise UserError("the answer is empty")
         found.append(text)
     if not found:
-        raise ValueError("the answer is missing")
+        raise UserError("the answer is missing")
     return tuple(found)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vtw_demo.benchmark.baselines import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.baselines import (
@@ -105,7 +106,7 @@ def fastv_dropped(config: PreTrainedConfig, size: PromptSize, layer: int) -> int
     allowed = prefill_flops(config, size.tokens, size.visual, layer)
     low, high = 0, size.visual
     if prefill_flops(config, size.tokens, high, FASTV_LAYER) > allowed:
-        raise ValueError(
+        raise UserError(
             f"FastV drops tokens after {FASTV_LAYER} layers, and can't save as much as withdrawal at K = {layer}."
         )
     while low < high:
@@ -135,6 +136,6 @@ def obstacle(vlm: VisionLanguageModel, way: Way) -> str | None:
             assert way.layer is not None
             check_fastv(vlm.model, FASTV_SHARE, FASTV_LAYER)
             fastv_dropped(vlm.model.config, PromptSize(64, 32), way.layer)
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     return None

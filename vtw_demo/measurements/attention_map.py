@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.attention_capture import NO_LABEL, sum_attention
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt
@@ -98,11 +99,11 @@ def measure_attention_map(
     answer = torch.as_tensor([] if answer_token_ids is None else answer_token_ids)
     given = answer.shape[-1]
     if answer_token is not None and not 0 <= answer_token < given:
-        raise ValueError(f"The answer has {given} tokens, counted from 0; there is no token {answer_token}.")
+        raise UserError(f"The answer has {given} tokens, counted from 0; there is no token {answer_token}.")
     to_query = answer[..., : 0 if answer_token is None else answer_token + 1]
     count = int(visual_token_mask(model.config, inputs["input_ids"]).sum())
     if not count:
-        raise ValueError("The prompt has no visual tokens: there is nothing to map.")
+        raise UserError("The prompt has no visual tokens: there is nothing to map.")
 
     def number(whole: Mapping[str, Any], prompt_length: int) -> torch.Tensor:
         visual = visual_token_mask(model.config, whole["input_ids"])[0]

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import ATTENTION_TYPES, find_decoder, key_sources
 
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
@@ -80,13 +81,13 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
     if kinds:
-        raise ValueError(
+        raise UserError(
             f"{type(text).__name__} has layers of the kinds {sorted(kinds)}; costs are known for layers of attention."
         )
     decoder = _without_weights(config)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise ValueError(f"{type(decoder).__name__} has no decoder layers in `layers`, so its costs can't be told.")
+        raise UserError(f"{type(decoder).__name__} has no decoder layers in `layers`, so its costs can't be told.")
     sources = key_sources(text, len(layers))
     # gemma4, not with flash attention: the last layers have no keys of their own, and only what is read of them is
     # computed. Another family's model, such as LLaVA, doesn't hand on what that is.
@@ -125,7 +126,7 @@ def _without_weights(config: PreTrainedConfig) -> Any:
         if type(part) in mapping:
             with torch.device("meta"):
                 return find_decoder(mapping[type(part)](part))
-    raise ValueError(f"transformers knows no model for a {type(config).__name__}, so its costs can't be told.")
+    raise UserError(f"transformers knows no model for a {type(config).__name__}, so its costs can't be told.")
 
 
 def _read_layer(layer: nn.Module, cache: Any, source: int, only_last_position: bool) -> LayerShape:
@@ -133,7 +134,7 @@ def _read_layer(layer: nn.Module, cache: Any, source: int, only_last_position: b
     output = next((getattr(attention, name) for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
     key_dim = getattr(attention, "qk_head_dim", None) or getattr(attention, "head_dim", None)
     if not isinstance(output, nn.Linear) or key_dim is None:
-        raise ValueError(f"{type(layer).__name__} has no attention whose heads can be told, nor can its costs.")
+        raise UserError(f"{type(layer).__name__} has no attention whose heads can be told, nor can its costs.")
     value_dim = getattr(attention, "v_head_dim", key_dim)
     heads = output.in_features // value_dim
     if not isinstance(cache, CacheLayerMixin):
@@ -178,7 +179,7 @@ def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
         return _experts_per_token(layer) * sum(matrix[0].numel() for matrix in matrices.values())
     if "Router" in type(module).__name__ and matrices.keys() == {"weight"}:
         return matrices["weight"].numel()
-    raise ValueError(
+    raise UserError(
         f"{type(layer).__name__} has matrices of the kind {type(module).__name__}, of which it can't be told how often "
         "a token is multiplied with them, nor what the layer costs."
     )
@@ -190,7 +191,7 @@ def _experts_per_token(layer: nn.Module) -> int:
             return count
     if isinstance(count := getattr(getattr(layer, "config", None), "top_k_experts", None), int):
         return count
-    raise ValueError(f"{type(layer).__name__} doesn't say how many experts a token is sent to; costs can't be told.")
+    raise UserError(f"{type(layer).__name__} doesn't say how many experts a token is sent to; costs can't be told.")
 
 
 def _altup_numbers(altup: Any) -> int:

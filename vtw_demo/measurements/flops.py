@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.decoder_shape import DecoderShape, decoder_shape
 
 
@@ -157,7 +158,7 @@ def cache_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int)
 def _shares_left(config: PreTrainedConfig, cost: Callable[[DecoderShape, int], int]) -> tuple[float, ...] | None:
     try:
         decoder = decoder_shape(config)
-    except ValueError:
+    except UserError:
         return None
     costs = [cost(decoder, layer) for layer in range(1, len(decoder.layers) + 1)]
     return tuple(part / costs[-1] for part in costs[:-1])
@@ -201,12 +202,12 @@ def _tokens_by_layer(layers: int, prompt_tokens: int, visual_tokens: int, layer:
     _check_count("visual_tokens", visual_tokens)
     _check_count("layer", layer, at_least=1)
     if visual_tokens > prompt_tokens:
-        raise ValueError(
+        raise UserError(
             f"visual_tokens is {visual_tokens}, more than the {prompt_tokens} tokens of the whole prompt; "
             "prompt_tokens counts the visual ones too."
         )
     if layer > layers:
-        raise ValueError(
+        raise UserError(
             f"The withdrawal layer must be from 1 to {layers}, the number of decoder layers; this is {layer}."
         )
     kept = max(prompt_tokens - visual_tokens, 1)  # a layer can't run on nothing: an empty slot stays
@@ -215,4 +216,4 @@ def _tokens_by_layer(layers: int, prompt_tokens: int, visual_tokens: int, layer:
 
 def _check_count(name: str, value: int, at_least: int = 0) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name} must be an integer of at least {at_least}; this is {value!r}.")
+        raise UserError(f"{name} must be an integer of at least {at_least}; this is {value!r}.")

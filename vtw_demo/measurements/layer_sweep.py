@@ -22,6 +22,7 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, KVSharingDict
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import (
     check_family,
     check_flash_window,
@@ -116,7 +117,7 @@ def sweep(
     """
     check_family(model)
     if positions_at_once is not None and positions_at_once < 1:
-        raise ValueError(f"positions_at_once must be at least 1; this is {positions_at_once}.")
+        raise UserError(f"positions_at_once must be at least 1; this is {positions_at_once}.")
     answer_length = 0 if answer_token_ids is None else torch.as_tensor(answer_token_ids).shape[-1]
     # The answer's last token predicts nothing that is asked for.
     given = None if answer_token_ids is None else torch.as_tensor(answer_token_ids)[..., : max(0, answer_length - 1)]
@@ -145,9 +146,9 @@ def choose_layer(
     divergence = torch.as_tensor(kl, dtype=torch.float32)
     samples = divergence[None] if divergence.ndim == 1 else divergence
     if samples.ndim != 2 or samples.shape[1] != len(layers) or samples.numel() == 0:
-        raise ValueError(f"kl has the shape {tuple(divergence.shape)}, for {len(layers)} layers.")
+        raise UserError(f"kl has the shape {tuple(divergence.shape)}, for {len(layers)} layers.")
     if not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"The threshold must be a number from 0 on; this is {threshold!r}.")
+        raise UserError(f"The threshold must be a number from 0 on; this is {threshold!r}.")
     # Compared in float32: 0.003 of a tensor is a little more than 0.003.
     met = (samples.mean(0) <= torch.tensor(threshold)).tolist()
     return next((layer for layer, is_met in zip(layers, met, strict=True) if is_met), None)
@@ -362,7 +363,7 @@ class _Streams:
             choices.append(logits.argmax(-1))
             next_logits.append(logits[:, :, 0])
         if not divergences:
-            raise ValueError(f"{type(self.model).__name__} has {layer_count} decoder layer: there is no K to sweep.")
+            raise UserError(f"{type(self.model).__name__} has {layer_count} decoder layer: there is no K to sweep.")
         # (streams, batch, positions) -> (batch, streams, positions)
         answer_kl, answer_choices = (torch.cat(parts).transpose(0, 1) for parts in (divergences, choices))
         return Sweep(

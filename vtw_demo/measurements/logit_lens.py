@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.video import Shown, like
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -103,7 +104,7 @@ def measure_migration(
     `VisionLanguageModel.prepare`, `with_answer` and `withdraw` raise.
     """
     if not len(answer_token_ids):
-        raise ValueError("There is no answer to look for: hand the token ids of the full model's.")
+        raise UserError("There is no answer to look for: hand the token ids of the full model's.")
     inputs = vlm.prepare(image, question)
     check_prompt_end(vlm.model, inputs)
     blank = vlm.prepare(like(image, BLANK), question)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.withdrawal.teacher_forcing import check_prompt
 
@@ -104,11 +105,11 @@ class PatchGeometry:
         """
         given = np.asarray(weights, dtype=np.float64)
         if given.shape != (len(self.patches),):
-            raise ValueError(f"weights have the shape {given.shape}; there are {len(self.patches)} visual tokens.")
+            raise UserError(f"weights have the shape {given.shape}; there are {len(self.patches)} visual tokens.")
         if not np.isfinite(given).all():
-            raise ValueError("weights must be finite numbers.")
+            raise UserError("weights must be finite numbers.")
         if longest_side < 1:
-            raise ValueError(f"The longest side has at least 1 cell; this is {longest_side}.")
+            raise UserError(f"The longest side has at least 1 cell; this is {longest_side}.")
         shaded = []
         for picture, size in enumerate(self.sizes):
             columns, rows = (max(1, round(longest_side * side / max(size))) for side in size)
@@ -147,12 +148,12 @@ def find_patches(
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
-        raise ValueError(f"Patches are found for one prompt at a time; these are {len(inputs['input_ids'])}.")
+        raise UserError(f"Patches are found for one prompt at a time; these are {len(inputs['input_ids'])}.")
     config: Any = vlm.model.config
     if config.model_type not in (*ROW_BY_ROW, *PACKED):
         raise _unknown(vlm)
     if not images:
-        raise ValueError("There are no pictures: hand those of the prompt.")
+        raise UserError("There are no pictures: hand those of the prompt.")
     sizes = tuple(ImageOps.exif_transpose(image).size for image in images)
     views = _find_views(vlm, sizes, inputs)
     patches = (_packed if config.model_type in PACKED else _row_by_row)(vlm, views, inputs)
@@ -278,7 +279,7 @@ def _pixels(
         or made[name].shape != inputs[name].shape
         or not all(torch.equal(made[key], inputs[key].cpu()) for key in layout)
     ):
-        raise ValueError("The inputs weren't made from these pictures: hand those that the processor was given.")
+        raise UserError("The inputs weren't made from these pictures: hand those that the processor was given.")
     pixels = made[name].float()
     if "image_grid_thw" in made:
         views = _unflattened(vlm.model.config.vision_config, pixels, made["image_grid_thw"].tolist())

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
@@ -90,7 +91,7 @@ def measure_answer_probabilities(
     `VisionLanguageModel.prepare`, `with_answer` and `withdraw` raise.
     """
     if not full_tokens or not withdrawn_tokens:
-        raise ValueError("An answer has at least one token; one of these has none.")
+        raise UserError("An answer has at least one token; one of these has none.")
     inputs = vlm.prepare(image, question)
     if layer != vlm.layers:
         check_prompt_end(vlm.model, inputs)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.devices import find_device, free_memory
 from vtw_demo.models.hub import in_cache, reachable
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, check_model
@@ -106,6 +107,6 @@ def _obstacle(wanted: ModelChoice) -> str | None:
         return "it is not in this machine's cache, and the hub can't be reached."
     try:
         check_model(**wanted.arguments())
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     return None

@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from vtw_demo.errors import UserError
+
 # How torch's allocators and CUDA's libraries say it in a plain RuntimeError.
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -19,16 +21,16 @@ def find_device(asked: str | None) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"Unknown device {asked!r}: name one as torch does, for example cuda, cuda:1 or cpu."
         ) from error
     if device.type not in ("cpu", "cuda"):
         try:
             torch.ones(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device {asked!r} is not there, or holds no numbers. Use cpu instead.") from error
+            raise UserError(f"The device {asked!r} is not there, or holds no numbers. Use cpu instead.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"The device {asked!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPUs. Use cpu instead."
         )
     return device

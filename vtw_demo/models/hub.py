@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm, validate_repo_id
 
+from vtw_demo.errors import UserError
+
 CONFIG = "config.json"
 # Weights as safetensors only, and no code.
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -119,12 +121,12 @@ def in_cache(name: str, revision: str | None = None) -> bool:
 
 def _check_listing(name: str, listed: list[str]) -> None:
     if CONFIG not in listed:
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: it has no {CONFIG}, so it is no model of transformers. Check the id "
             "or the folder."
         )
     if not any(file.endswith(".safetensors") for file in listed):
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: its weights are not in safetensors, the only files of weights that "
             "are read here. Choose a version that has them."
         )
@@ -137,41 +139,41 @@ def _sentences(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: there is no such folder, and it is no id of the hub either, which "
             "looks like 'llava-hf/llava-1.5-7b-hf'."
         ) from error
     except GatedRepoError as error:
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth login` or set "
             "HF_TOKEN, and try again."
         ) from error
     except RevisionNotFoundError as error:
-        raise ValueError(f"The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.") from error
+        raise UserError(f"The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"There is no model {name!r} on the hub ({hub}), or it is private: check the id; for a private one log in "
             "with `hf auth login` or set HF_TOKEN."
         ) from error
     except LocalEntryNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"The model {name!r}{version} is not, or not whole, in this machine's cache, and the hub ({hub}) can't be "
             "reached: check the network, or choose a model that is here, such as 'embedded'."
         ) from error
     except EntryNotFoundError as error:
-        raise ValueError(f"The model {name!r}{version} lacks a file: {error}. Choose another one.") from error
+        raise UserError(f"The model {name!r}{version} lacks a file: {error}. Choose another one.") from error
     except HfHubHTTPError as error:
         said = str(error).strip().splitlines()[0]
-        raise ValueError(f"The hub refused the model {name!r}: {said} Try again later.") from error
+        raise UserError(f"The hub refused the model {name!r}: {said} Try again later.") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ValueError(
+            raise UserError(
                 f"The disk is full: the model {name!r} doesn't fit into {constants.HF_HUB_CACHE}. Make room, or set "
                 "HF_HOME to another disk."
             ) from error
-        raise ValueError(_broken_off(name)) from error
+        raise UserError(_broken_off(name)) from error
     except HTTPError as error:
-        raise ValueError(_broken_off(name)) from error
+        raise UserError(_broken_off(name)) from error
 
 
 def _broken_off(name: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vtw_demo.errors import UserError
+
 # Those that Pillow reads itself: no format that starts another program, and none with scripts in it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAXIMUM_PIXELS = 50_000_000
@@ -41,21 +43,21 @@ def read_picture(path: str | Path) -> PictureFile:
     Raises ValueError, in a sentence for people, for what is no picture, and OSError for a file that isn't there.
     """
     if Path(path).stat().st_size == 0:
-        raise ValueError("The picture's file is empty: choose another one.")
+        raise UserError("The picture's file is empty: choose another one.")
     try:
         picture = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large()) from error
+        raise UserError(_too_large()) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"This file is not a picture that can be read: use {', '.join(FORMATS)}.") from error
+        raise UserError(f"This file is not a picture that can be read: use {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise a dozen kinds for files that are cut short or broken
-        raise ValueError(_DAMAGED) from error
+        raise UserError(_DAMAGED) from error
     with picture:
         _check_size(picture)
         try:
             picture.load()
         except Exception as error:
-            raise ValueError(_DAMAGED) from error
+            raise UserError(_DAMAGED) from error
         return PictureFile(shown_picture(picture), _note(picture))
 
 
@@ -72,7 +74,7 @@ def shown_picture(picture: Image.Image) -> Image.Image:
     try:
         return _in_rgb(_in_eight_bits(picture))
     except ValueError as error:
-        raise ValueError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
+        raise UserError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
 
 
 _DAMAGED = "The picture's file is damaged or cut short: choose another one."
@@ -85,11 +87,11 @@ def _too_large() -> str:
 def _check_size(picture: Image.Image) -> None:
     width, height = picture.size
     if not width or not height:
-        raise ValueError(f"The picture is empty: it has {width} × {height} pixels.")
+        raise UserError(f"The picture is empty: it has {width} × {height} pixels.")
     if width * height > MAXIMUM_PIXELS:
-        raise ValueError(_too_large())
+        raise UserError(_too_large())
     if max(width, height) > MAXIMUM_ASPECT_RATIO * min(width, height):
-        raise ValueError(
+        raise UserError(
             f"The picture is too elongated, {width} × {height} pixels: its longer side may be up to "
             f"{MAXIMUM_ASPECT_RATIO} times the shorter one."
         )

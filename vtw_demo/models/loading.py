@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 from transformers.utils.logging import set_tqdm_hook
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype, find_device, free_memory
 from vtw_demo.models.hub import CONFIG, ModelFiles, fetch, find_files
 from vtw_demo.models.model_thread import on_model_thread
@@ -189,10 +190,10 @@ def check_model(
     isn't known or in which withdrawal can't mean anything, and too little memory.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
-        raise ValueError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
+        raise UserError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
     target = find_device(device)
     if quantization and target.type == "cuda" and on_zero_gpu():
-        raise ValueError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
+        raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
     files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, revision)
     _check_known(name, files.folder)
     with _sentences(name):
@@ -206,7 +207,7 @@ def check_model(
     if needs[quantization] > free:
         smaller = [option for option, bytes_ in needs.items() if option and bytes_ <= free]
         advice = f"quantization {smaller[0]} ({_gigabytes(needs[smaller[0]])})" if smaller else "a smaller model"
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {target}, and "
             f"{_gigabytes(free)} are free: choose {advice}{' or another device' if target.type != 'cpu' else ''}."
         )
@@ -218,10 +219,10 @@ def _check_known(name: str, folder: Path) -> None:
         written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model_type = written.get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"The model {name!r} can't be loaded: its {CONFIG} is damaged. Choose another one.") from error
+        raise UserError(f"The model {name!r} can't be loaded: its {CONFIG} is damaged. Choose another one.") from error
     if model_type not in CONFIG_MAPPING:
         code = " It comes with code of its own, which is never run here." if "auto_map" in written else ""
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: its architecture, {model_type!r}, isn't known to transformers "
             f"{transformers.__version__}.{code} Choose another model."
         )
@@ -233,19 +234,19 @@ def _sentences(name: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ValueError(
+        raise UserError(
             f"There is not enough memory for the model {name!r}: choose quantization 4bit, or a smaller model."
         ) from error
     except ImportError as error:
         said = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: a package that it needs isn't installed. {said.split('. ')[0]}. "
             "Install it, or choose another model."
         ) from error
     # Files that others wrote fail in any way there is.
     except Exception as error:
         reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
-        raise ValueError(
+        raise UserError(
             f"The model {name!r} can't be loaded: {reason} Choose another one, such as {EMBEDDED!r}."
         ) from error
 

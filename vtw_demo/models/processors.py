@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.video_processor import ClipProcessor
 
 # Files in which a processor's class may be named, the newest kind first.
@@ -38,7 +39,7 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
         elif name == "feature_extractor":
             parts[name] = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         elif name != "video_processor":
-            raise ValueError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {name}.")
+            raise UserError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {name}.")
     if "video_processor" in kind.get_attributes():
         parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
     # In the order of the class's own arguments.
@@ -56,7 +57,7 @@ def _processor_class(folder: Path, config: PreTrainedConfig) -> type[ProcessorMi
     if found is None and type(config) in PROCESSOR_MAPPING:
         found = PROCESSOR_MAPPING[type(config)]
     if found is None:
-        raise ValueError("Its files name no processor that transformers has.")
+        raise UserError("Its files name no processor that transformers has.")
     return found
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import check_family, find_decoder
 
 # Bits of a weight: NF4 with a constant of 8 bits for 64 weights and one of 32 bits for 256 of these; int8 with one of
@@ -54,7 +55,7 @@ def describe(config: PreTrainedConfig) -> Architecture:
     mean anything.
     """
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise ValueError(
+        raise UserError(
             f"{config.model_type!r} is no vision-language model that answers in text. Choose one that is, such as a "
             "LLaVA."
         )

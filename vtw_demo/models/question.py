@@ -6,6 +6,8 @@ import reprlib
 import unicodedata
 from typing import Any
 
+from vtw_demo.errors import UserError
+
 EMPTY = "The question is empty: type what you want to know about the picture."
 # Control characters, and halves of a pair: no text has them, and some tokenizers fail at them.
 _LEFT_OUT = ("Cc", "Cs")
@@ -18,10 +20,10 @@ def read_question(question: Any) -> str:
     Raises ValueError, in a sentence for people, for what is no text and what shows nothing.
     """
     if not isinstance(question, str | None):
-        raise ValueError(f"The question must be text; this is {reprlib.repr(question)}.")
+        raise UserError(f"The question must be text; this is {reprlib.repr(question)}.")
     text = without_control_characters(question or "").strip()
     if all(unicodedata.category(character) in _BLANK or character.isspace() for character in text):
-        raise ValueError(EMPTY)
+        raise UserError(EMPTY)
     return text
 
 

@@ -11,6 +11,8 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from vtw_demo.errors import UserError
+
 # What a file begins with, after so many bytes, and FFmpeg's name for its format. A format is never guessed: some
 # (playlists, scripts) make FFmpeg open other files and addresses.
 FORMATS: tuple[tuple[int, bytes, str], ...] = (
@@ -101,7 +103,7 @@ def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
     if kind is None or (kind == "gif" and sampling is None):
         return None
     if sampling is None:
-        raise ValueError(
+        raise UserError(
             "This model is asked about pictures, not about clips: choose a picture, or a model that takes clips, such "
             "as Video-LLaVA, Qwen2.5-VL and Qwen3-VL."
         )
@@ -138,16 +140,16 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
     path = Path(path)
     size = path.stat().st_size
     if size == 0:
-        raise ValueError("The clip's file is empty: choose another one.")
+        raise UserError("The clip's file is empty: choose another one.")
     if size > MAXIMUM_BYTES:
-        raise ValueError(f"The clip's file is too large: it may have up to {MAXIMUM_BYTES // 1_000_000} MB.")
+        raise UserError(f"The clip's file is too large: it may have up to {MAXIMUM_BYTES // 1_000_000} MB.")
     content = path.read_bytes()
     try:
         timeline = _timeline(content)
         sampled = timeline.sample(sampling)
         frames = _decode(content, set(sampled))
     except (av.FFmpegError, EOFError, MemoryError) as error:
-        raise ValueError("The clip's file is damaged or of a kind that can't be read: choose another one.") from error
+        raise UserError("The clip's file is damaged or of a kind that can't be read: choose another one.") from error
     # Where one can't be decoded, the nearest is shown.
     shown = [min(frames, key=lambda stamp: abs(stamp - wanted)) for wanted in sampled]
     first = frames[shown[0]]
@@ -185,7 +187,7 @@ def _format(content: bytes) -> str | None:
 def _open(content: bytes) -> av.container.InputContainer:
     name = _format(content)
     if name is None:
-        raise ValueError("This file is not a clip that can be read: use MP4, WebM, MOV, AVI, MKV, OGV or GIF.")
+        raise UserError("This file is not a clip that can be read: use MP4, WebM, MOV, AVI, MKV, OGV or GIF.")
     # From memory, and with no protocol: whatever is written in the file, nothing else is opened.
     options = {"protocol_whitelist": "none"}
     return av.open(io.BytesIO(content), mode="r", format=name, options=options, metadata_errors="ignore")
@@ -195,27 +197,27 @@ def _timeline(content: bytes) -> _Timeline:
     """Read from the packets alone: nothing is decoded."""
     with _open(content) as container:
         if not container.streams.video:
-            raise ValueError("This file holds no moving picture, only sound: choose a clip.")
+            raise UserError("This file holds no moving picture, only sound: choose a clip.")
         stream = container.streams.video[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAXIMUM_PIXELS:
-            raise ValueError(f"The clip's frames are too large: {width} x {height} pixels. Scale it down.")
+            raise UserError(f"The clip's frames are too large: {width} x {height} pixels. Scale it down.")
         durations: dict[int, int] = {}
         for packet in container.demux(stream):
             if packet.pts is not None and packet.size:
                 durations[packet.pts] = packet.duration or 0
             if len(durations) > MAXIMUM_FRAMES_READ:
-                raise ValueError(_too_long())
+                raise UserError(_too_long())
         unit = float(stream.time_base or 1)
     if not durations:
-        raise ValueError("The clip has no frames: choose another one.")
+        raise UserError("The clip has no frames: choose another one.")
     stamps = tuple(sorted(durations))
     shown = stamps[-1] - stamps[0]
     # Where the file doesn't say how long the last frame is shown, as long as the others on average.
     last = durations[stamps[-1]] or shown / max(1, len(stamps) - 1)
     seconds = (shown + last) * unit
     if seconds > MAXIMUM_SECONDS:
-        raise ValueError(_too_long())
+        raise UserError(_too_long())
     return _Timeline(stamps, unit, seconds)
 
 
@@ -234,7 +236,7 @@ def _decode(content: bytes, wanted: set[int]) -> dict[int, Image.Image]:
             if not missing:
                 break
     if not found:
-        raise ValueError("None of the clip's frames can be decoded: choose another one.")
+        raise UserError("None of the clip's frames can be decoded: choose another one.")
     return found
 
 

@@ -16,6 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
+from vtw_demo.errors import UserError
+
 FRAMES_APART = ("video_llava",)
 FRAMES_IN_PAIRS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 TAKES_CLIPS = FRAMES_APART + FRAMES_IN_PAIRS
@@ -59,11 +61,11 @@ class ClipProcessor(VideoProcessorMixin):
             return self._apart(videos)
         if self.model_type in FRAMES_IN_PAIRS:
             return self._in_pairs(videos, options["video_metadata"])
-        raise ValueError(f"{self.model_type} is asked about pictures here, not about clips: choose a picture.")
+        raise UserError(f"{self.model_type} is asked about pictures here, not about clips: choose a picture.")
 
     def _apart(self, videos: Sequence[Sequence[Image.Image]]) -> BatchFeature:
         if len(lengths := {len(frames) for frames in videos}) > 1:
-            raise ValueError(
+            raise UserError(
                 f"Clips that are asked about together have the same number of frames; these have {lengths}."
             )
         pixels = [

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.video_utils import VideoMetadata
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.image import shown_picture
 from vtw_demo.models.question import EMPTY, read_question
@@ -139,7 +140,7 @@ class VisionLanguageModel:
         pictures = [[shown_picture(shown)] for shown, _ in queries if isinstance(shown, Image.Image)]
         clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
         if clips and self.sampling is None:
-            raise ValueError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
+            raise UserError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
         media: dict[str, Any] = {}
         if pictures:
             media["images"] = pictures
@@ -170,7 +171,7 @@ class VisionLanguageModel:
         before, _, after = template.partition(_QUESTION)
         text = as_plain_text(read_question(question), before, after, self.processor.tokenizer)
         if not text.strip():
-            raise ValueError(EMPTY)
+            raise UserError(EMPTY)
         return before + text + after
 
     def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:

@@ -16,6 +16,7 @@ from vtw_demo.comparison.calibration import CalibrationProgress
 from vtw_demo.comparison.compare import Comparison, RunFinished, RunProgress
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.summary import verdict
+from vtw_demo.errors import UserError
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page import sections as names
@@ -195,14 +196,14 @@ class Callbacks:
     def _switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
         layout, switching, stop = self.layout, self.switching, session.stop
         if switching is None:
-            raise ValueError("The model can't be switched on this page.")
+            raise UserError("The model can't be switched on this page.")
         try:
             for event in switching.switch(session.visitor, str(name or "").strip(), str(quantization or ""), stop):
                 yield {layout.verdict: progress_line(str(event))}
-        except (ValueError, StoppedError) as error:
+        except (UserError, StoppedError) as error:
             if session.vlm is not self.engine.vlm:
                 yield self._show_model(session)
-            if isinstance(error, ValueError):
+            if isinstance(error, UserError):
                 raise
             if stop is session.stop:
                 yield {layout.verdict: progress_line(f"Stopped. {STILL_THERE}")}
@@ -216,7 +217,7 @@ class Callbacks:
         if session.vlm is None:
             session.show_model(vlm)
         elif session.vlm is not vlm:
-            raise ValueError(SWITCHED)
+            raise UserError(SWITCHED)
         return vlm
 
     def _run(self, session: Session, asked: Asked) -> Iterator[Shown]:
@@ -467,7 +468,7 @@ class Callbacks:
             full = FullExamination(vlm, query.picture, query.question, comparison.full)
             examination = Examination(full, comparison)
             for part in examination.measurements:
-                with suppress(ValueError):  # a part that this model's can't be known of: the data say so themselves
+                with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
                     for _ in self.engine.measure(asking.session, vlm, part, stop, follows=True):
                         pass
             return {**report_data(examination, calibration, this_machine()), "note": query.note}

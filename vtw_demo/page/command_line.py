@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.errors import UserError
 from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_choice
 from vtw_demo.models.choice import DEFAULT_MODEL, ModelChoice, from_environment
 from vtw_demo.models.loading import VisionLanguageModel
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(options)
     except (SystemExit, KeyboardInterrupt):
         return 0
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"VTW Demo can't start: {error}", file=sys.stderr)
         return 2
 
@@ -135,7 +136,7 @@ def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel
     choice = chosen_model(options)
     try:
         vlm = load_choice(choice)
-    except ValueError as error:
+    except UserError as error:
         # What was asked for and can't be had is said; what was chosen here makes way for what runs everywhere.
         other = choice.without(str(error))
         if other is None:

@@ -13,6 +13,7 @@ from functools import partial
 from vtw_demo.comparison.analysis import Examination
 from vtw_demo.comparison.machine import Machine
 from vtw_demo.comparison.summary import verdict
+from vtw_demo.errors import UserError
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import progress_line, verdict_line
 from vtw_demo.page.sentences import Shown, in_sentences, told
@@ -94,7 +95,7 @@ class TakeAway:
         """Each measurement takes a turn of its own; the file is made while others use the model."""
         examination, stop = session.examination, session.measuring
         if examination is None:
-            raise ValueError("There is nothing to take away yet: run a comparison first.")
+            raise UserError("There is nothing to take away yet: run a comparison first.")
         yield {self.layout.verdict: progress_line(WRITING)}
         vlm = examination.full.vlm
 
@@ -102,7 +103,7 @@ class TakeAway:
             return {self.layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
 
         for part in needed(examination):
-            with suppress(ValueError):  # a part that this model's can't be known of: the file says so itself
+            with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
                 yield from told(show, self.engine.measure(session.visitor, vlm, part, stop, follows=True))
         content = make(examination)
         yield {
@@ -114,7 +115,7 @@ class TakeAway:
         self, session: Session, name: str, suffix: str, kind: str, make: Callable[[Plot], str]
     ) -> Iterator[Shown]:
         if name not in session.plots:
-            raise ValueError("There is no plot here to take away yet.")
+            raise UserError("There is no plot here to take away yet.")
         yield {self.layout.file: _file(f"{name}.{suffix}", kind, make(session.plots[name]))}
 
 

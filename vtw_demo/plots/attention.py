@@ -8,6 +8,7 @@ from typing import Literal
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
 from vtw_demo.plots.style import K_LINE, SEGMENT_COLOURS, styled
@@ -24,7 +25,7 @@ def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares,
     """(layers, segments) of the chosen query. Raises ValueError for a token that the answer hasn't."""
     if isinstance(query, int):
         if not 0 <= query < len(mass.answer):
-            raise ValueError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
+            raise UserError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
         return mass.answer[query]
     return mass.answer_mean if query == ANSWER_MEAN else mass.last_prompt
 
@@ -98,7 +99,7 @@ def _asker(query: AttentionQuery) -> str:
 
 def _withdrawal_layer(mass: AttentionMass) -> int:
     if mass.withdrawal_layer is None:
-        raise ValueError("This attention mass is of a run without withdrawal: there is no layer K to mark.")
+        raise UserError("This attention mass is of a run without withdrawal: there is no layer K to mark.")
     return mass.withdrawal_layer
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.compare import RunName
+from vtw_demo.errors import UserError
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.attention_map import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
@@ -56,11 +57,11 @@ def attention_map_html(
     """
     layer = _withdrawal_layer(withdrawn)
     if withdrawn.weights.shape != full.weights.shape:
-        raise ValueError(f"The maps have different shapes: {full.weights.shape} and {withdrawn.weights.shape}.")
+        raise UserError(f"The maps have different shapes: {full.weights.shape} and {withdrawn.weights.shape}.")
     if not 0 <= first_layer < full.layers:
-        raise ValueError(f"first_layer must be from 0 to {full.layers - 1}, the last layer; this is {first_layer}.")
+        raise UserError(f"first_layer must be from 0 to {full.layers - 1}, the last layer; this is {first_layer}.")
     if not 0 <= picture_index < len(geometry.sizes):
-        raise ValueError(
+        raise UserError(
             f"picture_index must be from 0 to {len(geometry.sizes) - 1}, the last picture; this is {picture_index}."
         )
     runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
@@ -210,7 +211,7 @@ def _is_withdrawn(attention_map: AttentionMap, layer: int) -> bool:
 
 def _withdrawal_layer(withdrawn: AttentionMap) -> int:
     if withdrawn.withdrawal_layer is None:
-        raise ValueError("This attention map is of a run without withdrawal: there is no layer K to show.")
+        raise UserError("This attention map is of a run without withdrawal: there is no layer K to show.")
     return withdrawn.withdrawal_layer
 
 

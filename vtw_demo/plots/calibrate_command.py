@@ -18,6 +18,7 @@ from vtw_demo.comparison.calibration import (
 )
 from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
+from vtw_demo.errors import UserError
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.divergence_png import divergence_png
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.data is None:
         if options.answer_tokens != 1:
-            raise ValueError(f"--answer-tokens {options.answer_tokens} is for --data: give both, or neither.")
+            raise UserError(f"--answer-tokens {options.answer_tokens} is for --data: give both, or neither.")
         samples, data = embedded_samples(options.samples), EMBEDDED_DATA
     else:
         samples, skipped = read_samples(

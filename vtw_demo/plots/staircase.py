@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.layer_times import LayerTimes
+from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.staircase import LayerCost, Staircase
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
@@ -138,7 +139,7 @@ def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
 
 def _check_times(stairs: Staircase, times: LayerTimes | None) -> None:
     if times is not None and (times.layer, len(times.full)) != (stairs.layer, len(stairs.full)):
-        raise ValueError(
+        raise UserError(
             f"The times are of withdrawal at layer {times.layer} of {len(times.full)}; the staircase is of layer "
             f"{stairs.layer} of {len(stairs.full)}."
         )

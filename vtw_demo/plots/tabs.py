@@ -12,6 +12,7 @@ from vtw_demo.comparison.analysis import Examination
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.comparison.every_layer import LayerAnswer
 from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.errors import UserError
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.attention import (
     LAST_PROMPT,
@@ -183,6 +184,6 @@ def all_plots(examination: Examination, calibration: Calibration | None) -> tupl
     for make in makers:
         try:
             made.append(make())
-        except ValueError as error:
+        except UserError as error:
             missing.append(str(error))
     return tuple(made), tuple(missing)

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
+from vtw_demo.errors import UserError
 from vtw_demo.formats import count, milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, styled
 from vtw_demo.plots.table import Cell, Table
@@ -150,7 +151,7 @@ def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]
 
 def _check_layer(comparison: Comparison, repeated: RepeatedTiming) -> None:
     if repeated.layer != comparison.layer:
-        raise ValueError(f"The rounds are of layer {repeated.layer}, the comparison is of layer {comparison.layer}.")
+        raise UserError(f"The rounds are of layer {repeated.layer}, the comparison is of layer {comparison.layer}.")
 
 
 def _figure_of(time: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vtw_demo.errors import UserError
+
 HOW = "Give --auth a file, or VTW_AUTH a text, that has user:password on each line."
 
 
@@ -19,7 +21,7 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 "--auth takes a file, and what was given is none that can be read; a password itself would be seen in "
                 f"the list of processes. {HOW}"
             ) from error
@@ -29,10 +31,10 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
             continue
         user, colon, password = line.strip().partition(":")
         if not user.strip() or not colon or not password:
-            raise ValueError(f"Line {number} of the accounts is not user:password. {HOW}")
+            raise UserError(f"Line {number} of the accounts is not user:password. {HOW}")
         if user.strip() in accounts:
-            raise ValueError(f"Line {number} of the accounts names a user again. {HOW}")
+            raise UserError(f"Line {number} of the accounts names a user again. {HOW}")
         accounts[user.strip()] = password
     if not accounts:
-        raise ValueError(f"There is no account: nobody could log in. {HOW}")
+        raise UserError(f"There is no account: nobody could log in. {HOW}")
     return list(accounts.items())

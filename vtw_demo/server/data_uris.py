@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from vtw_demo.errors import UserError
 from vtw_demo.server.access import MAXIMUM_UPLOAD_BYTES, TOO_LARGE
 
 WANTED = "The picture must be a data URI, data:image/png;base64,... : files and addresses are never read."
@@ -27,16 +28,16 @@ class DataUris:
 
     def _stored(self, uri: Any) -> dict[str, str]:
         if not isinstance(uri, str) or not uri.startswith("data:"):
-            raise ValueError(WANTED)
+            raise UserError(WANTED)
         head, _, encoded = uri.partition(",")
         if not head.endswith(";base64"):
-            raise ValueError(WANTED)
+            raise UserError(WANTED)
         if len(encoded) > MAXIMUM_UPLOAD_BYTES * 4 // 3 + 4:
-            raise ValueError(TOO_LARGE)
+            raise UserError(TOO_LARGE)
         try:
             content = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ValueError(f"The picture's base64 is broken. {WANTED}") from error
+            raise UserError(f"The picture's base64 is broken. {WANTED}") from error
         file = self.folder / hashlib.sha256(content).hexdigest() / "picture"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)

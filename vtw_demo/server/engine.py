@@ -15,6 +15,7 @@ from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers
 from vtw_demo.comparison.repeated_timing import RepeatedTiming
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.server.lease import leased, measured, place
 from vtw_demo.server.monitoring import Monitoring
@@ -68,7 +69,7 @@ class Engine:
 
     def _check(self, vlm: VisionLanguageModel) -> None:
         if vlm is not self.vlm:
-            raise ValueError(SWITCHED)
+            raise UserError(SWITCHED)
 
     def compare(
         self,
@@ -159,7 +160,7 @@ class Engine:
             if isinstance(event, Comparison):
                 comparison = event
         if comparison is None:
-            raise ValueError(STOPPED)
+            raise UserError(STOPPED)
         return comparison
 
     def close(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dis
 import errno
 import traceback
 from dataclasses import dataclass
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back, is_out_of_memory
 
-PACKAGE = "vtw_demo."
 REFUSED, QUEUE_FULL, OUT_OF_MEMORY, DISK_FULL, FAILED = "refused", "queue full", "out of memory", "disk full", "failed"
 
 SENTENCES = {
@@ -26,7 +25,7 @@ SENTENCES = {
 TRACED_FRAMES = 12
 
 
-class QueueFullError(ValueError):
+class QueueFullError(UserError):
     """No more may wait: said at once, in a sentence for people."""
 
 
@@ -45,14 +44,14 @@ class Fault:
 
 
 def fault_of(error: Exception) -> Fault:
-    """What to say of `error`: its own sentence where this package refused something, else one of SENTENCES."""
+    """What to say of `error`: its own sentence where it is meant for people, else one of SENTENCES."""
     if isinstance(error, QueueFullError):
         return Fault(QUEUE_FULL, str(error))
     if is_out_of_memory(error):
         return Fault(OUT_OF_MEMORY, SENTENCES[OUT_OF_MEMORY])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Fault(DISK_FULL, SENTENCES[DISK_FULL])
-    if isinstance(error, ValueError | TypeError) and _is_ours(error) and str(error):
+    if isinstance(error, UserError):
         return Fault(REFUSED, str(error))
     return Fault(FAILED, SENTENCES[FAILED])
 
@@ -70,16 +69,3 @@ def trace_of(error: Exception, *, with_message: bool) -> str:
     places = " > ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     message = f": {error}" if with_message else ""
     return f"{type(error).__name__}{message} in {places}".replace("\n", " ")
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether a `raise` of this package raised it: what a model, a tokenizer, a plot or Python itself says is no
-    sentence for visitors."""
-    traced = error.__traceback__
-    while traced is not None and traced.tb_next is not None:
-        traced = traced.tb_next
-    if traced is None:
-        return False
-    code = traced.tb_frame.f_code.co_code
-    raised = dis.opname[code[traced.tb_lasti]] == "RAISE_VARARGS"
-    return raised and traced.tb_frame.f_globals.get("__name__", "").startswith(PACKAGE)

@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 
 from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.errors import UserError
 from vtw_demo.models.model_thread import on_model_thread
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.models.zero_gpu import on_zero_gpu
@@ -41,7 +42,7 @@ SECONDS_PER_TOKEN_LAYER = 0.0015
 PREFILLS_OF_A_MEASUREMENT = 20
 
 # What stands here for what was raised there, by the kind of fault.
-RAISED = {REFUSED: ValueError, OUT_OF_MEMORY: MemoryError}
+RAISED = {REFUSED: UserError, OUT_OF_MEMORY: MemoryError}
 
 Arguments = ParamSpec("Arguments")
 Event = TypeVar("Event")
@@ -63,7 +64,7 @@ def lease_seconds(vlm: VisionLanguageModel, prefills: int, new_tokens: int) -> i
     working = vlm.layers * (prefills * SECONDS_PER_PREFILL_LAYER + new_tokens * SECONDS_PER_TOKEN_LAYER)
     seconds = math.ceil(starting + working)
     if seconds > LONGEST_LEASE:
-        raise ValueError(
+        raise UserError(
             f"This could take {seconds} s, and a GPU is lent for {LONGEST_LEASE} s at most: ask for less at once."
         )
     return seconds
@@ -100,7 +101,7 @@ def leased(
                         raise event.kind(event.sentence)
                     yield event
             except gr.Error as error:  # no quota, no GPU, a worker that was ended
-                raise ValueError(f"{error.title}: {error.message!s}") from error
+                raise UserError(f"{error.title}: {error.message!s}") from error
 
     return run
 
@@ -161,7 +162,7 @@ def _index(vlm: VisionLanguageModel) -> int:
     for index, placed in enumerate(_PLACED):
         if placed.vlm is vlm:
             return index
-    raise ValueError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
+    raise UserError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
 
 
 def _placed(index: int) -> VisionLanguageModel:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.image import read_picture
 from vtw_demo.models.question import read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown, contact_sheet, find_clip
@@ -41,7 +42,7 @@ class Query:
         """
         text = read_question(question)
         if len(text) > LONGEST_QUESTION:
-            raise ValueError(
+            raise UserError(
                 f"The question is too long: it has {len(text)} characters and may have up to {LONGEST_QUESTION}."
             )
         layer = whole_number("withdrawal layer", layer)
@@ -52,7 +53,7 @@ class Query:
                 return cls(clip, text, layer, max_new_tokens)
             read = read_picture(path)
         except OSError as error:
-            raise ValueError("The picture is no longer on the server: choose it again.") from error
+            raise UserError("The picture is no longer on the server: choose it again.") from error
         return cls(read.picture, text, layer, max_new_tokens, read.note)
 
     @cached_property
@@ -68,7 +69,7 @@ def _path(file: Any) -> str:
     """Of a file that Gradio has stored: a mapping with its `path`."""
     path = file.get("path") if isinstance(file, dict) else None
     if not isinstance(path, str) or not path:
-        raise ValueError("There is no picture: upload one, paste one, or choose an example.")
+        raise UserError("There is no picture: upload one, paste one, or choose an example.")
     return path
 
 
@@ -77,7 +78,7 @@ def whole_number(name: str, value: Any) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"The {name} must be a whole number; this is {reprlib.repr(value)}.")
+        raise UserError(f"The {name} must be a whole number; this is {reprlib.repr(value)}.")
     return value
 
 
@@ -85,12 +86,12 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
     """The withdrawal layers from `first` to `last`. Raises ValueError, in a sentence for people."""
     first, last = whole_number("first K", first), whole_number("last K", last)
     if not 1 <= first <= last <= layers:
-        raise ValueError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
+        raise UserError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
     return tuple(range(first, last + 1))
 
 
 def read_threshold(value: Any) -> float:
     """A threshold of KL divergence. Raises ValueError, in a sentence for people."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
+        raise UserError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
     return float(value)

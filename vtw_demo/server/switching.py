@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.errors import UserError
 from vtw_demo.models.choice import NO_QUANTIZATION, ModelChoice, choose_model
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.hub import fetch
@@ -58,7 +59,7 @@ class Switching:
     def _choice(self, name: str, quantization: str) -> ModelChoice:
         known = name in self._own
         if not known and (not HUB_ID.fullmatch(name) or Path(name).exists()):
-            raise ValueError(
+            raise UserError(
                 f"{name!r} is no id of the Hugging Face hub, which looks like 'llava-hf/llava-1.5-7b-hf': on the page "
                 f"no other can be named, but for {EMBEDDED!r}. {STILL_THERE}"
             )
@@ -66,8 +67,8 @@ class Switching:
         revision = first.revision if name == first.name else None
         try:
             return choose_model(name, quantization or NO_QUANTIZATION, first.device, revision, first.quantize_all)
-        except ValueError as error:
-            raise ValueError(f"{error} {STILL_THERE}") from error
+        except UserError as error:
+            raise UserError(f"{error} {STILL_THERE}") from error
 
     def _fetch(self, choice: ModelChoice, report: OnProgress) -> None:
         """All that can be done beside the model that is loaded."""
@@ -75,8 +76,8 @@ class Switching:
         try:
             outlook = check_model(**choice.arguments(), reclaimable=self.engine.vlm.memory_bytes)
             fetch(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
-        except ValueError as error:
-            raise ValueError(f"{error} {STILL_THERE}") from error
+        except UserError as error:
+            raise UserError(f"{error} {STILL_THERE}") from error
 
     def _exchange(self, choice: ModelChoice, stop: threading.Event, report: OnProgress) -> None:
         engine, before = self.engine, self._as_loaded()
@@ -93,16 +94,16 @@ class Switching:
         self._restore(before, obstacle)
         if stop.is_set():
             raise StoppedError
-        raise ValueError(f"{obstacle} {STILL_THERE}")
+        raise UserError(f"{obstacle} {STILL_THERE}")
 
     def _restore(self, before: ModelChoice, obstacle: str) -> None:
         try:
             self._use(before, load(**before.arguments()))
-        except ValueError as error:
+        except UserError as error:
             # Its files have gone meanwhile: what ships with the demo is always there.
             embedded = ModelChoice(EMBEDDED, device=before.device)
             self._use(embedded, load(**embedded.arguments()))
-            raise ValueError(f"{obstacle} The model before can't be loaded again: {error}") from error
+            raise UserError(f"{obstacle} The model before can't be loaded again: {error}") from error
 
     def _use(self, choice: ModelChoice, vlm: VisionLanguageModel) -> None:
         self.engine.use(vlm, CalibrationStore.of(vlm, self.cache))

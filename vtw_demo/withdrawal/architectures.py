@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.segments import visual_token_ids
 
 INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
@@ -30,18 +31,18 @@ def check_family(model: PreTrainedModel) -> None:
     """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
     name, config = type(model).__name__, model.config
     if config.is_encoder_decoder:
-        raise ValueError(
+        raise UserError(
             f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual tokens."
         )
     if config.model_type in INNER_GENERATE:
-        raise ValueError(
+        raise UserError(
             f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
             "generate of its language model, where visual tokens can't be found."
         )
     decoder = find_decoder(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise ValueError(
+        raise UserError(
             f"{name} can't be used with withdraw: its decoder, a {type(decoder).__name__}, has no decoder "
             "layers in `layers`."
         )
@@ -49,7 +50,7 @@ def check_family(model: PreTrainedModel) -> None:
     without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
     if kinds or without is not None:
         found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
-        raise ValueError(
+        raise UserError(
             f"{name} can't be used with withdraw: not all of its decoder layers attend to the tokens of "
             f"their own sequence; it has {found} (cross-attention, convolution or linear attention)."
         )

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.kept_tokens import keep_positions
 from vtw_demo.withdrawal.segments import PADDING, visual_token_mask
@@ -48,7 +49,7 @@ def sum_attention(
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
-        raise ValueError(
+        raise UserError(
             "Attention is measured for one prompt at a time, input_ids of the shape (1, prompt); "
             f"these have {tuple(inputs['input_ids'].shape)}."
         )
@@ -173,7 +174,7 @@ def captured_rows(
     ) -> None:
         for name in ("softcap", "position_bias", "s_aux"):
             if options.get(name) is not None:
-                raise ValueError(
+                raise UserError(
                     f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of "
                     "scaled products."
                 )

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import check_family, find_decoder, unlike_llava
 from vtw_demo.withdrawal.withdraw import Withdrawal, check_layer, exclusive
 
@@ -68,7 +69,7 @@ def check_random(model: PreTrainedModel) -> None:
     """Raise the ValueError that `remove_at_random` raises for a model."""
     check_family(model)
     if (reason := unlike_llava(model)) is not None:
-        raise ValueError(
+        raise UserError(
             f"Random tokens can be removed from decoders like LLaVA's; that of {type(model).__name__} {reason}."
         )
 
@@ -78,13 +79,13 @@ def check_renumbered(model: PreTrainedModel) -> None:
     check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
     if (reason := unlike_llava(model)) is not None:
-        raise ValueError(f"Positions can be renumbered in decoders like LLaVA's; that of {name} {reason}.")
+        raise UserError(f"Positions can be renumbered in decoders like LLaVA's; that of {name} {reason}.")
     rotary = getattr(decoder, "rotary_emb", None)
     scaling = getattr(decoder.config, "rope_parameters", None) or {}
     if rotary is None or tuple(inspect.signature(rotary.forward).parameters) != ("x", "position_ids"):
-        raise ValueError(f"Positions can be renumbered where all layers share rotary embeddings; not so in {name}.")
+        raise UserError(f"Positions can be renumbered where all layers share rotary embeddings; not so in {name}.")
     if "mrope_section" in scaling:
-        raise ValueError(f"Positions can be renumbered where they count tokens; {name} counts rows and columns.")
+        raise UserError(f"Positions can be renumbered where they count tokens; {name} counts rows and columns.")
 
 
 @contextmanager
@@ -105,7 +106,7 @@ class _RemovalAtRandom(Withdrawal):
     def leaving(self, input_ids: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
         visual = super().leaving(input_ids, padding_mask)
         if len(visual) != len(self.seeds):
-            raise ValueError(f"A seed is needed for each row; there are {len(self.seeds)} for {len(visual)} rows.")
+            raise UserError(f"A seed is needed for each row; there are {len(self.seeds)} for {len(visual)} rows.")
         present = torch.ones_like(visual) if padding_mask is None else padding_mask.bool()
         chosen = torch.zeros_like(visual)
         for row, seed in enumerate(self.seeds):

@@ -9,6 +9,8 @@ from enum import StrEnum
 import torch
 from transformers import PreTrainedConfig
 
+from vtw_demo.errors import UserError
+
 PADDING = -1
 """What `segment_ids` writes where a row is padded."""
 
@@ -42,7 +44,7 @@ def visual_token_ids(config: PreTrainedConfig) -> tuple[int, ...]:
     found = {getattr(config, name, None) for name in _PLACEHOLDER_NAMES}
     ids = tuple(sorted(token_id for token_id in found if isinstance(token_id, int)))
     if not ids:
-        raise ValueError(
+        raise UserError(
             f"{type(config).__name__} names no placeholder token for images or videos "
             f"(looked for {', '.join(_PLACEHOLDER_NAMES)}), so its visual tokens can't be found."
         )
@@ -83,9 +85,9 @@ def segment_ids(
     a configuration that names no placeholder token.
     """
     if input_ids.ndim != 2:
-        raise ValueError(f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}.")
+        raise UserError(f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}.")
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
+        raise UserError(
             f"attention_mask has the shape {tuple(attention_mask.shape)}, "
             f"input_ids have {tuple(input_ids.shape)}; give the mask of these ids."
         )
@@ -93,7 +95,7 @@ def segment_ids(
     if prompt_length is None:
         prompt_length = sequence_length
     if not 0 <= prompt_length <= sequence_length:
-        raise ValueError(
+        raise UserError(
             f"prompt_length is {prompt_length}, but the sequence has {sequence_length} positions; "
             "it counts the columns of the prompt, padding included."
         )

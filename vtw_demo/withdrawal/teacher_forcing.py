@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import answer_token_type
 from vtw_demo.withdrawal.segments import visual_token_mask
 
@@ -15,25 +16,25 @@ def check_prompt(inputs: Mapping[str, Any]) -> None:
     """Raise ValueError unless `inputs` hold prompts, `input_ids` of shape (batch, prompt), that end side by side."""
     input_ids = inputs.get("input_ids")
     if input_ids is None:
-        raise ValueError("The inputs have no input_ids; hand what the model's processor returns.")
+        raise UserError("The inputs have no input_ids; hand what the model's processor returns.")
     if input_ids.ndim != 2 or 0 in input_ids.shape:
-        raise ValueError(f"input_ids must have the shape (batch, prompt); these have {tuple(input_ids.shape)}.")
+        raise UserError(f"input_ids must have the shape (batch, prompt); these have {tuple(input_ids.shape)}.")
     attention_mask = inputs.get("attention_mask")
     if attention_mask is None:
         return
     if attention_mask.shape != input_ids.shape:
-        raise ValueError(
+        raise UserError(
             f"attention_mask has the shape {tuple(attention_mask.shape)}, input_ids have "
             f"{tuple(input_ids.shape)}; give the mask of these ids."
         )
     if not attention_mask[:, -1].all():
-        raise ValueError("The prompt is padded on the right; pad it on the left, or not at all.")
+        raise UserError("The prompt is padded on the right; pad it on the left, or not at all.")
 
 
 def check_prompt_end(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
     """Raise ValueError if a prompt ends with a visual token: withdrawn, its last position attends to nothing."""
     if visual_token_mask(model.config, inputs["input_ids"][:, -1:]).any():
-        raise ValueError(
+        raise UserError(
             "The prompt ends with a visual token, which withdrawal takes away: from the withdrawal layer on its "
             "last position attends to nothing. Put text after the image, or measure without withdrawal."
         )
@@ -59,13 +60,13 @@ def with_answer(
     if answer.ndim == 1 and (batch == 1 or answer.numel() == 0):
         answer = answer.expand(batch, -1)
     if answer.ndim != 2 or len(answer) != batch or (answer.numel() and answer.is_floating_point()):
-        raise ValueError(
+        raise UserError(
             f"answer_token_ids must be integers of the shape ({batch}, answer tokens); these have the shape "
             f"{tuple(answer.shape)} and the type {answer.dtype}."
         )
     answer = answer.to(device=input_ids.device, dtype=input_ids.dtype)
     if visual_token_mask(model.config, answer).any():
-        raise ValueError(
+        raise UserError(
             "answer_token_ids contain the placeholder of an image, which would be read as a picture. "
             "Generate with suppress_tokens=[its id]."
         )

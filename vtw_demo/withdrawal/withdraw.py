@@ -20,6 +20,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import (
     check_family,
     check_flash_window,
@@ -117,12 +118,12 @@ def check_layer(layer: int, layer_count: int) -> None:
     if isinstance(layer, bool) or not isinstance(layer, int):
         raise TypeError(f"The withdrawal layer must be an integer; this is {layer!r}.")
     if layer == 0:
-        raise ValueError(
+        raise UserError(
             f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is 0. "
             "At 0 the model would never see the picture: leave the picture out of the prompt instead."
         )
     if not 1 <= layer <= layer_count:
-        raise ValueError(
+        raise UserError(
             f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is {layer}."
         )
 
@@ -261,7 +262,7 @@ class Withdrawal:
         given = dict(zip(self.parameters, args, strict=False)) | kwargs
         input_ids = given.get("input_ids")
         if input_ids is None:
-            raise ValueError(
+            raise UserError(
                 "withdraw finds the visual tokens by their token ids, and this forward pass has no "
                 "input_ids. Hand input_ids instead of inputs_embeds."
             )
@@ -285,7 +286,7 @@ class Withdrawal:
             padding_mask = own_padding_mask(given, sequence_length)
             kept = keep_positions(self.leaving(input_ids, padding_mask), padding_mask)
             if kept is None and has_visual_input(given):
-                raise ValueError(
+                raise UserError(
                     f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "
                     f"its tokens is one of the placeholders {visual_token_ids(self.model.config)}, so the "
                     "visual tokens can't be found."

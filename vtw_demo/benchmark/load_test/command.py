@@ -21,6 +21,7 @@ from vtw_demo.benchmark.load_test.results import load_misses, load_table, memory
 from vtw_demo.benchmark.load_test.server import Server, serve
 from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.comparison.machine import this_machine
+from vtw_demo.errors import UserError
 
 HELP = "let many visitors ask the real server at once, and watch its memory"
 DESCRIPTION = (
@@ -50,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if not 1 <= options.clients <= MOST_CLIENTS:
-        raise ValueError(f"There must be from 1 to {MOST_CLIENTS} clients; this is {options.clients}.")
+        raise UserError(f"There must be from 1 to {MOST_CLIENTS} clients; this is {options.clients}.")
     if not 0 <= options.seconds <= 3600:
-        raise ValueError(f"The seconds must be from 0 to 3600; this is {options.seconds:g}.")
+        raise UserError(f"The seconds must be from 0 to 3600; this is {options.seconds:g}.")
     if options.comparisons != 0:
         check_comparisons(options.comparisons)
 

@@ -14,6 +14,7 @@ from vtw_demo.benchmark.load_test.crowd import compare
 from vtw_demo.benchmark.load_test.protocol import Page, Visitor
 from vtw_demo.benchmark.load_test.requests import random_request
 from vtw_demo.benchmark.load_test.server import Server
+from vtw_demo.errors import UserError
 
 EVERY = 50
 ANSWER_TOKENS = 2
@@ -62,7 +63,7 @@ class Memory:
 def check_comparisons(comparisons: int) -> None:
     """Raises ValueError for 50 or fewer."""
     if comparisons <= EVERY:
-        raise ValueError(f"Growth is measured from {EVERY} comparisons on: ask for more; this is {comparisons}.")
+        raise UserError(f"Growth is measured from {EVERY} comparisons on: ask for more; this is {comparisons}.")
 
 
 async def measure_memory(

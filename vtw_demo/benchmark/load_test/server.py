@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from vtw_demo.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 180.0
 CLOSING_SECONDS = 10.0
@@ -91,9 +93,9 @@ def check_loopback(host: str) -> None:
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:
-        raise ValueError(f"The address {host!r} isn't known: {error}.") from error
+        raise UserError(f"The address {host!r} isn't known: {error}.") from error
     if not all(ipaddress.ip_address(address).is_loopback for address in found):
-        raise ValueError(f"A load test stays on this machine: {host!r} isn't a loopback address. Use 127.0.0.1.")
+        raise UserError(f"A load test stays on this machine: {host!r} isn't a loopback address. Use 127.0.0.1.")
 
 
 def _free_port(host: str) -> int:

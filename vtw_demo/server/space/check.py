@@ -11,6 +11,7 @@ from huggingface_hub import get_token
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
+from vtw_demo.errors import UserError
 from vtw_demo.formats import amount
 from vtw_demo.server.space.description import SDK, SPACEFILE, SpaceDescription, read_spacefile, with_front_matter
 from vtw_demo.server.space.files import Checkout, SpaceFile, read_checkout
@@ -60,7 +61,7 @@ def check_space(folder: Path) -> SpaceCheck:
     description = None
     try:
         description = read_spacefile(folder)
-    except ValueError as error:
+    except UserError as error:
         problems.append(str(error))
     if description is not None:
         problems += _described_problems(folder, description, checkout, paths)

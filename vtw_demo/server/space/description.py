@@ -13,6 +13,8 @@ from huggingface_hub import SpaceCardData, SpaceHardware
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from vtw_demo.errors import UserError
+
 SPACEFILE = "Spacefile"
 SDK = "gradio"
 # https://huggingface.co/docs/hub/spaces-config-reference
@@ -155,19 +157,19 @@ def read_spacefile(folder: Path) -> SpaceDescription:
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"There is no {SPACEFILE} in {folder}: it describes the Space.") from error
+        raise UserError(f"There is no {SPACEFILE} in {folder}: it describes the Space.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The {SPACEFILE} is no YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"The {SPACEFILE} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(said, dict):
-        raise ValueError(f"The {SPACEFILE} is a YAML mapping such as 'title: ...'; this is {type(said).__name__}.")
+        raise UserError(f"The {SPACEFILE} is a YAML mapping such as 'title: ...'; this is {type(said).__name__}.")
     known = {_KEYS.get(part.name, part.name): part for part in fields(SpaceDescription)}
     unknown = [str(key) for key in said if key not in known]
     if unknown:
-        raise ValueError(f"The {SPACEFILE} has {', '.join(unknown)}, and may have {', '.join(known)}.")
+        raise UserError(f"The {SPACEFILE} has {', '.join(unknown)}, and may have {', '.join(known)}.")
     required = {key for key, part in known.items() if part.type == "str"}
     missing = [key for key in known if key in required and said.get(key) is None]
     if missing:
-        raise ValueError(f"The {SPACEFILE} lacks {', '.join(missing)}.")
+        raise UserError(f"The {SPACEFILE} lacks {', '.join(missing)}.")
     values = {known[key].name: _read(key, known[key].type, value) for key, value in said.items() if value is not None}
     return SpaceDescription(**values)
 
@@ -181,13 +183,13 @@ def with_front_matter(readme: str, description: SpaceDescription) -> str:
 def _read(key: str, kind: Any, value: Any) -> Any:
     if kind == "tuple[str, ...]":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{key} in the {SPACEFILE} is a list of texts; this is {value!r}.")
+            raise UserError(f"{key} in the {SPACEFILE} is a list of texts; this is {value!r}.")
         return tuple(value)
     if kind == "dict[str, str]":
         pairs = isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
         if not pairs:
-            raise ValueError(f"{key} in the {SPACEFILE} maps names to texts, numbers in quotes; this is {value!r}.")
+            raise UserError(f"{key} in the {SPACEFILE} maps names to texts, numbers in quotes; this is {value!r}.")
         return value
     if not isinstance(value, str):
-        raise ValueError(f"{key} in the {SPACEFILE} is text; this is {value!r}: write it in quotes.")
+        raise UserError(f"{key} in the {SPACEFILE} is text; this is {value!r}: write it in quotes.")
     return value

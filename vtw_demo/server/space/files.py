@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtw_demo.errors import UserError
+
 
 @dataclass(frozen=True)
 class SpaceFile:
@@ -47,7 +49,7 @@ def read_checkout(folder: Path) -> Checkout:
     Raises ValueError, in a sentence for people, for no folder, and where git isn't installed or fails.
     """
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}.")
+        raise UserError(f"There is no folder {str(folder)!r}.")
     has_history = (folder / ".git").exists()
     if has_history:
         tracked, untracked = _listed(folder, ["--cached"]), _listed(folder, ["--others", "--exclude-standard"])
@@ -80,8 +82,8 @@ def _git(folder: Path, arguments: list[str]) -> str:
     try:
         asked = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise ValueError("git isn't installed, so what it ignores can't be known: install it.") from error
+        raise UserError("git isn't installed, so what it ignores can't be known: install it.") from error
     if asked.returncode:
         said = " ".join(asked.stderr.decode(errors="replace").split())
-        raise ValueError(f"git can't say what it ignores in {folder}: {said}")
+        raise UserError(f"git can't say what it ignores in {folder}: {said}")
     return asked.stdout.decode(errors="surrogateescape")

@@ -16,6 +16,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
+from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, count
 from vtw_demo.server.space.check import README, SpaceCheck
 from vtw_demo.server.space.description import HARDWARE, SpaceDescription, is_repository
@@ -40,14 +41,14 @@ def push_space(
     token, and all that the hub refuses; ConnectionError where it can't be reached.
     """
     if not is_repository(repository):
-        raise ValueError(f"A Space is named USER/NAME, for example 'me/vtw-demo'; this is {repository!r}.")
+        raise UserError(f"A Space is named USER/NAME, for example 'me/vtw-demo'; this is {repository!r}.")
     if hardware is not None and hardware not in HARDWARE:
-        raise ValueError(f"Unknown hardware {hardware!r}: choose one of {', '.join(HARDWARE)}.")
+        raise UserError(f"Unknown hardware {hardware!r}: choose one of {', '.join(HARDWARE)}.")
     if checked.description is None or not checked.is_green:
-        raise ValueError("Nothing was sent: `python -m vtw_demo space check` says what to put right first.")
+        raise UserError("Nothing was sent: `python -m vtw_demo space check` says what to put right first.")
     token = get_token()
     if token is None:
-        raise ValueError(
+        raise UserError(
             "There is no token for the hub: log in with `hf auth login`, or set HF_TOKEN to a token that may write."
         )
     api = HfApi(token=token)
@@ -62,8 +63,8 @@ def push_space(
 def _validate(folder: Path) -> None:
     try:
         RepoCard.load(folder / README).validate(repo_type="space")
-    except ValueError as error:
-        raise ValueError(f"The hub refuses {README}'s front matter: {' '.join(str(error).split())}") from error
+    except UserError as error:
+        raise UserError(f"The hub refuses {README}'s front matter: {' '.join(str(error).split())}") from error
 
 
 def _make(
@@ -142,7 +143,7 @@ def _sentences(repository: str) -> Iterator[None]:
             )
         else:
             sentence = f"The hub refused {repository}: {said}"
-        raise ValueError(sentence) from error
+        raise UserError(sentence) from error
     except (HTTPError, ConnectionError) as error:
         raise ConnectionError(
             f"The hub ({hub}) can't be reached: check the network and try again. Nothing is half sent: the files go in "
