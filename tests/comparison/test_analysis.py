@@ -2,23 +2,29 @@ import json
 
 import pytest
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
-from vtw_demo.comparison.compare import Comparison, compare
+from vtw_demo.comparison.analysis import ALL_PARTS, MEASUREMENTS, Analysis, Part, measure
+from vtw_demo.comparison.compare import Comparison, compare_prompt
+from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import measure_attention
 
 QUESTION = "Describe the picture."
 
 
 @pytest.fixture(scope="module")
-def comparison(vlm, picture):
-    *_, last = compare(vlm, picture, QUESTION, 4, max_new_tokens=8)
+def prompt(vlm, picture):
+    return vlm.prompt(picture, QUESTION)
+
+
+@pytest.fixture(scope="module")
+def comparison(vlm, prompt):
+    *_, last = compare_prompt(vlm, prompt, 4, max_new_tokens=8)
     assert isinstance(last, Comparison)
     return last
 
 
 @pytest.fixture
-def examination(vlm, picture, comparison):
-    return Examination(FullExamination(vlm, picture, QUESTION, comparison.full), comparison)
+def analysis(vlm, prompt, comparison):
+    return Analysis(vlm, prompt, comparison)
 
 
 def passes(vlm):
@@ -28,53 +34,88 @@ def passes(vlm):
     return counted, handle
 
 
-def test_nothing_is_measured_before_it_is_asked_for_and_nothing_twice(vlm, examination):
+def test_nothing_is_measured_before_it_is_asked_for_and_nothing_twice(vlm, analysis):
     counted, handle = passes(vlm)
     try:
+        assert analysis.known(Part("attention", "withdrawn")) is None
         assert not counted
-        first = examination.attention
+        first = analysis.of("attention", "withdrawn")
         assert len(counted) == 1
-        assert examination.attention is first
-        assert examination.full.attention is examination.full.attention
+        assert analysis.of("attention", "withdrawn") is first is analysis.known(Part("attention", "withdrawn"))
+        assert analysis.of("attention", "full") is analysis.of("attention", "full")
         assert len(counted) == 2
         for _ in range(2):
-            examination.full.attention_map(0)
-            examination.attention_map(0)
+            analysis.of("attention_maps", "full", 0)
+            analysis.of("attention_maps", "withdrawn", 0)
         assert len(counted) == 4
     finally:
         handle.remove()
 
 
-def test_parts_are_those_of_both_runs(vlm, picture, comparison, examination):
-    inputs = vlm.prepare(picture, QUESTION)
-    assert examination.attention == measure_attention(vlm.model, inputs, comparison.withdrawn.tokens, layer=4)
-    assert examination.full.attention == measure_attention(vlm.model, inputs, comparison.full.tokens)
-    assert examination.layer_times.layer == examination.staircase.layer == examination.migration.withdrawal_layer == 4
-    assert len(examination.full.patches.patches) == comparison.visual_tokens
+def test_the_processor_is_called_once_for_a_query(vlm, picture, monkeypatch):
+    called = []
+    real = type(vlm.processor).__call__
+    monkeypatch.setattr(
+        type(vlm.processor), "__call__", lambda self, **given: called.append(given["images"]) or real(self, **given)
+    )
+    prompt = vlm.prompt(picture, QUESTION)
+    *_, comparison = compare_prompt(vlm, prompt, 4, max_new_tokens=4)
+    analysis = Analysis(vlm, prompt, comparison)
+    for part in ALL_PARTS:
+        analysis.of(part.name, part.run)
+    shown = [images[0][0] for images in called if len(images[0][0].getcolors(2**20) or ()) != 1]
+    with_coordinates = [image for image in shown if image.tobytes() != picture.tobytes()]
+    assert len(shown) - len(with_coordinates) == 1, "the others measure where patches lie, or show a blank picture"
 
 
-def test_another_layer_of_the_same_query_shares_what_the_full_run_knows(vlm, picture, comparison, examination):
-    *_, other = compare(vlm, picture, QUESTION, 6, max_new_tokens=8, full=comparison.full)
-    again = Examination(examination.full, other)
-    assert again.full.sweep is examination.full.sweep
-    assert again.attention.withdrawal_layer == 6
+def test_parts_are_those_of_both_runs(vlm, prompt, comparison, analysis):
+    full, withdrawn = (analysis.of("attention", run) for run in ("full", "withdrawn"))
+    assert withdrawn == measure_attention(vlm.model, prompt.inputs, comparison.withdrawn.tokens, layer=4)
+    assert full == measure_attention(vlm.model, prompt.inputs, comparison.full.tokens)
+    assert analysis.of("layer_times").layer == analysis.of("staircase").layer == 4
+    assert analysis.of("migration").withdrawal_layer == 4
+    assert len(analysis.of("patches").patches) == comparison.visual_tokens == prompt.visual_tokens
 
 
-def test_a_comparison_of_another_run_is_refused(vlm, picture, comparison, make_run):
-    with pytest.raises(ValueError, match="full run"):
-        Examination(FullExamination(vlm, picture, QUESTION, make_run()), comparison)
+def test_another_layer_of_the_same_query_shares_what_the_full_run_knows(vlm, prompt, comparison, analysis):
+    first = analysis.of("sweep")
+    *_, other = compare_prompt(vlm, prompt, 6, max_new_tokens=8, full=comparison.full)
+    again = analysis.at(other)
+    assert again.known(Part("sweep")) is first
+    assert again.known(Part("attention", "withdrawn")) is None
+    assert again.of("attention", "withdrawn").withdrawal_layer == 6
 
 
-def test_times_are_measured_again_as_often_as_asked(examination):
-    assert [timing.rounds for timing in examination.repeat_timing(2)] == [1, 2]
-    assert examination.timing.rounds == 2
+def test_a_part_measured_elsewhere_is_kept(vlm, prompt, comparison, analysis):
+    part = Part("attention", "full")
+    analysis.keep(part, measure(vlm, prompt, comparison, part))
+    counted, handle = passes(vlm)
+    try:
+        assert analysis.of("attention", "full").visual_tokens == prompt.visual_tokens
+        assert not counted
+    finally:
+        handle.remove()
 
 
-def test_all_of_it_is_plain_data(examination, comparison):
-    data = json.loads(json.dumps(examination.to_json()))
+def test_all_of_it_is_plain_data(analysis, comparison):
+    data = json.loads(json.dumps(analysis.to_json()))
+    assert set(data) == {"comparison", "timing", *MEASUREMENTS}
     assert data["comparison"]["full"]["answer"] == comparison.full.answer
     assert data["timing"] is None
     (maps,) = data["attention_maps"]
     assert sum(maps["full"]["weights"][0]) == pytest.approx(
         data["attention"]["full"]["last_prompt"][0][data["attention"]["full"]["segments"].index("image")], abs=1e-5
     )
+    analysis.of("attention_maps", "full", 1)
+    analysis.of("attention_maps", "withdrawn", 1)
+    assert [maps["full"]["answer_token"] for maps in analysis.to_json()["attention_maps"]] == [None, 1]
+
+
+def test_what_cannot_be_known_says_why(vlm, prompt, comparison, monkeypatch):
+    def refuse(*_):
+        raise UserError("Its patches aren't known.")
+
+    monkeypatch.setattr("vtw_demo.comparison.analysis.find_patches", refuse)
+    data = Analysis(vlm, prompt, comparison).to_json()
+    assert data["patches"] == {"unknown": "Its patches aren't known."}
+    assert data["attention_maps"]

@@ -15,7 +15,7 @@ def full(vlm, picture):
 
 
 def test_each_answer_is_that_of_a_comparison_at_its_layer(vlm, picture, full):
-    answers = list(answer_at_layers(vlm, picture, QUESTION, (2, 7, 12), full, max_new_tokens=6))
+    answers = list(answer_at_layers(vlm, vlm.prompt(picture, QUESTION), (2, 7, 12), full, max_new_tokens=6))
     assert [answer.layer for answer in answers] == [2, 7, 12]
     for answer in answers:
         *_, comparison = compare(vlm, picture, QUESTION, answer.layer, max_new_tokens=6)
@@ -26,7 +26,7 @@ def test_each_answer_is_that_of_a_comparison_at_its_layer(vlm, picture, full):
 def test_stopping_ends_it(vlm, picture, full):
     stop = threading.Event()
     answers = []
-    for answer in answer_at_layers(vlm, picture, QUESTION, range(1, 12), full, max_new_tokens=6, stop=stop):
+    for answer in answer_at_layers(vlm, vlm.prompt(picture, QUESTION), range(1, 12), full, max_new_tokens=6, stop=stop):
         answers.append(answer)
         stop.set()
     assert [answer.layer for answer in answers] == [1]

@@ -147,7 +147,7 @@ def test_the_lens_is_the_models_own_early_exit_in_every_family(name, rows):
     """Withdrawn, that of a model whose attention to visual keys is blocked."""
     vlm = tiny_vision(name)
     inputs = vlm.prepare(plain(), rows)
-    measured = measure_migration(vlm, plain(), rows, ANSWER, 2)
+    measured = measure_migration(vlm, vlm.prompt(plain(), rows), ANSWER, 2)
     full, withdrawn = early_exits(vlm.model, inputs, ANSWER), early_exits(vlm.model, inputs, ANSWER, 2)
     np.testing.assert_allclose(measured.probability, full, atol=1e-6, rtol=1e-4)
     np.testing.assert_allclose(measured.withdrawn_probability, withdrawn, atol=1e-6, rtol=1e-4)
@@ -161,7 +161,7 @@ def test_the_lens_is_the_models_own_early_exit_in_every_family(name, rows):
 def test_distances_are_those_of_transformers_hidden_states_in_every_family(name, rows):
     vlm = tiny_vision(name)
     inputs, blank = (vlm.prepare(plain(colour=colour), rows) for colour in ("red", GREY))
-    measured = measure_migration(vlm, plain(), rows, ANSWER, 2)
+    measured = measure_migration(vlm, vlm.prompt(plain(), rows), ANSWER, 2)
     expected = cosine_distances(vlm.model, inputs, blank)
     np.testing.assert_allclose(measured.distance, expected, atol=1e-5, rtol=0)
     assert expected.max() > 1e-2
@@ -183,7 +183,7 @@ def test_the_distance_of_several_streams_is_that_of_the_first():
             stack.callback(handle.remove)
         for given in (inputs, blank):
             vlm.model(**given)
-    measured = measure_migration(vlm, plain(), "one image", ANSWER, 2)
+    measured = measure_migration(vlm, vlm.prompt(plain(), "one image"), ANSWER, 2)
     for layer, row in enumerate(measured.distance):
         expected = 1 - torch.cosine_similarity(streams[layer], streams[LAYERS + layer], dim=-1)
         assert row[-3:] == pytest.approx(expected.tolist(), abs=1e-5)
@@ -192,7 +192,7 @@ def test_the_distance_of_several_streams_is_that_of_the_first():
 def test_of_the_embedded_model_everything_is_what_plain_passes_give(vlm, picture):
     inputs, answer = generated(vlm, picture)
     layer = 5
-    measured = measure_migration(vlm, picture, QUESTION, answer, layer)
+    measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, layer)
     assert measured.answer == tuple(vlm.token_text(token) for token in answer)
     blank = vlm.prepare(Image.new("RGB", picture.size, GREY), QUESTION)
     np.testing.assert_allclose(measured.distance, cosine_distances(vlm.model, inputs, blank), atol=1e-5, rtol=0)
@@ -212,7 +212,7 @@ def test_of_the_embedded_model_everything_is_what_plain_passes_give(vlm, picture
 @pytest.mark.parametrize("layer", [1, 7, 12])
 def test_after_the_last_layer_it_is_the_models_own_probability(vlm, picture, layer):
     inputs, answer = generated(vlm, picture)
-    measured = measure_migration(vlm, picture, QUESTION, answer, layer)
+    measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, layer)
     whole = with_answer(inputs, answer)
     first = inputs["input_ids"].shape[1] - 1
     for k, found in ((12, measured.probability), (layer, measured.withdrawn_probability)):
@@ -224,7 +224,7 @@ def test_after_the_last_layer_it_is_the_models_own_probability(vlm, picture, lay
 
 def test_withdrawal_changes_nothing_before_its_layer(vlm, picture):
     _, answer = generated(vlm, picture)
-    first, second = (measure_migration(vlm, picture, QUESTION, answer, layer) for layer in (4, 9))
+    first, second = (measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, layer) for layer in (4, 9))
     assert first.distance == second.distance
     assert first.probability == second.probability
     for measured in (first, second):
@@ -236,9 +236,9 @@ def test_withdrawal_changes_nothing_before_its_layer(vlm, picture):
 def test_a_blank_picture_is_at_no_distance_from_its_blank(vlm):
     _, answer = generated(vlm, plain())
     for size in ((224, 224), (90, 30)):
-        measured = measure_migration(vlm, plain(size, GREY), QUESTION, answer, 6)
+        measured = measure_migration(vlm, vlm.prompt(plain(size, GREY), QUESTION), answer, 6)
         assert np.abs(measured.distance).max() < 1e-6
-    assert np.max(measure_migration(vlm, plain(), QUESTION, answer, 6).distance) > 1e-3
+    assert np.max(measure_migration(vlm, vlm.prompt(plain(), QUESTION), answer, 6).distance) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_vl", "idefics3"])
@@ -248,7 +248,7 @@ def test_the_blank_has_the_pictures_size_as_it_is_shown(name):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 96, 3), dtype=np.uint8))
     turned = picture.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6  # it is to be shown turned to the right
-    upright, stored = (measure_migration(vlm, given, "ab?", [40, 41], 2) for given in (picture, turned))
+    upright, stored = (measure_migration(vlm, vlm.prompt(given, "ab?"), [40, 41], 2) for given in (picture, turned))
     assert upright == stored
     inputs, blank = (vlm.prepare(given, "ab?") for given in (picture, plain(picture.size, GREY)))
     np.testing.assert_allclose(upright.distance, cosine_distances(vlm.model, inputs, blank), atol=1e-5, rtol=0)
@@ -261,7 +261,7 @@ def test_a_long_answer_reads_the_head_on_few_positions_at_once(vlm, picture):
     positions = []
     handle = vlm.model.lm_head.register_forward_hook(lambda module, args, output: positions.append(output.shape[-2]))
     try:
-        measured = measure_migration(vlm, picture, QUESTION, long, 6)
+        measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), long, 6)
     finally:
         handle.remove()
     assert len(long) > 128
@@ -271,13 +271,13 @@ def test_a_long_answer_reads_the_head_on_few_positions_at_once(vlm, picture):
     assert measured.probability[-1] == pytest.approx(
         own.gather(1, torch.tensor(long)[:, None])[:, 0].tolist(), abs=1e-5
     )
-    short = measure_migration(vlm, picture, QUESTION, answer, 6)
+    short = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, 6)
     np.testing.assert_allclose(np.array(measured.probability)[:, : len(answer)], short.probability, atol=1e-5, rtol=0)
 
 
 def test_an_answer_of_one_token(vlm, picture):
     inputs, answer = generated(vlm, picture, max_new_tokens=1)
-    measured = measure_migration(vlm, picture, QUESTION, answer, 6)
+    measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, 6)
     with torch.no_grad():
         own = vlm.model(**inputs).logits[0, -1].softmax(-1)
     assert measured.probability[-1] == pytest.approx((own.max().item(),), abs=1e-6)
@@ -287,7 +287,7 @@ def test_an_answer_of_one_token(vlm, picture):
 def test_the_model_is_left_as_it_was(vlm, picture):
     _, answer = generated(vlm, picture)
     before = hooks(vlm.model)
-    measured = measure_migration(vlm, picture, QUESTION, answer, 5)
+    measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, 5)
     assert hooks(vlm.model) == before
 
     def fail(*args):
@@ -296,15 +296,15 @@ def test_the_model_is_left_as_it_was(vlm, picture):
     for module in (vlm.model.get_decoder().layers[7], vlm.model.lm_head):
         handle = module.register_forward_pre_hook(fail)
         with pytest.raises(KeyboardInterrupt):
-            measure_migration(vlm, picture, QUESTION, answer, 5)
+            measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, 5)
         handle.remove()
         assert hooks(vlm.model) == before
-    assert measure_migration(vlm, picture, QUESTION, answer, 5) == measured
+    assert measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, 5) == measured
 
 
 def test_no_other_withdrawal_gets_in(vlm, picture):
     with withdraw(vlm.model, 3), pytest.raises(RuntimeError, match="active on this"):
-        measure_migration(vlm, picture, QUESTION, [5], 3)
+        measure_migration(vlm, vlm.prompt(picture, QUESTION), [5], 3)
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,12 @@ def test_no_other_withdrawal_gets_in(vlm, picture):
 )
 def test_bad_arguments(vlm, picture, question, answer, layer, error, message):
     with pytest.raises(error, match=message):
-        measure_migration(vlm, picture, question, answer, layer)
+        measure_migration(vlm, vlm.prompt(picture, question), answer, layer)
 
 
 def test_an_answer_with_a_placeholder(vlm, picture):
     with pytest.raises(ValueError, match="placeholder of an image"):
-        measure_migration(vlm, picture, QUESTION, [vlm.model.config.image_token_id, 5], 3)
+        measure_migration(vlm, vlm.prompt(picture, QUESTION), [vlm.model.config.image_token_id, 5], 3)
 
 
 @pytest.mark.parametrize("layer", [2, LAYERS])
@@ -335,7 +335,7 @@ def test_an_answer_with_a_placeholder(vlm, picture):
 def test_prompts_without_text_after_a_picture(monkeypatch, row, message, layer):
     monkeypatch.setitem(ROWS, "bad", row)
     with pytest.raises(ValueError, match=message):
-        measure_migration(tiny_vision("llava"), plain(), "bad", ANSWER, layer)
+        measure_migration(tiny_vision("llava"), tiny_vision("llava").prompt(plain(), "bad"), ANSWER, layer)
 
 
 VALID = Migration(

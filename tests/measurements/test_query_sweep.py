@@ -12,7 +12,7 @@ QUESTION = "What do you see?"
 
 def test_everything_is_what_single_runs_give(vlm, picture):
     *_, comparison = compare(vlm, picture, QUESTION, 5, max_new_tokens=6)
-    swept = sweep_query(vlm, picture, QUESTION, comparison.full.tokens)
+    swept = sweep_query(vlm, vlm.prompt(picture, QUESTION), comparison.full.tokens)
     assert swept.layers == tuple(range(1, 12))
     assert "".join(swept.answer).replace("(end)", "").strip() == comparison.full.answer
     inputs = vlm.prepare(picture, QUESTION)
@@ -35,7 +35,7 @@ def test_everything_is_what_single_runs_give(vlm, picture):
 def test_what_the_model_would_have_said_is_what_it_says_while_the_answers_agree(vlm, picture):
     for layer in (2, 6, 10):
         *_, comparison = compare(vlm, picture, QUESTION, layer, max_new_tokens=12)
-        swept = sweep_query(vlm, picture, QUESTION, comparison.full.tokens)
+        swept = sweep_query(vlm, vlm.prompt(picture, QUESTION), comparison.full.tokens)
         said = [vlm.token_text(token) for token in comparison.withdrawn.tokens]
         until = comparison.first_difference
         count = len(said) if until is None else until + 1

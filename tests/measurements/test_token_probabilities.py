@@ -43,7 +43,7 @@ def test_answers_of_different_lengths(vlm, picture):
     full_tokens, full = generated(vlm, picture, vlm.layers)
     withdrawn_tokens, withdrawn = generated(vlm, picture, layer)
     assert len(full_tokens) != len(withdrawn_tokens)
-    measured = measure_answer_probabilities(vlm, picture, QUESTION, full_tokens, withdrawn_tokens, layer)
+    measured = measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), full_tokens, withdrawn_tokens, layer)
     of_full, of_withdrawn = columns(measured.full), columns(measured.withdrawn)
     assert of_full[0] == pytest.approx(full, abs=1e-4)
     assert of_withdrawn[1] == pytest.approx(withdrawn, abs=1e-4)
@@ -76,13 +76,17 @@ def test_equal_answers_take_two_passes(vlm, picture):
     tokens, full = generated(vlm, picture, vlm.layers, max_new_tokens=8)
     same, withdrawn = generated(vlm, picture, 8, max_new_tokens=8)
     assert tokens == same
-    ran, measured = passes(vlm, lambda: measure_answer_probabilities(vlm, picture, QUESTION, tokens, list(same), 8))
+    ran, measured = passes(
+        vlm, lambda: measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, list(same), 8)
+    )
     assert ran == 2
     assert measured.first_difference is None
     assert measured.full == measured.withdrawn
     assert columns(measured.full)[0] == pytest.approx(full, abs=1e-4)
     assert columns(measured.full)[1] == pytest.approx(withdrawn, abs=1e-4)
-    ran, _ = passes(vlm, lambda: measure_answer_probabilities(vlm, picture, QUESTION, tokens, tokens[:1], 8))
+    ran, _ = passes(
+        vlm, lambda: measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, tokens[:1], 8)
+    )
     assert ran == 4
 
 
@@ -90,7 +94,7 @@ def test_answers_of_one_token(vlm, picture):
     question = "What color is the star?"
     (token,), (probability,) = generated(vlm, picture, vlm.layers, question, 1)
     (other,), (withdrawn,) = generated(vlm, picture, 1, question, 1)
-    measured = measure_answer_probabilities(vlm, picture, question, [token], [other], 1)
+    measured = measure_answer_probabilities(vlm, vlm.prompt(picture, question), [token], [other], 1)
     assert measured.first_difference == 0
     assert measured.full[0].full == pytest.approx(probability, abs=1e-4)
     assert measured.withdrawn[0].withdrawn == pytest.approx(withdrawn, abs=1e-4)
@@ -99,7 +103,7 @@ def test_answers_of_one_token(vlm, picture):
 
 def test_at_the_last_layer_both_are_the_same(vlm, picture):
     tokens, _ = generated(vlm, picture, vlm.layers, max_new_tokens=4)
-    measured = measure_answer_probabilities(vlm, picture, QUESTION, tokens, tokens, vlm.layers)
+    measured = measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, tokens, vlm.layers)
     assert columns(measured.full)[0] == columns(measured.full)[1]
 
 
@@ -110,7 +114,7 @@ def hooks(model):
 def test_the_model_is_left_as_it_was(vlm, picture):
     tokens, _ = generated(vlm, picture, vlm.layers, max_new_tokens=3)
     before = hooks(vlm.model)
-    measured = measure_answer_probabilities(vlm, picture, QUESTION, tokens, tokens[:2], 5)
+    measured = measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, tokens[:2], 5)
     assert hooks(vlm.model) == before
 
     def fail(*args):
@@ -118,10 +122,10 @@ def test_the_model_is_left_as_it_was(vlm, picture):
 
     handle = vlm.model.get_decoder().layers[7].register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt):
-        measure_answer_probabilities(vlm, picture, QUESTION, tokens, tokens[:2], 5)
+        measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, tokens[:2], 5)
     handle.remove()
     assert hooks(vlm.model) == before
-    assert measure_answer_probabilities(vlm, picture, QUESTION, tokens, tokens[:2], 5) == measured
+    assert measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), tokens, tokens[:2], 5) == measured
 
 
 @pytest.mark.parametrize(
@@ -135,13 +139,13 @@ def test_the_model_is_left_as_it_was(vlm, picture):
 )
 def test_bad_arguments(vlm, picture, full, withdrawn, layer, message):
     with pytest.raises(ValueError, match=message):
-        measure_answer_probabilities(vlm, picture, QUESTION, full, withdrawn, layer)
+        measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), full, withdrawn, layer)
 
 
 def test_an_answer_with_a_placeholder(vlm, picture):
     (placeholder,) = {vlm.model.config.image_token_id}
     with pytest.raises(ValueError, match="placeholder of an image"):
-        measure_answer_probabilities(vlm, picture, QUESTION, [placeholder, 5], [5], 3)
+        measure_answer_probabilities(vlm, vlm.prompt(picture, QUESTION), [placeholder, 5], [5], 3)
 
 
 def answer(*token_ids):

@@ -1,12 +1,13 @@
 import pytest
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
-from vtw_demo.comparison.compare import compare
+from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.comparison.compare import compare_prompt
 
 QUESTION = "Describe the <b>picture</b>."
 
 
 @pytest.fixture(scope="session")
-def examination(vlm, picture):
-    *_, comparison = compare(vlm, picture, QUESTION, 4, max_new_tokens=12)
-    return Examination(FullExamination(vlm, picture, QUESTION, comparison.full), comparison)
+def analysis(vlm, picture):
+    prompt = vlm.prompt(picture, QUESTION)
+    *_, comparison = compare_prompt(vlm, prompt, 4, max_new_tokens=12)
+    return Analysis(vlm, prompt, comparison)

@@ -1,7 +1,8 @@
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.plots.attention import ANSWER_MEAN, LAST_PROMPT, attention_figure, attention_reading
+from vtw_demo.plots.attention import attention_figure, attention_reading
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT
 from vtw_demo.withdrawal.segments import Segment
 
 SEGMENTS = tuple(str(segment.value) for segment in Segment)

@@ -5,8 +5,9 @@ import pytest
 from vtw_demo.comparison.calibration import Calibration, Measurement
 from vtw_demo.comparison.every_layer import LayerAnswer
 from vtw_demo.measurements.query_sweep import QuerySweep, TokenProbability
-from vtw_demo.plots.divergence import divergence_figure, divergence_reading, words_figure, words_reading
+from vtw_demo.plots.divergence import divergence_figure, divergence_reading
 from vtw_demo.plots.every_layer import answer_times_figure
+from vtw_demo.plots.words import words_figure, words_reading
 
 TOKEN = TokenProbability("a", 1.0)
 ROWS = ((0.5, 0.02, 0.0, 0.001), (0.3, 0.0, 0.004, 0.001))

@@ -7,14 +7,15 @@ import re
 import pytest
 
 from vtw_demo.comparison.machine import this_machine
-from vtw_demo.plots.report import plot_html, report_html
-from vtw_demo.plots.report_data import report_data
-from vtw_demo.plots.tabs import all_plots, attention_plot
+from vtw_demo.plots import attention
+from vtw_demo.plots.report import plot_html, report_data, report_html
+from vtw_demo.plots.tab import View
+from vtw_demo.plots.tabs import all_plots
 
 
 @pytest.fixture(scope="module")
-def report(examination):
-    return report_html(examination, None, this_machine())
+def report(analysis):
+    return report_html(analysis, None, this_machine())
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def opened(report, browser, tmp_path):
     assert not [said for said in wrong if not said.startswith(("data:", "blob:"))]
 
 
-def test_it_opens_offline_with_every_plot(opened, examination):
-    plots, missing = all_plots(examination, None)
+def test_it_opens_offline_with_every_plot(opened, analysis):
+    plots, missing = all_plots(analysis, View())
     assert not missing
     assert len(plots) == 8
     for plot in plots:
@@ -42,11 +43,11 @@ def test_it_opens_offline_with_every_plot(opened, examination):
         if plot.figure is not None:
             section.locator(".main-svg").first.wait_for(timeout=30_000)
     text = opened.locator("body").inner_text()
-    for said in ("Describe the <b>picture</b>.", examination.comparison.full.answer, "4 of 12", "torch"):
+    for said in ("Describe the <b>picture</b>.", analysis.comparison.full.answer, "4 of 12", "torch"):
         assert said in text
 
 
-def test_numbers_in_plots_are_those_of_the_json(opened, examination):
+def test_numbers_in_plots_are_those_of_the_json(opened, analysis):
     href = opened.locator("a[download='comparison.json']").get_attribute("href")
     data = json.loads(base64.b64decode(href.partition("base64,")[2]))
     drawn = opened.evaluate(
@@ -62,8 +63,8 @@ def test_numbers_in_plots_are_those_of_the_json(opened, examination):
     assert data["machine"]["versions"]["torch"]
 
 
-def test_csv_links_hold_each_plots_numbers(opened, examination):
-    for plot in all_plots(examination, None)[0]:
+def test_csv_links_hold_each_plots_numbers(opened, analysis):
+    for plot in all_plots(analysis, View())[0]:
         href = opened.locator(f"#{plot.name} a[download='{plot.name}.csv']").get_attribute("href")
         assert base64.b64decode(href.partition("base64,")[2]).decode() == plot.table().to_csv()
 
@@ -90,15 +91,15 @@ def test_nothing_in_it_is_fetched_and_text_is_escaped(report):
     assert "default-src 'none'" in report
 
 
-def test_one_plot_is_a_page_of_its_own(examination):
-    plot = attention_plot(examination)
+def test_one_plot_is_a_page_of_its_own(analysis):
+    plot = attention.TAB.plot(analysis, View())
     page = plot_html(plot)
     assert plot.title in page
     assert plot.reading in page
 
 
-def test_data_is_complete_and_plain(examination):
-    data = report_data(examination, None, this_machine())
+def test_data_is_complete_and_plain(analysis):
+    data = report_data(analysis, None, this_machine())
     assert json.loads(json.dumps(data)).keys() == {
         "made", "machine", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
         "layer_times", "timing", "sweep", "probabilities", "calibration",

@@ -4,7 +4,8 @@ import pytest
 
 from vtw_demo.comparison.layer_times import LayerTimes
 from vtw_demo.measurements.staircase import LayerCost, Staircase
-from vtw_demo.plots.staircase import SURFACES, staircase_figure, staircase_reading, staircase_table
+from vtw_demo.plots.staircase import staircase_figure, staircase_reading, staircase_table
+from vtw_demo.plots.tab import SURFACES
 
 WHOLE, LEFT = LayerCost(226, 4_000_000, 1_500), LayerCost(30, 1_000_000, 300)
 STAIRS = Staircase(2, (WHOLE,) * 4, (WHOLE, WHOLE, LEFT, LEFT))

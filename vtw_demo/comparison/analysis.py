@@ -1,18 +1,17 @@
-"""One comparison and what explains it, measured part by part when it is asked for."""
+"""What explains a comparison: the one table of what can be measured of it, and what has been measured so far.
+
+Page, report, API and the leases of ZeroGPU read this table: to measure something else, add a row.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
-import torch
-
-from vtw_demo.comparison.compare import Comparison
+from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
-from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
-from vtw_demo.comparison.timed_generate import Run
+from vtw_demo.comparison.repeated_timing import RepeatedTiming
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
@@ -21,66 +20,145 @@ from vtw_demo.measurements.patch_grid import PatchGeometry, find_patches
 from vtw_demo.measurements.query_sweep import QuerySweep, sweep_query
 from vtw_demo.measurements.staircase import Staircase, staircase
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, measure_answer_probabilities
-from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Clip, Shown
+from vtw_demo.models.prompt import Prompt
+from vtw_demo.models.video import Clip
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+
+RUNS: tuple[RunName, ...] = get_args(RunName)
 
 
-class FullExamination:
-    """What is known of a query's full run, whatever the withdrawal layer. Parts are measured once and kept."""
+@dataclass(frozen=True)
+class Part:
+    """One thing to measure: a row of the table, of one `run` where it is measured of each; `answer_token`, counted from
+    0, is the query whose attention is asked for, None the last prompt position."""
 
-    def __init__(self, vlm: VisionLanguageModel, image: Shown, question: str, run: Run) -> None:
-        self.vlm = vlm
-        self.image = image
-        self.question = question
-        self.run = run
-        self._maps: dict[int | None, AttentionMap] = {}
-
-    @cached_property
-    def inputs(self) -> dict[str, torch.Tensor]:
-        return self.vlm.prepare(self.image, self.question)
-
-    @cached_property
-    def attention(self) -> AttentionMass:
-        return measure_attention(self.vlm.model, self.inputs, self.run.tokens)
-
-    @cached_property
-    def sweep(self) -> QuerySweep:
-        return sweep_query(self.vlm, self.image, self.question, self.run.tokens)
-
-    @property
-    def sweep_so_far(self) -> QuerySweep | None:
-        """`sweep` if it has been measured."""
-        return vars(self).get("sweep")
-
-    @cached_property
-    def patches(self) -> PatchGeometry:
-        if isinstance(self.image, Clip):
-            raise UserError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
-        return find_patches(self.vlm, [self.image], self.inputs)
-
-    def attention_map(self, answer_token: int | None) -> AttentionMap:
-        if answer_token not in self._maps:
-            self._maps[answer_token] = measure_attention_map(
-                self.vlm.model, self.inputs, self.run.tokens, answer_token=answer_token
-            )
-        return self._maps[answer_token]
+    name: str
+    run: RunName | None = None
+    answer_token: int | None = None
 
 
-class Examination:
-    """A comparison and what explains it: `full` is that of its full run, shared by all withdrawal layers.
+@dataclass(frozen=True)
+class Measurement:
+    """A row of the table.
 
-    Each part comes from passes of its own, which no timing of the comparison includes, the first time that it is
-    asked for. What can't be known of a model raises ValueError, in a sentence for people.
+    - `name`: also the key in JSON.
+    - `measure`: takes the model, the prompt, the comparison and the part; raises UserError for what can't be known of a
+      model.
+    - `prefills`: how long it takes at most, in passes over prompt and answer; 0 where the model isn't run.
+    - `of_each_run`: it is measured of the full run and of the withdrawn one.
+    - `of_full_run`: it doesn't depend on the withdrawal layer.
+    - `by_token`: it is measured for one position at a time.
     """
 
-    def __init__(self, full: FullExamination, comparison: Comparison) -> None:
-        if comparison.full is not full.run:
-            raise UserError("The comparison's full run must be the one that is examined.")
-        self.full = full
+    name: str
+    measure: Callable[[VisionLanguageModel, Prompt, Comparison, Part], Any]
+    prefills: int
+    of_each_run: bool = False
+    of_full_run: bool = False
+    by_token: bool = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a report shows of it."""
+        return tuple(Part(self.name, run) for run in RUNS) if self.of_each_run else (Part(self.name),)
+
+
+def _attention(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMass:
+    tokens, layer = _run(comparison, part)
+    return measure_attention(vlm.model, prompt.inputs, tokens, layer=layer)
+
+
+def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> PatchGeometry:
+    if isinstance(prompt.shown, Clip):
+        raise UserError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
+    return find_patches(vlm, [prompt.shown], prompt.inputs)
+
+
+def _attention_map(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMap:
+    tokens, layer = _run(comparison, part)
+    return measure_attention_map(vlm.model, prompt.inputs, tokens, answer_token=part.answer_token, layer=layer)
+
+
+def _migration(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Migration:
+    return measure_migration(vlm, prompt, comparison.full.tokens, comparison.layer)
+
+
+def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Staircase:
+    size, model = (prompt.length, prompt.visual_tokens), vlm.model
+    return staircase(model.config, *size, comparison.layer, bytes_per_element=model.dtype.itemsize)
+
+
+def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
+    times = measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
+    assert times is not None
+    return times
+
+
+def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:
+    return sweep_query(vlm, prompt, comparison.full.tokens)
+
+
+def _probabilities(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AnswerProbabilities:
+    answers = comparison.full.tokens, comparison.withdrawn.tokens
+    return measure_answer_probabilities(vlm, prompt, *answers, comparison.layer)
+
+
+def _run(comparison: Comparison, part: Part) -> tuple[tuple[int, ...], int | None]:
+    """The tokens of a part's run, and its withdrawal layer."""
+    if part.run == "full":
+        return comparison.full.tokens, None
+    return comparison.withdrawn.tokens, comparison.layer
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    row.name: row
+    for row in (
+        Measurement("attention", _attention, prefills=2, of_each_run=True),
+        Measurement("patches", _patches, prefills=0, of_full_run=True),
+        Measurement("attention_maps", _attention_map, prefills=2, of_each_run=True, by_token=True),
+        Measurement("migration", _migration, prefills=5),
+        Measurement("staircase", _staircase, prefills=0),
+        Measurement("layer_times", _layer_times, prefills=20),
+        Measurement("sweep", _sweep, prefills=5, of_full_run=True),
+        Measurement("probabilities", _probabilities, prefills=6),
+    )
+}
+ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for part in row.parts)
+
+
+def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Any:
+    """What one part comes to, in passes of its own, which no timing of the comparison includes.
+
+    Raises UserError for what can't be known of a model.
+    """
+    return MEASUREMENTS[part.name].measure(vlm, prompt, comparison, part)
+
+
+class Analysis:
+    """A comparison with its model and prompt, and what has been measured of it. What is of the full run alone is shared
+    with the analyses of other withdrawal layers (`at`).
+
+    `timing`: of both runs again and again, once that has been asked for.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        prompt: Prompt,
+        comparison: Comparison,
+        of_full_run: dict[Part, Any] | None = None,
+    ) -> None:
+        self.vlm = vlm
+        self.prompt = prompt
         self.comparison = comparison
         self.timing: RepeatedTiming | None = None
-        """Of both runs again and again, once `repeat_timing` has been asked for."""
-        self._maps: dict[int | None, AttentionMap] = {}
+        self._of_full_run: dict[Part, Any] = {} if of_full_run is None else of_full_run
+        self._of_comparison: dict[Part, Any] = {}
+
+    def at(self, comparison: Comparison) -> Analysis:
+        """The analysis of a comparison at another withdrawal layer, whose full run is this one's."""
+        assert comparison.full is self.comparison.full
+        return Analysis(self.vlm, self.prompt, comparison, self._of_full_run)
 
     @property
     def layer(self) -> int:
@@ -92,89 +170,50 @@ class Examination:
         """Tokens of the longer of both answers."""
         return max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
 
-    @cached_property
-    def attention(self) -> AttentionMass:
-        """The withdrawn run's; the full run's is in `full`."""
-        full = self.full
-        return measure_attention(full.vlm.model, full.inputs, self.comparison.withdrawn.tokens, layer=self.layer)
+    def known(self, part: Part) -> Any | None:
+        """What was measured of a part; None if nothing yet."""
+        return self._kept(part).get(part)
 
-    def attention_map(self, answer_token: int | None) -> AttentionMap:
-        """The withdrawn run's for a token of its answer, or for the last prompt position; the full run's is in
-        `full`."""
-        if answer_token not in self._maps:
-            self._maps[answer_token] = measure_attention_map(
-                self.full.vlm.model,
-                self.full.inputs,
-                self.comparison.withdrawn.tokens,
-                answer_token=answer_token,
-                layer=self.layer,
-            )
-        return self._maps[answer_token]
+    def keep(self, part: Part, result: Any) -> None:
+        self._kept(part)[part] = result
 
-    @cached_property
-    def migration(self) -> Migration:
-        full = self.full
-        return measure_migration(full.vlm, full.image, full.question, full.run.tokens, self.layer)
-
-    @cached_property
-    def staircase(self) -> Staircase:
-        comparison, model = self.comparison, self.full.vlm.model
-        prompt = comparison.visual_tokens + comparison.text_tokens
-        return staircase(
-            model.config, prompt, comparison.visual_tokens, self.layer, bytes_per_element=model.dtype.itemsize
-        )
-
-    @cached_property
-    def layer_times(self) -> LayerTimes:
-        times = measure_layer_times(self.full.vlm.model, self.full.inputs, self.layer)
-        assert times is not None
-        return times
-
-    @cached_property
-    def probabilities(self) -> AnswerProbabilities:
-        full, withdrawn = self.full, self.comparison.withdrawn
-        return measure_answer_probabilities(
-            full.vlm, full.image, full.question, full.run.tokens, withdrawn.tokens, self.layer
-        )
-
-    def repeat_timing(self, rounds: int, stop: threading.Event | None = None) -> Iterator[RepeatedTiming]:
-        """Both runs again, `rounds` times, interleaved; yields what is measured so far, which `timing` keeps."""
-        full = self.full
-        for timing in repeat_timing(full.vlm, full.image, full.question, self.layer, self.longest, rounds, stop=stop):
-            self.timing = timing
-            yield timing
-
-    @property
-    def measurements(self) -> tuple[Callable[[], object], ...]:
-        """All that a report shows of it, one part at a time: each call measures one unless it is known already."""
-        full = self.full
-        return (
-            *(partial(getattr, full, name) for name in ("attention", "patches", "sweep")),
-            *(partial(getattr, self, name) for name in ("attention", "migration", "layer_times", "probabilities")),
-            *(partial(one.attention_map, None) for one in (full, self)),
-        )
+    def of(self, name: str, run: RunName | None = None, answer_token: int | None = None) -> Any:
+        """A row of the table; measured now unless it is known."""
+        part = Part(name, run, answer_token)
+        if (known := self.known(part)) is None:
+            self.keep(part, known := measure(self.vlm, self.prompt, self.comparison, part))
+        return known
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain data for `json.dumps`; what isn't measured yet is measured. The attention maps are those
-        that have been asked for, and the last prompt position's."""
-        full = self.full
-        try:
-            patches: dict[str, Any] = full.patches.to_json()
-        except UserError as error:  # the maps' weights are known all the same
-            patches = {"unknown": str(error)}
-        tokens = sorted({None, *full._maps} & {None, *self._maps}, key=lambda token: -1 if token is None else token)
-        return {
-            "comparison": self.comparison.to_json(),
-            "attention": {"full": full.attention.to_json(), "withdrawn": self.attention.to_json()},
-            "patches": patches,
-            "attention_maps": [
-                {"full": full.attention_map(token).to_json(), "withdrawn": self.attention_map(token).to_json()}
-                for token in tokens
-            ],
-            "migration": self.migration.to_json(),
-            "staircase": self.staircase.to_json(),
-            "layer_times": self.layer_times.to_json(),
-            "timing": None if self.timing is None else self.timing.to_json(),
-            "sweep": full.sweep.to_json(),
-            "probabilities": self.probabilities.to_json(),
-        }
+        """All of it as plain data for `json.dumps`; what isn't measured yet is measured. Where a row can't be known, it
+        says why. The attention maps are those that have been asked for of both runs, and the last prompt position's."""
+        written: dict[str, Any] = {"comparison": self.comparison.to_json()}
+        for row in MEASUREMENTS.values():
+            tokens = self._tokens(row) if row.by_token else [None]
+            try:
+                listed = [self._row_to_json(row, token) for token in tokens]
+                written[row.name] = listed if row.by_token else listed[0]
+            except UserError as error:
+                written[row.name] = {"unknown": str(error)}
+        return {**written, "timing": None if self.timing is None else self.timing.to_json()}
+
+    def _row_to_json(self, row: Measurement, answer_token: int | None) -> Any:
+        if row.of_each_run:
+            return {run: plain(self.of(row.name, run, answer_token)) for run in RUNS}
+        return plain(self.of(row.name))
+
+    def _tokens(self, row: Measurement) -> list[int | None]:
+        full, withdrawn = (
+            {part for part in known if part.name == row.name} for known in (self._of_full_run, self._of_comparison)
+        )
+        both = {part.answer_token for part in full} & {part.answer_token for part in withdrawn}
+        return [None, *sorted(token for token in both if token is not None)]
+
+    def _kept(self, part: Part) -> dict[Part, Any]:
+        is_shared = part.run == "full" or MEASUREMENTS[part.name].of_full_run
+        return self._of_full_run if is_shared else self._of_comparison
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result as plain data for `json.dumps`: its fields, or what it says itself."""
+    return result.to_json() if hasattr(result, "to_json") else asdict(result)

@@ -22,6 +22,7 @@ from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.prompt import Prompt
 
 DEFAULT_SAMPLES = 20
 DEFAULT_THRESHOLD = 0.003
@@ -214,17 +215,17 @@ def stored_calibration(store: CalibrationStore) -> Calibration | None:
 
 
 def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
-    inputs = vlm.prepare(sample.picture, sample.question)
-    kl = on_model_thread(_divergence, vlm, inputs, sample.answer_tokens)
-    return Measurement(kl, flops_left(vlm.model.config, inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)))
+    prompt = vlm.prompt(sample.picture, sample.question)
+    kl = on_model_thread(_divergence, vlm, prompt, sample.answer_tokens)
+    return Measurement(kl, flops_left(vlm.model.config, prompt.length, prompt.visual_tokens))
 
 
-def _divergence(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor], answer_tokens: int) -> tuple[float, ...]:
+def _divergence(vlm: VisionLanguageModel, prompt: Prompt, answer_tokens: int) -> tuple[float, ...]:
     """At K = 1 to L - 1, of the first of the answer's tokens, or the mean over several."""
     if answer_tokens == 1:
-        return tuple(sweep(vlm.model, inputs).kl[0].tolist())
+        return tuple(sweep(vlm.model, prompt.inputs).kl[0].tolist())
     with torch.inference_mode():
-        answer = vlm.generate(**inputs, max_new_tokens=answer_tokens)[:, inputs["input_ids"].shape[1] :]
-    swept = sweep(vlm.model, inputs, answer).answer_kl
+        answer = vlm.generate(**prompt.inputs, max_new_tokens=answer_tokens)[:, prompt.length :]
+    swept = sweep(vlm.model, prompt.inputs, answer).answer_kl
     assert swept is not None
     return tuple(swept[0].mean(-1).tolist())

@@ -7,11 +7,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
-
 from vtw_demo.comparison.timed_generate import Run, run_timed
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.withdraw import check_layer
 
@@ -98,46 +97,56 @@ def compare(
     Raises ValueError for a bad picture, question, layer or number of tokens, before anything runs.
     """
     check_layer(layer, vlm.layers)
+    return compare_prompt(vlm, vlm.prompt(image, question), layer, max_new_tokens, full, stop)
+
+
+def compare_prompt(
+    vlm: VisionLanguageModel,
+    prompt: Prompt,
+    layer: int,
+    max_new_tokens: int = 64,
+    full: Run | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Event]:
+    """`compare` for a prompt that has been made already."""
+    check_layer(layer, vlm.layers)
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"The number of new tokens must be a whole number; this is {max_new_tokens!r}.")
     if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
         raise UserError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
-    inputs = vlm.prepare(image, question)
-    needed, context = inputs["input_ids"].shape[1] + max_new_tokens, vlm.context
+    needed, context = prompt.length + max_new_tokens, vlm.context
     if context is not None and needed > context:
         raise UserError(
             f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
             f"context holds {context}. Shorten the question or allow fewer new tokens."
         )
-    return _events(vlm, inputs, question, layer, max_new_tokens, full, stop or threading.Event())
+    return _events(vlm, prompt, layer, max_new_tokens, full, stop or threading.Event())
 
 
 def _events(
     vlm: VisionLanguageModel,
-    inputs: dict[str, torch.Tensor],
-    question: str,
+    prompt: Prompt,
     layer: int,
     max_new_tokens: int,
     full: Run | None,
     stop: threading.Event,
 ) -> Iterator[Event]:
     if full is None:
-        full = yield from _named_run(vlm, inputs, "full", vlm.layers, max_new_tokens, stop)
+        full = yield from _named_run(vlm, prompt, "full", vlm.layers, max_new_tokens, stop)
     if full is None:
         return
-    withdrawn = yield from _named_run(vlm, inputs, "withdrawn", layer, max_new_tokens, stop)
+    withdrawn = yield from _named_run(vlm, prompt, "withdrawn", layer, max_new_tokens, stop)
     if withdrawn is None:
         return
-    visual_tokens = vlm.visual_tokens(inputs)
     yield Comparison(
         model=vlm.name,
         precision=vlm.precision,
         device=str(vlm.device),
-        question=question.strip(),
+        question=prompt.question,
         layer=layer,
         layers=vlm.layers,
-        visual_tokens=visual_tokens,
-        text_tokens=inputs["input_ids"].shape[1] - visual_tokens,
+        visual_tokens=prompt.visual_tokens,
+        text_tokens=prompt.length - prompt.visual_tokens,
         full=full,
         withdrawn=withdrawn,
     )
@@ -145,13 +154,13 @@ def _events(
 
 def _named_run(
     vlm: VisionLanguageModel,
-    inputs: dict[str, torch.Tensor],
+    prompt: Prompt,
     name: RunName,
     layer: int,
     max_new_tokens: int,
     stop: threading.Event,
 ) -> Generator[Event, None, Run | None]:
-    steps = run_timed(vlm, inputs, layer, max_new_tokens, stop)
+    steps = run_timed(vlm, prompt, layer, max_new_tokens, stop)
     try:
         while True:
             try:

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vtw_demo.comparison.compare import RunFinished, RunProgress, compare
+from vtw_demo.comparison.compare import RunFinished, RunProgress, compare_prompt
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Shown
+from vtw_demo.models.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,19 @@ class LayerAnswer:
 
 def answer_at_layers(
     vlm: VisionLanguageModel,
-    image: Shown,
-    question: str,
+    prompt: Prompt,
     layers: Sequence[int],
     full: Run,
     max_new_tokens: int = 64,
     stop: threading.Event | None = None,
 ) -> Iterator[LayerAnswer]:
-    """Answer the query with withdrawal at each of `layers`, timed as `compare` times; yield each answer as it comes.
+    """Answer the prompt with withdrawal at each of `layers`, timed as `compare` does; yield each answer as it comes.
 
     `full` is the run without withdrawal. Setting `stop` ends the run in hand within a token, and the rest with it.
-    Raises what `compare` raises.
+    Raises what `compare_prompt` raises.
     """
     for layer in layers:
-        for event in compare(vlm, image, question, layer, max_new_tokens, full=full, stop=stop):
+        for event in compare_prompt(vlm, prompt, layer, max_new_tokens, full=full, stop=stop):
             if isinstance(event, RunFinished):
                 yield LayerAnswer(layer, event.result)
             elif not isinstance(event, RunProgress):

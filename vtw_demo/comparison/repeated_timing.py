@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.timed_generate import Run, run_timed
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Shown
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.withdraw import check_layer
 
 Stage = Literal["encode_ms", "prefill_ms", "decode_ms_per_token", "total_ms"]
@@ -127,8 +126,7 @@ class RepeatedTiming:
 
 def repeat_timing(
     vlm: VisionLanguageModel,
-    image: Shown,
-    question: str,
+    prompt: Prompt,
     layer: int,
     max_new_tokens: int,
     rounds: int,
@@ -140,18 +138,18 @@ def repeat_timing(
     withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike. Setting `stop`
     ends the run in hand within a token; its round isn't counted.
 
-    Raises, before anything runs, ValueError for rounds outside 1 to 100, a layer outside 1 to L and an empty question,
-    and TypeError for a layer that is no integer.
+    Raises, before anything runs, ValueError for rounds outside 1 to 100 and a layer outside 1 to L, and
+    TypeError for a layer that is no integer.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAXIMUM_ROUNDS:
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")
     check_layer(layer, vlm.layers)
-    return _rounds(vlm, vlm.prepare(image, question), layer, max_new_tokens, rounds, stop or threading.Event())
+    return _rounds(vlm, prompt, layer, max_new_tokens, rounds, stop or threading.Event())
 
 
 def _rounds(
     vlm: VisionLanguageModel,
-    inputs: dict[str, torch.Tensor],
+    prompt: Prompt,
     layer: int,
     max_new_tokens: int,
     rounds: int,
@@ -162,7 +160,7 @@ def _rounds(
     made: dict[RunName, list[Run]] = {name: [] for name in order}
     for _ in range(rounds):
         for name in order:
-            run = _run(vlm, inputs, layers[name], max_new_tokens, stop)
+            run = _run(vlm, prompt, layers[name], max_new_tokens, stop)
             if run is None:
                 return
             made[name].append(run)
@@ -171,10 +169,10 @@ def _rounds(
 
 
 def _run(
-    vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor], layer: int, max_new_tokens: int, stop: threading.Event
+    vlm: VisionLanguageModel, prompt: Prompt, layer: int, max_new_tokens: int, stop: threading.Event
 ) -> Run | None:
     """One timed run to its end; None where it was stopped."""
-    steps = run_timed(vlm, inputs, layer, max_new_tokens, stop)
+    steps = run_timed(vlm, prompt, layer, max_new_tokens, stop)
     while True:
         try:
             next(steps)

@@ -43,9 +43,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not self.question.strip():
-            raise ValueError(f"The question of {self.name} is empty.")
+            raise UserError(f"The question of {self.name} is empty.")
         if self.answer_tokens < 1:
-            raise ValueError(f"At least 1 token of the answer is measured; {self.answer_tokens} were asked for.")
+            raise UserError(f"At least 1 token of the answer is measured; {self.answer_tokens} were asked for.")
 
     @property
     def fingerprint(self) -> str:

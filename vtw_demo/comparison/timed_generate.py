@@ -19,6 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.model_thread import start_on_model_thread
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -59,7 +60,7 @@ class Run:
 
 def run_timed(
     vlm: VisionLanguageModel,
-    inputs: dict[str, torch.Tensor],
+    prompt: Prompt,
     layer: int,
     max_new_tokens: int,
     stop: threading.Event,
@@ -79,7 +80,7 @@ def run_timed(
             with torch.inference_mode(), withdraw(vlm.model, layer), _decoder_start(vlm, clock):
                 clock.start()
                 outcome["cache"] = vlm.generate(
-                    **inputs,
+                    **prompt.inputs,
                     max_new_tokens=max_new_tokens,
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([_AnyIsSet(stop, left)]),
@@ -104,7 +105,7 @@ def run_timed(
         raise outcome["error"]
     if stop.is_set():
         return None
-    return clock.run(vlm, inputs, layer, tokens, outcome["cache"])
+    return clock.run(vlm, prompt, layer, tokens, outcome["cache"])
 
 
 class _Clock:
@@ -136,17 +137,16 @@ class _Clock:
     def run(
         self,
         vlm: VisionLanguageModel,
-        inputs: dict[str, torch.Tensor],
+        prompt: Prompt,
         layer: int,
         tokens: tuple[int, ...],
         cache: Cache,
     ) -> Run:
         start, first, last = self.marks[0], self.marks[1], self.marks[len(tokens)]
         decoder = start if self.decoder_mark is None else self.decoder_mark
-        prompt_tokens = inputs["input_ids"].shape[1]
         layers = [kept for kept in cache.layers if isinstance(kept, CacheLayerMixin)]
         held = [part for kept in layers for part in (kept.keys, kept.values)]
-        flops = prefill_flops(vlm.model.config, prompt_tokens, vlm.visual_tokens(inputs), layer)
+        flops = prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer)
         return Run(
             answer=vlm.decode(tokens),
             tokens=tokens,

@@ -19,7 +19,8 @@ from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Shown, like
+from vtw_demo.models.prompt import Prompt
+from vtw_demo.models.video import like
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
@@ -87,8 +88,7 @@ class Migration:
 
 def measure_migration(
     vlm: VisionLanguageModel,
-    image: Shown,
-    question: str,
+    prompt: Prompt,
     answer_token_ids: Sequence[int],
     layer: int,
 ) -> Migration:
@@ -101,16 +101,15 @@ def measure_migration(
     model's own norm and head, its softmax in float32. No KV cache is made.
 
     Raises ValueError for an empty answer and a prompt that ends with a visual token, and what
-    `VisionLanguageModel.prepare`, `with_answer` and `withdraw` raise.
+    `VisionLanguageModel.prompt`, `with_answer` and `withdraw` raise.
     """
     if not len(answer_token_ids):
         raise UserError("There is no answer to look for: hand the token ids of the full model's.")
-    inputs = vlm.prepare(image, question)
-    check_prompt_end(vlm.model, inputs)
-    blank = vlm.prepare(like(image, BLANK), question)
+    check_prompt_end(vlm.model, prompt.inputs)
+    blank = vlm.prompt(like(prompt.shown, BLANK), prompt.question)
     given = answer_token_ids[:-1]  # the last token predicts nothing that is asked for
-    seen, unseen = (with_answer(vlm.model, picture, given) for picture in (inputs, blank))
-    ids = inputs["input_ids"][0]
+    seen, unseen = (with_answer(vlm.model, asked.inputs, given) for asked in (prompt, blank))
+    ids = prompt.inputs["input_ids"][0]
     visual = visual_token_mask(vlm.model.config, ids)
     text = ((visual.cumsum(0) > 0) & ~visual).nonzero()[:, 0]
     # Counted from the end, which is the same with the visual tokens withdrawn.

@@ -12,7 +12,7 @@ import torch
 from vtw_demo.measurements.flops import cache_left, flops_left
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Shown
+from vtw_demo.models.prompt import Prompt
 
 LIKELIEST = 5
 
@@ -74,19 +74,18 @@ class QuerySweep:
         return {**asdict(self), "layers": self.layers}
 
 
-def sweep_query(vlm: VisionLanguageModel, image: Shown, question: str, answer_token_ids: Sequence[int]) -> QuerySweep:
-    """Sweep one query with the full model's answer given. Raises what `VisionLanguageModel.prepare` and `sweep` do."""
-    inputs = vlm.prepare(image, question)
-    prompt, visual = inputs["input_ids"].shape[1], vlm.visual_tokens(inputs)
-    swept = sweep(vlm.model, inputs, answer_token_ids)
+def sweep_query(vlm: VisionLanguageModel, prompt: Prompt, answer_token_ids: Sequence[int]) -> QuerySweep:
+    """Sweep one query with the full model's answer given. Raises what `sweep` raises."""
+    size = prompt.length, prompt.visual_tokens
+    swept = sweep(vlm.model, prompt.inputs, answer_token_ids)
     assert swept.answer_kl is not None
     assert swept.answer_choices is not None
     return QuerySweep(
         kl=tuple(swept.kl[0].tolist()),
         full_tokens=_likeliest(vlm, swept.full_logits[0]),
         withdrawn_tokens=tuple(_likeliest(vlm, logits) for logits in swept.logits[0]),
-        flops_left=flops_left(vlm.model.config, prompt, visual),
-        cache_left=cache_left(vlm.model.config, prompt, visual),
+        flops_left=flops_left(vlm.model.config, *size),
+        cache_left=cache_left(vlm.model.config, *size),
         answer=tuple(vlm.token_text(token) for token in answer_token_ids),
         answer_kl=tuple(map(tuple, swept.answer_kl[0].tolist())),
         answer_choices=tuple(tuple(map(vlm.token_text, row)) for row in swept.answer_choices[0].tolist()),

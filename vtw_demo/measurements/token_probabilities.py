@@ -10,7 +10,7 @@ import torch
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.video import Shown
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -74,8 +74,7 @@ class AnswerProbabilities:
 
 def measure_answer_probabilities(
     vlm: VisionLanguageModel,
-    image: Shown,
-    question: str,
+    prompt: Prompt,
     full_tokens: Sequence[int],
     withdrawn_tokens: Sequence[int],
     layer: int,
@@ -87,17 +86,16 @@ def measure_answer_probabilities(
     float32. Generation forbids placeholders of visual tokens (`VisionLanguageModel.generate`), so that it chooses
     from these probabilities without theirs, which are next to nothing.
 
-    Raises ValueError for an answer without a token, a prompt that ends with a visual token, and what
-    `VisionLanguageModel.prepare`, `with_answer` and `withdraw` raise.
+    Raises ValueError for an answer without a token, a prompt that ends with a visual token, and what `with_answer`
+    and `withdraw` raise.
     """
     if not full_tokens or not withdrawn_tokens:
         raise UserError("An answer has at least one token; one of these has none.")
-    inputs = vlm.prepare(image, question)
     if layer != vlm.layers:
-        check_prompt_end(vlm.model, inputs)
-    full = _answer(vlm, inputs, full_tokens, layer)
+        check_prompt_end(vlm.model, prompt.inputs)
+    full = _answer(vlm, prompt.inputs, full_tokens, layer)
     same = list(full_tokens) == list(withdrawn_tokens)
-    return AnswerProbabilities(layer, full, full if same else _answer(vlm, inputs, withdrawn_tokens, layer))
+    return AnswerProbabilities(layer, full, full if same else _answer(vlm, prompt.inputs, withdrawn_tokens, layer))
 
 
 def _answer(

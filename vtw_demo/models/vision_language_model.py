@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -16,12 +17,13 @@ from transformers.video_utils import VideoMetadata
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.image import shown_picture
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.question import EMPTY, read_question
 from vtw_demo.models.typed_text import as_plain_text
 from vtw_demo.models.video import Clip, FrameSampling, Shown
 from vtw_demo.models.video_processor import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.segments import visual_token_ids
+from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -123,6 +125,12 @@ class VisionLanguageModel:
                 vars(module).pop(held, None)
         give_memory_back()
 
+    def prompt(self, shown: Shown, question: str) -> Prompt:
+        """One question about one picture or clip, ready to be asked. Raises what `prepare_batch` raises."""
+        inputs = self.prepare(shown, question)
+        segments = segment_ids(self.model.config, inputs["input_ids"], inputs.get("attention_mask"))[0]
+        return Prompt(shown, question.strip(), MappingProxyType(inputs), segments)
+
     def prepare(self, shown: Shown, question: str) -> dict[str, torch.Tensor]:
         """The model's inputs for one picture or clip and one question: `prepare_batch` of one."""
         return self.prepare_batch([(shown, question)])
@@ -147,7 +155,7 @@ class VisionLanguageModel:
         if clips:
             media["videos"] = [list(clip.frames) for clip in clips]
             media["video_metadata"] = [_metadata(clip) for clip in clips]
-        prompts = [self._prompt("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
+        prompts = [self._text("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
         first_token = self.processor.tokenizer.bos_token
         inputs = self.processor(
             **media,
@@ -164,7 +172,7 @@ class VisionLanguageModel:
             for name, value in inputs.items()
         }
 
-    def _prompt(self, kind: str, question: str) -> str:
+    def _text(self, kind: str, question: str) -> str:
         content = [{"type": kind}, {"type": "text", "text": _QUESTION}]
         messages = [{"role": "user", "content": content}]
         template = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

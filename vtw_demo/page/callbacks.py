@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.analysis import ALL_PARTS, RUNS, Analysis, Part
 from vtw_demo.comparison.calibration import CalibrationProgress
 from vtw_demo.comparison.compare import Comparison, RunFinished, RunProgress
 from vtw_demo.comparison.machine import this_machine
@@ -34,21 +34,20 @@ from vtw_demo.page.layout import (
 from vtw_demo.page.lines import header, problem_line, progress_line, reading_line, verdict_line
 from vtw_demo.page.links import restore
 from vtw_demo.page.model_tab import model_facts
-from vtw_demo.page.sentences import Shown, in_sentences, told
+from vtw_demo.page.sentences import Shown, in_sentences
 from vtw_demo.page.session import Session
 from vtw_demo.page.token_strip import read_choice
+from vtw_demo.plots import timing as timing_plots
 from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.every_layer import answers_plot
 from vtw_demo.plots.overlay import overlay_figure, overlay_reading
-from vtw_demo.plots.report_data import report_data
-from vtw_demo.plots.staircase import SURFACES
-from vtw_demo.plots.tabs import answers_plot, timing_plot
+from vtw_demo.plots.report import report_data
+from vtw_demo.plots.tab import SURFACES
 from vtw_demo.server.caller import LostConnection, caller
 from vtw_demo.server.engine import STOPPED, SWITCHED, Engine
 from vtw_demo.server.query import Query, layer_range, read_threshold, whole_number
 from vtw_demo.server.queue import Place, StoppedError
 from vtw_demo.server.switching import STILL_THERE, Switching
-
-Part = TypeVar("Part")
 
 
 class Asked(NamedTuple):
@@ -223,14 +222,15 @@ class Callbacks:
     def _run(self, session: Session, asked: Asked) -> Iterator[Shown]:
         layout, stop, vlm = self.layout, session.stop, self._vlm(session)
         query = asked.query(vlm)
-        earlier = session.earlier_full(query)
-        comparison = None
+        earlier = session.earlier(query)
+        prompt = earlier.prompt if earlier else query.prompt(vlm)
+        full, comparison = earlier.comparison.full if earlier else None, None
         session.hide()
-        for event in self.engine.compare(session.visitor, vlm, query, full=earlier.run if earlier else None, stop=stop):
+        for event in self.engine.compare(session.visitor, vlm, query, prompt, full, stop):
             if isinstance(event, Place):
                 yield {
                     layout.verdict: progress_line(str(event)),
-                    **({} if event.ahead else self._running(query, earlier)),
+                    **({} if event.ahead else self._running(query, bool(earlier))),
                 }
             elif isinstance(event, RunProgress):
                 answer = AnswerCard(event.run, query.layer, event.text, event.new_tokens, is_running=True)
@@ -244,39 +244,36 @@ class Callbacks:
             if stop is session.stop:
                 yield {layout.verdict: progress_line("Stopped before both answers were complete.")}
             return
-        full = earlier or FullExamination(vlm, query.picture, query.question, comparison.full)
-        examination = Examination(full, comparison)
-        session.show(query, examination)
+        analysis = earlier.at(comparison) if earlier else Analysis(vlm, prompt, comparison)
+        session.show(query, analysis)
         said = " ".join(sentence for sentence in (verdict(comparison), query.note) if sentence)
         yield {layout.verdict: verdict_line(said), layout.header: _header(comparison)}
         if session.is_told_of_switch:
             session.is_told_of_switch = False
             yield {layout.note: gr.HTML(visible=False)}
         yield from self.drawing.draw(session, stop)
-        swept = yield from self._followed(session, vlm, partial(getattr, full, "sweep"), stop)
+        yield from self._followed(session, analysis, Part("sweep"), stop)
         if not earlier:
-            yield {layout.swept: {**swept.to_json(), "question": query.question.strip()}}
-        yield from self._remember(session, examination, stop)
+            yield {layout.swept: {**analysis.of("sweep").to_json(), "question": query.question.strip()}}
+        yield from self._remember(session, analysis, stop)
 
-    def _running(self, query: Query, earlier: FullExamination | None) -> Shown:
+    def _running(self, query: Query, has_full: bool) -> Shown:
         """The cards of the runs that begin."""
-        full = {} if earlier else {self.layout.full: AnswerCard("full", query.layer, is_running=True).to_html()}
-        withdrawn = AnswerCard("withdrawn", query.layer, is_running=bool(earlier))
+        full = {} if has_full else {self.layout.full: AnswerCard("full", query.layer, is_running=True).to_html()}
+        withdrawn = AnswerCard("withdrawn", query.layer, is_running=has_full)
         return {**full, self.layout.withdrawn: withdrawn.to_html()}
 
-    def _followed(
-        self, session: Session, vlm: VisionLanguageModel, part: Callable[[], Part], stop: threading.Event
-    ) -> Generator[Shown, None, Part]:
+    def _followed(self, session: Session, analysis: Analysis, part: Part, stop: threading.Event) -> Iterator[Shown]:
         """What is measured after a comparison, whose verdict stands on the page meanwhile."""
-        measured = self.engine.measure(session.visitor, vlm, part, stop, follows=True)
-        return (yield from told(lambda place: {self.layout.verdict: gr.skip()}, measured))
+        for _ in self.engine.measure(session.visitor, analysis, part, stop, follows=True):
+            yield {self.layout.verdict: gr.skip()}
 
-    def _remember(self, session: Session, examination: Examination, stop: threading.Event) -> Iterator[Shown]:
+    def _remember(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """The comparison, in the visitor's history."""
-        vlm = examination.full.vlm
-        full = yield from self._followed(session, vlm, partial(getattr, examination.full, "attention"), stop)
-        withdrawn = yield from self._followed(session, vlm, partial(getattr, examination, "attention"), stop)
-        session.remember(examination.comparison, full, withdrawn, examination.full.sweep.kl)
+        for run in RUNS:
+            yield from self._followed(session, analysis, Part("attention", run), stop)
+        full, withdrawn = (analysis.of("attention", run) for run in RUNS)
+        session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
         choices = history_choices(session.history)
         latest = [value for _, value in choices[-2:]]
         yield {
@@ -334,19 +331,21 @@ class Callbacks:
 
     def _compared(self, session: Session, asked: Asked, query: Query) -> Iterator[Shown]:
         """Make sure that the comparison that is shown is of this query and layer."""
-        earlier, shown = session.earlier_full(query), session.examination
-        if earlier is None or shown is None or shown.full is not earlier or shown.layer != query.layer:
+        earlier, shown = session.earlier(query), session.analysis
+        if earlier is None or shown is None or shown.prompt is not earlier.prompt or shown.layer != query.layer:
             yield from self._run(session, asked)
 
     def _answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
         layout, stop, vlm = self.layout, session.stop, self._vlm(session)
         query, layers = asked.query(vlm), layer_range(first_layer, last_layer, vlm.layers)
         yield from self._compared(session, asked, query)
-        earlier = session.earlier_full(query)
+        earlier = session.earlier(query)
         if earlier is None:
             return
-        full, answers = earlier.run, []
-        for answer in self.engine.answer_at_layers(session.visitor, vlm, query, layers, full, stop):
+        full, answers = earlier.comparison.full, []
+        for answer in self.engine.answer_at_layers(
+            session.visitor, vlm, earlier.prompt, layers, full, query.max_new_tokens, stop
+        ):
             if isinstance(answer, Place):
                 yield {layout.verdict: progress_line(str(answer))}
                 continue
@@ -370,24 +369,25 @@ class Callbacks:
         layout, stop, query = self.layout, session.stop, asked.query(self._vlm(session))
         rounds = whole_number("number of rounds", rounds)
         yield from self._compared(session, asked, query)
-        examination = session.examination
-        if examination is None:
+        analysis = session.analysis
+        if analysis is None:
             return
         session.open_section = names.TIMING
         made = 0
-        for timing in self.engine.repeat_timing(session.visitor, examination, rounds, stop):
+        for timing in self.engine.repeat_timing(session.visitor, analysis, rounds, stop):
             if isinstance(timing, Place):
                 yield {layout.verdict: progress_line(str(timing))}
                 continue
             made = timing.rounds
             # What it shows is measured already: it must not wait for this turn's own end.
-            plot = session.plots[names.TIMING] = timing_plot(examination)
+            plot = timing_plots.TAB.plot(analysis, session.view(self.engine.calibration))
+            session.plots[names.TIMING] = plot
             done = progress_line(f"Measured {made} of {rounds} rounds of both runs.")
             yield {layout.verdict: done, **self.drawing.show(plot)}
         if made < rounds and stop is session.stop:
             yield {layout.verdict: progress_line(f"Stopped after {made} of {rounds} rounds.")}
         elif made == rounds:
-            yield {layout.verdict: verdict_line(verdict(examination.comparison))}
+            yield {layout.verdict: verdict_line(verdict(analysis.comparison))}
 
     def _choose_attention(self, session: Session, chosen: str) -> Iterator[Shown]:
         session.attention_query = read_choice(chosen)
@@ -440,8 +440,8 @@ class Callbacks:
             vlm = self.engine.vlm
             query = Query.read(image, question, layer, max_new_tokens, vlm.sampling)
             asking = caller()
-            comparison = self.engine.compare_to_end(asking.session, vlm, query, LostConnection(asking))
-            return {**comparison.to_json(), "note": query.note}
+            analysis = self.engine.compare_to_end(asking.session, vlm, query, LostConnection(asking))
+            return {**analysis.comparison.to_json(), "note": query.note}
 
         return self._for_programs(compared)
 
@@ -464,14 +464,12 @@ class Callbacks:
             query = Query.read(image, question, layer, max_new_tokens, vlm.sampling)
             asking = caller()
             stop = LostConnection(asking)
-            comparison = self.engine.compare_to_end(asking.session, vlm, query, stop)
-            full = FullExamination(vlm, query.picture, query.question, comparison.full)
-            examination = Examination(full, comparison)
-            for part in examination.measurements:
+            analysis = self.engine.compare_to_end(asking.session, vlm, query, stop)
+            for part in ALL_PARTS:
                 with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
-                    for _ in self.engine.measure(asking.session, vlm, part, stop, follows=True):
+                    for _ in self.engine.measure(asking.session, analysis, part, stop, follows=True):
                         pass
-            return {**report_data(examination, calibration, this_machine()), "note": query.note}
+            return {**report_data(analysis, calibration, this_machine()), "note": query.note}
 
         return self._for_programs(examined)
 

@@ -12,7 +12,7 @@ from vtw_demo.page.lines import reading_line
 from vtw_demo.page.model_tab import ModelTab, lay_out_model_tab
 from vtw_demo.page.token_strip import token_strip
 from vtw_demo.plots.glossary import term
-from vtw_demo.plots.staircase import SURFACES
+from vtw_demo.plots.tab import SURFACES
 
 ATTENTION, WHERE_IT_LOOKS, MIGRATION, STAIRCASE, TIMING, CHOOSE_K, WORDS, EVERY_K, DIFFERENCES, HISTORY, TAKE_AWAY = (
     "attention", "where-it-looks", "migration", "staircase", "timing", "choose-k", "word-by-word", "every-k",

@@ -7,14 +7,13 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.plots.attention import LAST_PROMPT, AttentionQuery
 from vtw_demo.plots.overlay import Overlaid
-from vtw_demo.plots.staircase import Surface
-from vtw_demo.plots.tabs import Plot
+from vtw_demo.plots.tab import LAST_PROMPT, AttentionQuery, Plot, Surface, View
 from vtw_demo.server.query import Query
 
 KEPT_COMPARISONS = 30
@@ -34,7 +33,7 @@ class Session:
     - `vlm`: the model that the page is about; None before its start. `is_told_of_switch`: a line on the page says
       that another visitor has switched it.
     - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a section's plot.
-    - `examination`: of the comparison that is shown; None while there is none.
+    - `analysis`: of the comparison that is shown; None while there is none.
     - `plots`: those of its sections that are drawn, by the section's name; `open_section` is the one in view.
     - `attention_query`, `map_token`, `surface`: what is chosen in the sections.
     - `history`: the visitor's comparisons, the oldest first.
@@ -46,14 +45,14 @@ class Session:
         self.is_told_of_switch = False
         self.stop = threading.Event()
         self.measuring = threading.Event()
-        self.examination: Examination | None = None
+        self.analysis: Analysis | None = None
         self.plots: dict[str, Plot] = {}
         self.open_section = "attention"
         self.attention_query: AttentionQuery = LAST_PROMPT
         self.map_token: int | None = None
         self.surface: Surface = "tokens"
         self.history: list[PastComparison] = []
-        self._full: tuple[tuple[str, str, int], FullExamination] | None = None
+        self._latest: tuple[tuple[str, str, int], Analysis] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Gradio copies a state's first value for each visitor: each gets their own, with nothing in it."""
@@ -72,7 +71,7 @@ class Session:
 
     def forget(self) -> None:
         """What is known of the query in hand: the next run measures all of it again."""
-        self._full = None
+        self._latest = None
         self.hide()
 
     def show_model(self, vlm: VisionLanguageModel) -> None:
@@ -83,23 +82,28 @@ class Session:
 
     def hide(self) -> None:
         """A new comparison begins: the sections show an older one."""
-        self.examination = None
+        self.analysis = None
         self.plots.clear()
 
-    def earlier_full(self, query: Query) -> FullExamination | None:
-        return self._full[1] if self._full is not None and self._full[0] == query.identity else None
+    def view(self, calibration: Calibration | None) -> View:
+        """What is chosen in the tabs."""
+        return View(calibration, self.attention_query, self.map_token, self.surface)
 
-    def show(self, query: Query, examination: Examination) -> None:
-        """`examination` is what is shown from now on."""
-        if self._full is None or self._full[1] is not examination.full:
+    def earlier(self, query: Query) -> Analysis | None:
+        """The latest analysis, if it is of the same query at any layer: its prompt and full run serve again."""
+        return self._latest[1] if self._latest is not None and self._latest[0] == query.identity else None
+
+    def show(self, query: Query, analysis: Analysis) -> None:
+        """`analysis` is what is shown from now on."""
+        if self._latest is None or self._latest[1].prompt is not analysis.prompt:
             self.attention_query, self.map_token = LAST_PROMPT, None
-        shortest = min(len(examination.comparison.full.tokens), len(examination.comparison.withdrawn.tokens))
+        shortest = min(len(analysis.comparison.full.tokens), len(analysis.comparison.withdrawn.tokens))
         if isinstance(self.attention_query, int) and self.attention_query >= shortest:
             self.attention_query = LAST_PROMPT
         if self.map_token is not None and self.map_token >= shortest:
             self.map_token = None
-        self._full = (query.identity, examination.full)
-        self.examination = examination
+        self._latest = (query.identity, analysis)
+        self.analysis = analysis
         self.plots.clear()
 
     def remember(

@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from vtw_demo.comparison.analysis import Examination
+from vtw_demo.comparison.analysis import ALL_PARTS, Analysis, Part
 from vtw_demo.comparison.machine import Machine
 from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
 from vtw_demo.page.layout import Layout
 from vtw_demo.page.lines import progress_line, verdict_line
-from vtw_demo.page.sentences import Shown, in_sentences, told
+from vtw_demo.page.sentences import Shown, in_sentences
 from vtw_demo.page.session import Session
-from vtw_demo.plots.report import plot_html, report_html
-from vtw_demo.plots.report_data import report_data
-from vtw_demo.plots.tabs import Plot, all_plots, attention_map_png
+from vtw_demo.plots.attention_map import maps_png
+from vtw_demo.plots.attention_map import parts as map_parts
+from vtw_demo.plots.report import plot_html, report_data, report_html
+from vtw_demo.plots.tab import Plot, View
+from vtw_demo.plots.tabs import all_plots
 from vtw_demo.server.engine import Engine
-from vtw_demo.server.queue import Place
 
 WRITING = "Writing it down; what hasn't been looked at yet is measured first."
 
@@ -37,24 +38,24 @@ class TakeAway:
     def report(self, session: Session) -> Iterator[Shown]:
         """One HTML file with all of the comparison that is shown."""
 
-        def make(examination: Examination) -> str:
-            return report_html(examination, self.engine.calibration, self.machine)
+        def make(analysis: Analysis) -> str:
+            return report_html(analysis, self.engine.calibration, self.machine)
 
         yield from self._in_sentences(self._whole(session, "vtw-report.html", "text/html", make))
 
     def data(self, session: Session) -> Iterator[Shown]:
         """All numbers of the comparison that is shown, as one JSON file."""
 
-        def make(examination: Examination) -> str:
-            return json.dumps(report_data(examination, self.engine.calibration, self.machine), indent=1)
+        def make(analysis: Analysis) -> str:
+            return json.dumps(report_data(analysis, self.engine.calibration, self.machine), indent=1)
 
         yield from self._in_sentences(self._whole(session, "vtw-comparison.json", "application/json", make))
 
     def tables(self, session: Session) -> Iterator[Shown]:
         """The numbers of every plot as CSV files, in one ZIP file."""
 
-        def make(examination: Examination) -> bytes:
-            plots, _ = all_plots(examination, self.engine.calibration)
+        def make(analysis: Analysis) -> bytes:
+            plots, _ = all_plots(analysis, View(self.engine.calibration))
             content = io.BytesIO()
             with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
                 for plot in plots:
@@ -73,42 +74,31 @@ class TakeAway:
 
     def map_png(self, session: Session) -> Iterator[Shown]:
         """The attention maps of all layers on one sheet."""
-        token = session.map_token
-
-        def make(examination: Examination) -> bytes:
-            return attention_map_png(examination, token)
-
-        def needed(examination: Examination) -> Sequence[Callable[[], object]]:
-            maps = (partial(one.attention_map, token) for one in (examination.full, examination))
-            return (*maps, partial(getattr, examination.full, "patches"))
-
-        yield from self._in_sentences(self._whole(session, "where-it-looks.png", "image/png", make, needed))
+        view = session.view(self.engine.calibration)
+        make = partial(maps_png, view=view)
+        yield from self._in_sentences(self._whole(session, "where-it-looks.png", "image/png", make, map_parts(view)))
 
     def _whole(
         self,
         session: Session,
         name: str,
         kind: str,
-        make: Callable[[Examination], str | bytes],
-        needed: Callable[[Examination], Sequence[Callable[[], object]]] = lambda examination: examination.measurements,
+        make: Callable[[Analysis], str | bytes],
+        parts: Sequence[Part] = ALL_PARTS,
     ) -> Iterator[Shown]:
         """Each measurement takes a turn of its own; the file is made while others use the model."""
-        examination, stop = session.examination, session.measuring
-        if examination is None:
+        analysis, stop = session.analysis, session.measuring
+        if analysis is None:
             raise UserError("There is nothing to take away yet: run a comparison first.")
         yield {self.layout.verdict: progress_line(WRITING)}
-        vlm = examination.full.vlm
-
-        def show(place: Place) -> Shown:
-            return {self.layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
-
-        for part in needed(examination):
+        for part in parts:
             with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
-                yield from told(show, self.engine.measure(session.visitor, vlm, part, stop, follows=True))
-        content = make(examination)
+                for place in self.engine.measure(session.visitor, analysis, part, stop, follows=True):
+                    yield {self.layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
+        content = make(analysis)
         yield {
             self.layout.file: _file(name, kind, content),
-            self.layout.verdict: verdict_line(verdict(examination.comparison)),
+            self.layout.verdict: verdict_line(verdict(analysis.comparison)),
         }
 
     def _plot(

@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Examination
-from vtw_demo.plots.attention import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
+from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 # A click on one of the buttons says which.
 _TELL = """
@@ -24,13 +24,13 @@ def token_strip(elem_id: str) -> gr.HTML:
     return gr.HTML(js_on_load=_TELL, padding=False, elem_id=elem_id)
 
 
-def strip_html(examination: Examination, chosen: AttentionQuery, has_mean: bool) -> str:
+def strip_html(analysis: Analysis, chosen: AttentionQuery, has_mean: bool) -> str:
     """A button for each query; answer tokens that the two runs don't share are shown as "full / withdrawn".
 
     Tokens beyond the end of the shorter answer have no counterpart to be shown beside.
     """
-    token_text = examination.full.vlm.token_text
-    runs = examination.comparison.full.tokens, examination.comparison.withdrawn.tokens
+    token_text = analysis.vlm.token_text
+    runs = analysis.comparison.full.tokens, analysis.comparison.withdrawn.tokens
     buttons: list[tuple[AttentionQuery, str]] = [(LAST_PROMPT, "last prompt token")]
     if has_mean:
         buttons.append((ANSWER_MEAN, "mean over the answer"))

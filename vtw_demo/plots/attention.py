@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
 from vtw_demo.plots.style import K_LINE, SEGMENT_COLOURS, styled
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Plot, Tab, View
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
-
-AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] | int
-"""Whose attention: a number is that of an answer token, counted from 0."""
-LAST_PROMPT: AttentionQuery = "last prompt token"
-ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
@@ -109,3 +106,17 @@ def _mean(values: Sequence[float]) -> float:
 
 def _layers(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    masses, query = (analysis.of("attention", "full"), analysis.of("attention", "withdrawn")), view.attention_query
+    return Plot(
+        "attention",
+        "Where attention goes",
+        attention_reading(*masses, query),
+        partial(attention_table, *masses, query),
+        attention_figure(*masses, query),
+    )
+
+
+TAB = Tab("attention", "Attention", lambda view: (Part("attention", "full"), Part("attention", "withdrawn")), _plot)

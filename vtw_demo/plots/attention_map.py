@@ -6,19 +6,24 @@ import base64
 import io
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from plotly.colors import sample_colorscale, unlabel_rgb
 
+from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.attention_map import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
+from vtw_demo.models.video import contact_sheet
+from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Cell, Table
 
 FOLDER = Path(__file__).parent
@@ -285,3 +290,34 @@ def _picture(picture: Image.Image) -> str:
 
 def _data_uri(content: io.BytesIO, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def parts(view: View) -> tuple[Part, ...]:
+    """What the maps need: those of both runs for what is chosen, and where the patches lie."""
+    of_runs = (Part("attention_maps", run, view.map_token) for run in RUNS)
+    return (Part("patches"), *of_runs)
+
+
+def maps_png(analysis: Analysis, view: View) -> bytes:
+    """All layers' maps on one sheet, as a PNG file."""
+    return attention_map_png(contact_sheet(analysis.prompt.shown), *_known(analysis, view))
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    """It opens at the layer before the withdrawal."""
+    geometry, full, withdrawn = _known(analysis, view)
+    picture = contact_sheet(analysis.prompt.shown)
+    return Plot(
+        "where-it-looks",
+        "Where it looks",
+        attention_map_reading(full, withdrawn),
+        partial(attention_map_table, geometry, full, withdrawn),
+        html=attention_map_html(picture, geometry, full, withdrawn, first_layer=analysis.layer - 1),
+    )
+
+
+def _known(analysis: Analysis, view: View) -> list[Any]:
+    return [analysis.of(part.name, part.run, part.answer_token) for part in parts(view)]
+
+
+TAB = Tab("where-it-looks", "Where it looks", parts, _plot, is_html=True)

@@ -6,17 +6,17 @@ import argparse
 import json
 from pathlib import Path
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import stored_calibration
 from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
-from vtw_demo.comparison.compare import Comparison, compare
+from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
+from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.comparison.summary import verdict
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.image import open_picture
 from vtw_demo.models.video import Shown, find_clip, is_clip
-from vtw_demo.plots.report import report_html
-from vtw_demo.plots.report_data import report_data
+from vtw_demo.plots.report import report_data, report_html
 
 HELP = "answer one question twice, with and without withdrawal"
 DESCRIPTION = (
@@ -46,23 +46,23 @@ def run(options: argparse.Namespace) -> int:
     picture: Shown | None = None if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
     picture = picture or find_clip(options.image, vlm.sampling) or open_picture(options.image)
-    *_, comparison = compare(vlm, picture, options.question, options.layer, options.max_new_tokens)
+    prompt = vlm.prompt(picture, options.question)
+    *_, comparison = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")
     print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
     print(verdict(comparison))
     if not (options.report or options.json):
         return 0
-    full = FullExamination(vlm, picture, options.question, comparison.full)
-    examination, calibration = Examination(full, comparison), stored_calibration(CalibrationStore.of(vlm))
+    analysis, calibration = Analysis(vlm, prompt, comparison), stored_calibration(CalibrationStore.of(vlm))
     if options.rounds:
-        for _ in examination.repeat_timing(options.rounds):
-            pass
+        for timing in repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds):
+            analysis.timing = timing
     if options.report:
-        write_whole(options.report, report_html(examination, calibration, this_machine()).encode())
+        write_whole(options.report, report_html(analysis, calibration, this_machine()).encode())
         print(options.report)
     if options.json:
-        data = report_data(examination, calibration, this_machine())
+        data = report_data(analysis, calibration, this_machine())
         write_whole(options.json, json.dumps(data, indent=1).encode())
         print(options.json)
     return 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from html import escape
 
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
 from vtw_demo.plots.style import RUN_COLOURS
+from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Table
 
 # An element's label, shown beside it while it has the pointer or the focus. Placed by the window, so that it isn't cut
@@ -153,3 +156,17 @@ def _visible(text: str) -> str:
 def _exact(probability: float) -> str:
     """With a digit after the point, so that 98.2 % and 98.4 % are told apart."""
     return f"{100 * probability:.1f} %" if probability >= 0.001 else percent(probability)
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    probabilities = analysis.of("probabilities")
+    return Plot(
+        "differences",
+        "Where the answers part",
+        differences_reading(probabilities),
+        partial(differences_table, probabilities),
+        html=differences_html(probabilities),
+    )
+
+
+TAB = Tab("differences", "Differences", lambda view: (Part("probabilities"),), _plot, is_html=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import plotly.graph_objects as go
 
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.style import K_LINE, styled
+from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Table
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
@@ -54,7 +57,7 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
         figure.add_annotation(
             x=0.01,
             xref="paper",
-            y=_exponent(calibration.threshold),
+            y=exponent(calibration.threshold),
             text=f"threshold {calibration.threshold:g}",
             showarrow=False,
             xanchor="left",
@@ -151,97 +154,23 @@ def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Tabl
     return Table(tuple(columns), tuple(tuple(row) for row in rows))
 
 
-def words_figure(query: QuerySweep) -> go.Figure:
-    """The divergence at each token of the full model's answer (columns), withdrawn at each K (rows)."""
-    columns = list(range(len(query.answer)))
-    exponents = [[_exponent(kl) for kl in row] for row in query.answer_kl]
-    said = [
-        [[token, choice, kl] for token, choice, kl in zip(query.answer, choices, row, strict=True)]
-        for choices, row in zip(query.answer_choices, query.answer_kl, strict=True)
-    ]
-    ticks = list(range(round(_exponent(0)), 2))
-    figure = go.Figure(
-        go.Heatmap(
-            x=columns,
-            y=query.layers,
-            z=exponents,
-            customdata=said,
-            zmin=ticks[0],
-            zmax=ticks[-1],
-            colorscale="Cividis",
-            xgap=1,
-            ygap=1,
-            colorbar={
-                "title": {"text": "KL", "side": "right"},
-                "tickvals": ticks,
-                "ticktext": [f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
-                "thickness": 12,
-            },
-            hovertemplate="K = %{y}, token “%{customdata[0]}”<br>KL %{customdata[2]:.2g}<br>"
-            "withdrawn, the model says “%{customdata[1]}”<extra></extra>",
-        )
-    )
-    changed = [
-        (column, layer)
-        for layer, choices in zip(query.layers, query.answer_choices, strict=True)
-        for column, (token, choice) in enumerate(zip(query.answer, choices, strict=True))
-        if token != choice
-    ]
-    if changed:
-        figure.add_scatter(
-            x=[column for column, _ in changed],
-            y=[layer for _, layer in changed],
-            mode="markers",
-            marker={"symbol": "x", "size": 7, "color": RUN_COLOURS["withdrawn"]},
-            name="another token",
-            hoverinfo="skip",
-        )
-    figure.update_layout(height=max(280, 120 + 18 * len(query.layers)), showlegend=bool(changed))
-    figure.update_layout(legend={"orientation": "h", "y": 1.1, "x": 0})
-    figure.update_xaxes(
-        title={"text": "token of the full model's answer", "standoff": 12},
-        automargin=True,
-        tickvals=columns,
-        ticktext=[token.strip() or "␣" for token in query.answer],
-        tickangle=-40 if len(columns) > 12 else 0,
-        showgrid=False,
-    )
-    figure.update_yaxes(
-        title={"text": "withdrawal layer K", "standoff": 4},
-        dtick=1 if len(query.layers) <= 16 else 4,
-        autorange="reversed",
-        showgrid=False,
-    )
-    return styled(figure)
-
-
-def words_reading(query: QuerySweep, threshold: float) -> str:
-    """Which token needs the picture longest."""
-    needed = []
-    for column, token in enumerate(query.answer):
-        above = [k for k, row in zip(query.layers, query.answer_kl, strict=True) if row[column] > threshold]
-        needed.append((max(above, default=0) + 1, query.answer_kl[-1][column], column, token))
-    last, _, column, token = max(needed)
-    if last == 1:
-        return f"No token of this answer moves by more than KL {threshold:g} at any K."
-    until = f"K = {last}" if last <= len(query.kl) else "the last layer"
-    word = f"Token {column + 1}, “{token.strip()}”"
-    return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
-
-
-def words_table(query: QuerySweep) -> Table:
-    """A row for each K and token of the full model's answer."""
-    rows = [
-        (k, number, token, choice, kl)
-        for k, choices, divergences in zip(query.layers, query.answer_choices, query.answer_kl, strict=True)
-        for number, (token, choice, kl) in enumerate(zip(query.answer, choices, divergences, strict=True), start=1)
-    ]
-    return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
-
-
 def _floored(values: Sequence[float]) -> list[float]:
     return [max(FLOOR, value) for value in values]
 
 
-def _exponent(kl: float) -> float:
+def exponent(kl: float) -> float:
     return math.log10(max(FLOOR, kl))
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    parts = view.calibration, analysis.of("sweep")
+    return Plot(
+        "choose-k",
+        "How far withdrawal at each K moves the next token",
+        divergence_reading(*parts),
+        partial(divergence_table, *parts),
+        divergence_figure(*parts),
+    )
+
+
+TAB = Tab("choose-k", "Choose K", lambda view: (Part("sweep"),), _plot)

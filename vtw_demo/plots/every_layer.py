@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.tab import Plot
 from vtw_demo.plots.table import Table
 
 
@@ -67,3 +69,14 @@ def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
     ]
     columns = ("K", "answer", "same as full", "prefill (ms)", "decode per token (ms)", "total (ms)")
     return Table(columns, tuple(rows))
+
+
+def answers_plot(full: Run, answers: Sequence[LayerAnswer]) -> Plot:
+    """Of the answers at every K of a range, which no report includes: they are runs of their own."""
+    return Plot(
+        "every-k",
+        "What an answer costs at each K",
+        stable_sentence(full, answers),
+        partial(answer_times_table, full, answers),
+        answer_times_figure(full, answers),
+    )

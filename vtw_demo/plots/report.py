@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from vtw_demo.comparison.analysis import Examination
+from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.machine import Machine
@@ -21,8 +23,8 @@ from vtw_demo.plots.answer_cards import AnswerCard
 from vtw_demo.plots.attention_map import ATTENTION_MAP_CSS, ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.differences import DIFFERENCES_CSS
 from vtw_demo.plots.glossary import TERMS_CSS, WHAT_AM_I_LOOKING_AT
-from vtw_demo.plots.report_data import report_data
-from vtw_demo.plots.tabs import Plot, all_plots
+from vtw_demo.plots.tab import Plot, View
+from vtw_demo.plots.tabs import all_plots
 
 FOLDER = Path(__file__).parent
 # Shared with the page.
@@ -32,14 +34,25 @@ LONGEST_SIDE = 640
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def report_html(examination: Examination, calibration: Calibration | None, machine: Machine) -> str:
+def report_data(analysis: Analysis, calibration: Calibration | None, machine: Machine) -> dict[str, Any]:
+    """All numbers that the report shows, for `json.dumps`, with the machine that they are from. What isn't measured yet
+    is measured."""
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.to_json(),
+        **analysis.to_json(),
+        "calibration": None if calibration is None else calibration.to_json(),
+    }
+
+
+def report_html(analysis: Analysis, calibration: Calibration | None, machine: Machine) -> str:
     """The comparison with picture, question, answers, settings, every plot with its numbers, versions and machine.
 
     What isn't measured yet is measured.
     """
-    comparison = examination.comparison
-    plots, missing = all_plots(examination, calibration)
-    data = report_data(examination, calibration, machine)
+    comparison = analysis.comparison
+    plots, missing = all_plots(analysis, View(calibration))
+    data = report_data(analysis, calibration, machine)
     settings = [
         ("Model", f"{comparison.model}, {comparison.precision}, on {comparison.device}"),
         ("Withdrawal layer", f"{comparison.layer} of {comparison.layers}"),
@@ -57,7 +70,7 @@ def report_html(examination: Examination, calibration: Calibration | None, machi
     return _document(
         f"{comparison.question} – VTW Demo",
         "<h1>VTW Demo: one question, answered twice</h1>"
-        f'<div class="query"><img src="{_picture(examination.full.image)}" alt="The picture of the question">'
+        f'<div class="query"><img src="{_picture(analysis.prompt.shown)}" alt="The picture of the question">'
         f'<div><p class="question">{escape(comparison.question)}</p>'
         f'<p class="verdict">{escape(verdict(comparison))}</p><dl class="settings">{rows}</dl></div></div>'
         f'<div class="answers">{cards}</div>{sections}{absent}'

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from functools import partial
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.layer_times import LayerTimes
 from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.staircase import LayerCost, Staircase
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.tab import Plot, Surface, Tab, View
 from vtw_demo.plots.table import Table
-
-Surface = Literal["tokens", "FLOPs", "KV cache bytes"]
-SURFACES: tuple[Surface, ...] = get_args(Surface)
 
 _VALUES: dict[Surface, Callable[[LayerCost], int]] = {
     "tokens": lambda cost: cost.tokens,
@@ -156,3 +155,17 @@ def _scaled_unit(largest: int, surface: Surface) -> tuple[float, str]:
 
 def _total(value: int, surface: Surface) -> str:
     return f"{value:,} tokens" if surface == "tokens" else amount(value, _UNITS[surface])
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    parts = analysis.of("staircase"), analysis.of("layer_times")
+    return Plot(
+        "staircase",
+        "What is left in each layer",
+        staircase_reading(*parts),
+        partial(staircase_table, *parts),
+        staircase_figure(*parts, view.surface),
+    )
+
+
+TAB = Tab("staircase", "Staircase", lambda view: (Part("staircase"), Part("layer_times")), _plot)

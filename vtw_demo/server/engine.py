@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TypeVar
 
-from vtw_demo.comparison.analysis import Examination
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, calibrate, stored_calibration
 from vtw_demo.comparison.calibration_store import CalibrationStore
-from vtw_demo.comparison.compare import Comparison, Event, compare
+from vtw_demo.comparison.compare import Comparison, Event, compare_prompt
 from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers
-from vtw_demo.comparison.repeated_timing import RepeatedTiming
+from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.server.lease import leased, measured, place
 from vtw_demo.server.monitoring import Monitoring
 from vtw_demo.server.query import Query
@@ -28,8 +28,6 @@ STOPPED = "The run was stopped before its end."
 SWITCHED = "The model has been switched since this was asked: ask again."
 # Generously; README has what a sweep costs.
 PREFILLS_OF_A_SWEEP = 3
-
-Part = TypeVar("Part")
 
 
 class Engine:
@@ -76,32 +74,34 @@ class Engine:
         visitor: str,
         vlm: VisionLanguageModel,
         query: Query,
+        prompt: Prompt,
         full: Run | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Place | Event]:
-        """`vtw_demo.comparison.compare` for `query`."""
+        """Both runs of `query`, whose `prompt` has been made; the withdrawn one alone where there is a full one."""
         with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
             yield from self._begin(turn, vlm)
             self.monitoring.asked(query.question, query.layer)
             runs = 2 if full is None else 1
-            yield from leased(compare, vlm, runs, runs * query.max_new_tokens)(
-                vlm, query.picture, query.question, query.layer, query.max_new_tokens, full=full, stop=turn.stop
+            yield from leased(compare_prompt, vlm, runs, runs * query.max_new_tokens)(
+                vlm, prompt, query.layer, query.max_new_tokens, full=full, stop=turn.stop
             )
 
     def answer_at_layers(
         self,
         visitor: str,
         vlm: VisionLanguageModel,
-        query: Query,
+        prompt: Prompt,
         layers: Sequence[int],
         full: Run,
+        max_new_tokens: int,
         stop: threading.Event,
     ) -> Iterator[Place | LayerAnswer]:
-        """`query` answered at each of `layers`."""
+        """`prompt` answered at each of `layers`."""
         with suppress(StoppedError), self.turns.asked(visitor, "answer", stop) as turn:
             yield from self._begin(turn, vlm)
-            for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * query.max_new_tokens)(
-                vlm, query.picture, query.question, layers, full, query.max_new_tokens, stop=stop
+            for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * max_new_tokens)(
+                vlm, prompt, layers, full, max_new_tokens, stop=stop
             ):
                 yield answer
                 yield from self._give_way(turn, vlm)
@@ -124,44 +124,47 @@ class Engine:
                 yield from self._give_way(turn, vlm)
 
     def repeat_timing(
-        self, visitor: str, examination: Examination, rounds: int, stop: threading.Event
+        self, visitor: str, analysis: Analysis, rounds: int, stop: threading.Event
     ) -> Iterator[Place | RepeatedTiming]:
-        """Both runs of a comparison again and again."""
-        vlm = examination.full.vlm
+        """Both runs of a comparison again and again; `analysis` keeps what is measured so far."""
+        vlm, longest = analysis.vlm, analysis.longest
         with suppress(StoppedError), self.turns.asked(visitor, "timing round", stop) as turn:
             yield from self._begin(turn, vlm)
             runs = 2 * (rounds + 1)
-            for timing in leased(examination.repeat_timing, vlm, runs, runs * examination.longest)(rounds, stop):
-                examination.timing = timing
+            for timing in leased(repeat_timing, vlm, runs, runs * longest)(
+                vlm, analysis.prompt, analysis.layer, longest, rounds, stop
+            ):
+                analysis.timing = timing
                 yield timing
                 yield from self._give_way(turn, vlm)
 
     def measure(
         self,
         visitor: str,
-        vlm: VisionLanguageModel,
-        part: Callable[[], Part],
+        analysis: Analysis,
+        part: Part,
         stop: threading.Event,
         *,
         follows: bool = False,
-    ) -> Generator[Place, None, Part]:
-        """What `part` gives, which uses `vlm`. `follows`: it belongs to what the visitor has begun already.
+    ) -> Iterator[Place]:
+        """Measure a part of an analysis, which keeps it, unless it is known. `follows`: it belongs to what the visitor
+        has begun already.
 
         Raises StoppedError where `stop` is set before its turn.
         """
+        if analysis.known(part) is not None:
+            return
         with self.turns.asked(visitor, "measurement", stop, follows=follows) as turn:
-            yield from self._begin(turn, vlm)
-            return measured(part, vlm)
+            yield from self._begin(turn, analysis.vlm)
+            measured(analysis, part)
 
-    def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Comparison:
-        """Both runs at once, for those who don't watch. Raises ValueError if they are stopped meanwhile."""
-        comparison = None
-        for event in self.compare(visitor, vlm, query, stop=stop):
+    def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Analysis:
+        """Both runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
+        prompt = query.prompt(vlm)
+        for event in self.compare(visitor, vlm, query, prompt, stop=stop):
             if isinstance(event, Comparison):
-                comparison = event
-        if comparison is None:
-            raise UserError(STOPPED)
-        return comparison
+                return Analysis(vlm, prompt, event)
+        raise UserError(STOPPED)
 
     def close(self) -> None:
         """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""

@@ -16,15 +16,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial, wraps
+from functools import wraps
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, measure
+from vtw_demo.comparison.compare import Comparison
 from vtw_demo.errors import UserError
 from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.models.zero_gpu import on_zero_gpu
 from vtw_demo.server.errors import OUT_OF_MEMORY, REFUSED, fault_of, free_what_failed, trace_of
@@ -38,9 +40,6 @@ START_SECONDS = 5.0
 BYTES_PER_SECOND = 2e9
 SECONDS_PER_PREFILL_LAYER = 0.02
 SECONDS_PER_TOKEN_LAYER = 0.0015
-# A plot's measurements are passes over prompt and answer: for the one with most, as long as so many prefills.
-PREFILLS_OF_A_MEASUREMENT = 20
-
 # What stands here for what was raised there, by the kind of fault.
 RAISED = {REFUSED: UserError, OUT_OF_MEMORY: MemoryError}
 
@@ -106,44 +105,19 @@ def leased(
     return run
 
 
-def measured(part: Callable[[], Result], vlm: VisionLanguageModel) -> Result:
-    """What `part` gives, on the model's thread; on ZeroGPU, within a lease.
-
-    There `part` is a `functools.partial` of what can be pickled by its name, and what it measures stays known in the
-    examination among its arguments.
-    """
-    if not on_zero_gpu():
-        return on_model_thread(part)
-    examination = _examined_by(part)
-    ((result, known),) = leased(_measure, vlm, PREFILLS_OF_A_MEASUREMENT)(part, examination)
-    for holder, values in zip(_holders(examination), known, strict=True):
-        vars(holder).update(values)
-    return result
+def measured(analysis: Analysis, part: Part) -> None:
+    """Measure a part of an analysis, which keeps it, on the model's thread; on ZeroGPU, within a lease."""
+    asked = analysis.vlm, analysis.prompt, analysis.comparison, part
+    prefills = MEASUREMENTS[part.name].prefills
+    if not on_zero_gpu() or not prefills:
+        analysis.keep(part, on_model_thread(measure, *asked))
+        return
+    (result,) = leased(_measure, analysis.vlm, prefills)(*asked)
+    analysis.keep(part, result)
 
 
-def _examined_by(part: Callable[[], Any]) -> Examination | FullExamination:
-    """The one among the arguments of a partial, or that whose method it is of."""
-    assert isinstance(part, partial)
-    values = (*part.args, getattr(part.func, "__self__", None))
-    return next(value for value in values if isinstance(value, Examination | FullExamination))
-
-
-def _measure(part: Callable[[], Any], examination: Examination | FullExamination) -> Iterator[tuple[Any, list[Any]]]:
-    result = part()
-    yield result, [_measurements(holder) for holder in _holders(examination)]
-
-
-def _holders(examination: Examination | FullExamination) -> list[Examination | FullExamination]:
-    return [examination] if isinstance(examination, FullExamination) else [examination, examination.full]
-
-
-def _measurements(holder: Examination | FullExamination) -> dict[str, Any]:
-    """What it has measured, but for the model's inputs, which are the device's."""
-    return {
-        name: value
-        for name, value in vars(holder).items()
-        if name == "_maps" or (isinstance(getattr(type(holder), name, None), cached_property) and name != "inputs")
-    }
+def _measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Iterator[Any]:
+    yield measure(vlm, prompt, comparison, part)
 
 
 @dataclass(frozen=True)
@@ -224,12 +198,17 @@ class _Raised:
     sentence: str
 
 
+def _on_device(value: Any) -> Any:
+    """A prompt comes without the device's memory."""
+    return value.to("cuda") if isinstance(value, Prompt) else value
+
+
 def _work(
     seconds: int, function: Callable[..., Iterator[Any]], arguments: list[Any], options: dict[str, Any]
 ) -> Iterator[Any]:
     """In the worker: the events of `function`."""
     try:
-        yield from function(*arguments, **options)
+        yield from function(*map(_on_device, arguments), **options)
     except Exception as error:
         fault, name = fault_of(error), type(error).__name__
         if fault.kind != REFUSED:

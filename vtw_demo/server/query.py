@@ -11,8 +11,11 @@ from typing import Any
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.image import read_picture
+from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.question import read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown, contact_sheet, find_clip
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.models.zero_gpu import on_zero_gpu
 
 LONGEST_QUESTION = 20_000
 
@@ -55,6 +58,11 @@ class Query:
         except OSError as error:
             raise UserError("The picture is no longer on the server: choose it again.") from error
         return cls(read.picture, text, layer, max_new_tokens, read.note)
+
+    def prompt(self, vlm: VisionLanguageModel) -> Prompt:
+        """The query as a model is asked it. On ZeroGPU its inputs wait in this machine's memory for a lease."""
+        prompt = vlm.prompt(self.picture, self.question)
+        return prompt.to("cpu") if on_zero_gpu() else prompt
 
     @cached_property
     def identity(self) -> tuple[str, str, int]:

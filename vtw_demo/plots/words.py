@@ -1,0 +1,116 @@
+"""Which tokens of an answer still need the picture, in which layers: the divergence at each token and K."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import plotly.graph_objects as go
+
+from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.measurements.query_sweep import QuerySweep
+from vtw_demo.plots.divergence import exponent
+from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.table import Table
+
+
+def words_figure(query: QuerySweep) -> go.Figure:
+    """The divergence at each token of the full model's answer (columns), withdrawn at each K (rows)."""
+    columns = list(range(len(query.answer)))
+    exponents = [[exponent(kl) for kl in row] for row in query.answer_kl]
+    said = [
+        [[token, choice, kl] for token, choice, kl in zip(query.answer, choices, row, strict=True)]
+        for choices, row in zip(query.answer_choices, query.answer_kl, strict=True)
+    ]
+    ticks = list(range(round(exponent(0)), 2))
+    figure = go.Figure(
+        go.Heatmap(
+            x=columns,
+            y=query.layers,
+            z=exponents,
+            customdata=said,
+            zmin=ticks[0],
+            zmax=ticks[-1],
+            colorscale="Cividis",
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": "KL", "side": "right"},
+                "tickvals": ticks,
+                "ticktext": [f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
+                "thickness": 12,
+            },
+            hovertemplate="K = %{y}, token “%{customdata[0]}”<br>KL %{customdata[2]:.2g}<br>"
+            "withdrawn, the model says “%{customdata[1]}”<extra></extra>",
+        )
+    )
+    changed = [
+        (column, layer)
+        for layer, choices in zip(query.layers, query.answer_choices, strict=True)
+        for column, (token, choice) in enumerate(zip(query.answer, choices, strict=True))
+        if token != choice
+    ]
+    if changed:
+        figure.add_scatter(
+            x=[column for column, _ in changed],
+            y=[layer for _, layer in changed],
+            mode="markers",
+            marker={"symbol": "x", "size": 7, "color": RUN_COLOURS["withdrawn"]},
+            name="another token",
+            hoverinfo="skip",
+        )
+    figure.update_layout(height=max(280, 120 + 18 * len(query.layers)), showlegend=bool(changed))
+    figure.update_layout(legend={"orientation": "h", "y": 1.1, "x": 0})
+    figure.update_xaxes(
+        title={"text": "token of the full model's answer", "standoff": 12},
+        automargin=True,
+        tickvals=columns,
+        ticktext=[token.strip() or "␣" for token in query.answer],
+        tickangle=-40 if len(columns) > 12 else 0,
+        showgrid=False,
+    )
+    figure.update_yaxes(
+        title={"text": "withdrawal layer K", "standoff": 4},
+        dtick=1 if len(query.layers) <= 16 else 4,
+        autorange="reversed",
+        showgrid=False,
+    )
+    return styled(figure)
+
+
+def words_reading(query: QuerySweep, threshold: float) -> str:
+    """Which token needs the picture longest."""
+    needed = []
+    for column, token in enumerate(query.answer):
+        above = [k for k, row in zip(query.layers, query.answer_kl, strict=True) if row[column] > threshold]
+        needed.append((max(above, default=0) + 1, query.answer_kl[-1][column], column, token))
+    last, _, column, token = max(needed)
+    if last == 1:
+        return f"No token of this answer moves by more than KL {threshold:g} at any K."
+    until = f"K = {last}" if last <= len(query.kl) else "the last layer"
+    word = f"Token {column + 1}, “{token.strip()}”"
+    return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
+
+
+def words_table(query: QuerySweep) -> Table:
+    """A row for each K and token of the full model's answer."""
+    rows = [
+        (k, number, token, choice, kl)
+        for k, choices, divergences in zip(query.layers, query.answer_choices, query.answer_kl, strict=True)
+        for number, (token, choice, kl) in enumerate(zip(query.answer, choices, divergences, strict=True), start=1)
+    ]
+    return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
+
+
+def _plot(analysis: Analysis, view: View) -> Plot:
+    swept = analysis.of("sweep")
+    return Plot(
+        "word-by-word",
+        "Which words still need the picture, in which layers",
+        words_reading(swept, view.threshold),
+        partial(words_table, swept),
+        words_figure(swept),
+    )
+
+
+TAB = Tab("word-by-word", "Word by word", lambda view: (Part("sweep"),), _plot)
