@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from vtw_demo.comparison.compare import RunName
-
 MISSING = "–"
 
 
@@ -34,7 +32,7 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if value < 10 and round(value, 1) != round(value) else f"{value:.0f} %"
 
 
-def run_title(run: RunName, layer: int) -> str:
+def run_title(run: str, layer: int) -> str:
     return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
 
 

@@ -376,29 +376,3 @@ def test_result_is_immutable_plain_data():
         "answer_mean": [list(TEXT_ONLY), list(HALVES)],
     }
     assert tuple(Segment) == SEGMENTS
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"segments": ("image", "image")}, "different names"),
-        ({"segments": ("text",)}, "'image' among them"),
-        ({"visual_tokens": -1}, "can't be negative; this is -1"),
-        ({"last_prompt": ()}, "no layers"),
-        ({"last_prompt": (HALVES, (0.5, 0.5))}, "last_prompt has 2 shares in layer 1, for 5"),
-        ({"last_prompt": (HALVES, (0.5, 0.5, 0.5, 0.0, 0.0))}, "must be from 0 to 1 and sum to 1"),
-        ({"last_prompt": (HALVES, (1.5, -0.5, 0.0, 0.0, 0.0))}, "must be from 0 to 1 and sum to 1"),
-        ({"last_prompt": (HALVES, (float("nan"), 0.0, 0.0, 0.0, 0.0))}, "must be from 0 to 1 and sum to 1"),
-        ({"answer": ((TEXT_ONLY,),)}, r"answer\[0\] has 1 layers, last_prompt has 2"),
-        ({"withdrawal_layer": 0}, "from 1 to 2, the number of layers; this is 0"),
-        ({"withdrawal_layer": 3}, "from 1 to 2, the number of layers; this is 3"),
-        (
-            {"withdrawal_layer": 1, "answer": ((HALVES, HALVES),)},
-            r"answer\[0\] gives the image 0.5 in layer 1",
-        ),
-    ],
-)
-def test_result_validates_itself(changes, message):
-    valid = AttentionMass(SEGMENTS, (HALVES, TEXT_ONLY), (), visual_tokens=4, withdrawal_layer=1)
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(valid, **changes)

@@ -214,22 +214,3 @@ def test_result_is_immutable_plain_data():
         "answer_token": None,
         "withdrawal_layer": 1,
     }
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": WEIGHTS[0]}, r"these have \(3,\)"),
-        ({"weights": WEIGHTS[:, :0]}, r"these have \(2, 0\)"),
-        ({"weights": -WEIGHTS}, "from -0.5"),
-        ({"weights": 2 * WEIGHTS}, "sum to up to 1.5"),
-        ({"weights": np.full((2, 3), np.nan)}, "shares from 0 to 1"),
-        ({"weights": WEIGHTS[::-1]}, "aren't 0 from layer 1 on"),
-        ({"answer_token": -1}, "counted from 0; this is -1"),
-        ({"withdrawal_layer": 0}, "from 1 to 2, the number of layers; this is 0"),
-        ({"withdrawal_layer": 3}, "from 1 to 2, the number of layers; this is 3"),
-    ],
-)
-def test_result_validates_itself(changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(AttentionMap(WEIGHTS, None, 1), **changes)

@@ -439,20 +439,12 @@ def test_a_sliding_window_that_no_layer_uses():
     assert kv_cache_bytes(config, 200, 0, LAYERS) == 2 * kv_cache_bytes(config, 100, 0, LAYERS)
 
 
-def test_results_are_immutable_and_valid():
+def test_results_are_immutable():
     layer = LayerFlops(tokens=4, projections=1, attention=2, mlp=3)
     assert layer.total == 6
     assert PrefillFlops(layers=(layer, layer), head=5, around=7).total == 24
     with pytest.raises(dataclasses.FrozenInstanceError):
         layer.mlp = 0
-    with pytest.raises(ValueError, match="attention must be an integer of at least 0; this is -2"):
-        LayerFlops(tokens=4, projections=1, attention=-2, mlp=3)
-    with pytest.raises(ValueError, match="around must be an integer of at least 0; this is -1"):
-        PrefillFlops(layers=(layer,), head=1, around=-1)
-    with pytest.raises(ValueError, match="at least one decoder layer"):
-        PrefillFlops(layers=(), head=1, around=0)
-    with pytest.raises(ValueError, match="don't come back"):
-        PrefillFlops(layers=(layer, dataclasses.replace(layer, tokens=5)), head=1, around=0)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3_moe", "gemma3", "deepseek_v3"])

@@ -328,19 +328,7 @@ def test_shading_keeps_the_sum_of_the_weights(longest_side):
         assert array.min() >= 0
 
 
-def test_checks_itself():
-    for patch, message in (
-        ((-1, None), "from 0; this is -1"),
-        ((0, (0.0, 0.0, 1.5, 1.0)), "1.5"),
-        ((0, (0.5, 0.0, 0.5, 1.0)), "left before right"),
-        ((0, (0.0, float("nan"), 0.5, 1.0)), "nan"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            VisualPatch(*patch)
-    with pytest.raises(ValueError, match="of picture 2; there are 2"):
-        PatchGeometry(GEOMETRY.sizes, (VisualPatch(2, None),))
-    with pytest.raises(ValueError, match=r"this size is \(0, 3\)"):
-        PatchGeometry(((0, 3),), ())
+def test_weights_that_cannot_be_spread_are_refused():
     for weights, side, message in (
         ([1.0] * 4, 8, "there are 5 visual tokens"),
         ([1.0] * 4 + [float("inf")], 8, "finite"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vtw_demo.comparison.compare import compare
-from vtw_demo.measurements.query_sweep import QuerySweep, TokenProbability, sweep_query
+from vtw_demo.measurements.query_sweep import sweep_query
 from vtw_demo.withdrawal.withdraw import withdraw
 
 QUESTION = "What do you see?"
@@ -40,22 +40,3 @@ def test_what_the_model_would_have_said_is_what_it_says_while_the_answers_agree(
         until = comparison.first_difference
         count = len(said) if until is None else until + 1
         assert list(swept.answer_choices[layer - 1])[:count] == said[:count]
-
-
-def test_checks_itself():
-    token = TokenProbability("a", 1.0)
-    good = {
-        "kl": (0.1, 0.0), "full_tokens": (token,), "withdrawn_tokens": ((token,), (token,)), "flops_left": (0.5, 0.7),
-        "cache_left": None, "answer": ("a", "b"), "answer_kl": ((0.1, 0.0), (0.0, 0.0)),
-        "answer_choices": (("a", "b"), ("a", "c")),
-    }  # fmt: skip
-    QuerySweep(**good)
-    for change, message in (
-        ({"flops_left": (0.5,)}, "flops_left has 1 layers; kl has 2"),
-        ({"answer": ("a",)}, "A row has 2 tokens; the answer has 1"),
-        ({"kl": (0.1, float("nan"))}, "numbers from 0 on"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            QuerySweep(**(good | change))
-    with pytest.raises(ValueError, match="probability"):
-        TokenProbability("a", 1.5)

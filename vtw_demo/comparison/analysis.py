@@ -15,10 +15,10 @@ from vtw_demo.comparison.repeated_timing import RepeatedTiming
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
+from vtw_demo.measurements.flops import Staircase, staircase
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.measurements.patch_grid import PatchGeometry, find_patches
 from vtw_demo.measurements.query_sweep import QuerySweep, sweep_query
-from vtw_demo.measurements.staircase import Staircase, staircase
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, measure_answer_probabilities
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Clip

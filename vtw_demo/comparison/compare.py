@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vtw_demo.comparison.timed_generate import Run, run_timed
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.token_probabilities import first_difference
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Shown
@@ -50,10 +51,6 @@ class Comparison:
     full: Run
     withdrawn: Run
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.layer <= self.layers:
-            raise ValueError(f"the withdrawal layer must be from 1 to {self.layers}, not {self.layer}")
-
     @property
     def same_answer(self) -> bool:
         return self.full.tokens == self.withdrawn.tokens
@@ -61,11 +58,7 @@ class Comparison:
     @property
     def first_difference(self) -> int | None:
         """The first token that differs, counted from 0; None where the answers are the same."""
-        if self.same_answer:
-            return None
-        pairs = zip(self.full.tokens, self.withdrawn.tokens, strict=False)
-        shorter = min(len(self.full.tokens), len(self.withdrawn.tokens))
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+        return first_difference(self.full.tokens, self.withdrawn.tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""

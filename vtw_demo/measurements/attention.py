@@ -27,9 +27,7 @@ class AttentionMass:
     - `withdrawal_layer`: K if the visual tokens were withdrawn, else None.
 
     Shares are from 0 to 1 and sum to 1 in each layer of each query; withdrawn, the image's share is exactly 0
-    from layer K on. Raises ValueError otherwise.
-
-    This is where attention sinks show, from which arXiv 2405.05803 starts, query by query.
+    from layer K on.
     """
 
     segments: tuple[str, ...]
@@ -37,44 +35,6 @@ class AttentionMass:
     answer: tuple[tuple[Shares, ...], ...]
     visual_tokens: int
     withdrawal_layer: int | None = None
-
-    def __post_init__(self) -> None:
-        if Segment.IMAGE not in self.segments or len(set(self.segments)) != len(self.segments):
-            raise ValueError(
-                f"segments must be different names, {Segment.IMAGE.value!r} among them; these are {self.segments}."
-            )
-        if self.visual_tokens < 0:
-            raise ValueError(f"visual_tokens can't be negative; this is {self.visual_tokens}.")
-        if not self.last_prompt:
-            raise ValueError("last_prompt has no layers.")
-        if self.withdrawal_layer is not None and not 1 <= self.withdrawal_layer <= self.layers:
-            raise ValueError(
-                f"withdrawal_layer must be from 1 to {self.layers}, the number of layers; "
-                f"this is {self.withdrawal_layer}."
-            )
-        self._check_query("last_prompt", self.last_prompt)
-        for index, query in enumerate(self.answer):
-            self._check_query(f"answer[{index}]", query)
-
-    def _check_query(self, name: str, query: tuple[Shares, ...]) -> None:
-        if len(query) != self.layers:
-            raise ValueError(f"{name} has {len(query)} layers, last_prompt has {self.layers}.")
-        image = self.segments.index(Segment.IMAGE)
-        for layer, shares in enumerate(query):
-            if len(shares) != len(self.segments):
-                raise ValueError(
-                    f"{name} has {len(shares)} shares in layer {layer}, for {len(self.segments)} segments."
-                )
-            # Rounding may push a share a little beyond the whole.
-            if not all(0 <= share <= 1 + 1e-3 for share in shares) or abs(math.fsum(shares) - 1) > 1e-3:
-                raise ValueError(
-                    f"{name} has the shares {shares} in layer {layer}; they must be from 0 to 1 and sum to 1."
-                )
-            if self.withdrawal_layer is not None and layer >= self.withdrawal_layer and shares[image] != 0:
-                raise ValueError(
-                    f"{name} gives the image {shares[image]} in layer {layer}, though its tokens were "
-                    f"withdrawn at layer {self.withdrawal_layer}."
-                )
 
     @property
     def layers(self) -> int:

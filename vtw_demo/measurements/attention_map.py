@@ -26,9 +26,6 @@ class AttentionMap:
     - `answer_token`: the query is the position of that token of the answer, counted from 0; None: the last prompt
       position.
     - `withdrawal_layer`: K if the visual tokens were withdrawn, else None.
-
-    Raises ValueError for other shapes, values that aren't shares of a whole, K outside 1 to the number of layers, and
-    attention from layer K on.
     """
 
     weights: np.ndarray
@@ -39,27 +36,6 @@ class AttentionMap:
         # A copy: whoever made the array could still write to it.
         object.__setattr__(self, "weights", np.array(self.weights, dtype=np.float32))
         self.weights.setflags(write=False)
-        if self.weights.ndim != 2 or not self.weights.size:
-            raise ValueError(f"weights have the shape (layers, visual tokens); these have {self.weights.shape}.")
-        sums = self.weights.sum(1)
-        # Rounding may push a sum a little beyond the whole.
-        if not (self.weights >= 0).all() or not (sums <= 1 + 1e-3).all():
-            raise ValueError(
-                "weights must be shares from 0 to 1 that sum to 1 at most in each layer; they are from "
-                f"{self.weights.min()} and sum to up to {sums.max()}."
-            )
-        if self.answer_token is not None and self.answer_token < 0:
-            raise ValueError(f"Answer tokens are counted from 0; this is {self.answer_token}.")
-        if self.withdrawal_layer is not None:
-            if not 1 <= self.withdrawal_layer <= self.layers:
-                raise ValueError(
-                    f"withdrawal_layer must be from 1 to {self.layers}, the number of layers; "
-                    f"this is {self.withdrawal_layer}."
-                )
-            if self.weights[self.withdrawal_layer :].any():
-                raise ValueError(
-                    f"weights aren't 0 from layer {self.withdrawal_layer} on, where no visual token is left."
-                )
 
     @property
     def layers(self) -> int:

@@ -7,7 +7,8 @@ The sizes of a decoder are those of `vtw_demo.measurements.decoder_shape`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -25,18 +26,12 @@ class LayerFlops:
       causal kernel may skip the half above the diagonal. So does torch's FLOP counter.
     - `mlp`: the layer's other matrices: an MLP's two, or three where it is gated; of a mixture of experts the
       router, the shared experts and those that a token is sent to; and further ones, such as gemma3n has.
-
-    Raises ValueError for a number below 0.
     """
 
     tokens: int
     projections: int
     attention: int
     mlp: int
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            _check_count(name, value)
 
     @property
     def total(self) -> int:
@@ -48,23 +43,11 @@ class PrefillFlops:
     """FLOPs of a prefill: its decoder layers in the order in which they run, and the language model head.
 
     `around`: the decoder's matrices before the first layer and after the last; 0 but in gemma3n and gemma4.
-
-    Raises ValueError without layers, for a negative number, and if a layer runs on more tokens than the one
-    before it.
     """
 
     layers: tuple[LayerFlops, ...]
     head: int
     around: int
-
-    def __post_init__(self) -> None:
-        _check_count("head", self.head)
-        _check_count("around", self.around)
-        if not self.layers:
-            raise ValueError("A prefill has at least one decoder layer; layers is empty.")
-        tokens = [layer.tokens for layer in self.layers]
-        if tokens != sorted(tokens, reverse=True):
-            raise ValueError(f"Tokens that have left the sequence don't come back; layers have {tokens}.")
 
     @property
     def total(self) -> int:
@@ -139,6 +122,89 @@ def kv_cache_bytes_by_layer(
     _check_count("bytes_per_element", bytes_per_element, at_least=1)
     held = _cached_numbers(decoder_shape(config), prompt_tokens, visual_tokens, layer, decoded_tokens)
     return tuple(numbers * bytes_per_element for numbers in held)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one decoder layer costs, or several of them together.
+
+    - `tokens`: of the prompt, that the layer runs on in the prefill.
+    - `flops`: of that.
+    - `kv_cache_bytes`: its part of the KV cache.
+    """
+
+    tokens: int
+    flops: int
+    kv_cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """What the layers cost for one prompt, with every layer seeing the picture and withdrawn at `layer`.
+
+    `full` and `withdrawn` have an entry for each decoder layer, in order. The language model head, which is the same in
+    both runs, is in neither.
+    """
+
+    layer: int
+    full: tuple[LayerCost, ...]
+    withdrawn: tuple[LayerCost, ...]
+
+    @property
+    def full_total(self) -> LayerCost:
+        """Summed over all layers."""
+        return _total(self.full)
+
+    @property
+    def withdrawn_total(self) -> LayerCost:
+        """Summed over all layers."""
+        return _total(self.withdrawn)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return {
+            **asdict(self),
+            "full_total": asdict(self.full_total),
+            "withdrawn_total": asdict(self.withdrawn_total),
+        }
+
+
+def staircase(
+    config: PreTrainedConfig,
+    prompt_tokens: int,
+    visual_tokens: int,
+    layer: int,
+    decoded_tokens: int = 0,
+    bytes_per_element: int = 2,
+) -> Staircase:
+    """The staircase of one prompt, in closed form (arXiv 2405.05803, section 4).
+
+    - `config`: of a text decoder, or of a vision-language model that holds one.
+    - `prompt_tokens`: positions of the prompt, visual ones counted; `visual_tokens`: how many of them are.
+    - `layer`: the withdrawal layer K; K = L, the number of decoder layers, withdraws nothing.
+    - `decoded_tokens`: tokens after the prompt whose keys and values the KV cache holds too; 0 for the cache as the
+      prefill leaves it. Tokens and FLOPs are those of the prefill, whatever this is.
+    - `bytes_per_element`: of the KV cache, 2 in float16 and bfloat16, 4 in float32.
+
+    Raises ValueError as `kv_cache_bytes_by_layer` does.
+    """
+
+    def costs(withdrawal_layer: int) -> tuple[LayerCost, ...]:
+        prompt = (config, prompt_tokens, visual_tokens, withdrawal_layer)
+        flops = prefill_flops_by_layer(*prompt).layers
+        cache = kv_cache_bytes_by_layer(*prompt, decoded_tokens, bytes_per_element)
+        return tuple(LayerCost(part.tokens, part.total, held) for part, held in zip(flops, cache, strict=True))
+
+    withdrawn = costs(layer)
+    return Staircase(layer, costs(len(withdrawn)), withdrawn)
+
+
+def _total(costs: tuple[LayerCost, ...]) -> LayerCost:
+    return LayerCost(
+        sum(cost.tokens for cost in costs),
+        sum(cost.flops for cost in costs),
+        sum(cost.kv_cache_bytes for cost in costs),
+    )
 
 
 def flops_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:

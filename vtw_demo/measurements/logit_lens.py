@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,8 +46,6 @@ class Migration:
     - `probability`, (layers, answer): of each of them by the logit lens after each layer, all tokens before it given:
       the first is read at the last prompt position, each further one at the token before it.
     - `withdrawn_probability`: the same with the visual tokens withdrawn at `withdrawal_layer`.
-
-    Raises ValueError for lengths that don't fit each other and values outside their range.
     """
 
     tokens: tuple[str, ...]
@@ -57,33 +55,10 @@ class Migration:
     withdrawn_probability: Rows
     withdrawal_layer: int
 
-    def __post_init__(self) -> None:
-        wanted = {
-            "distance": (self.distance, self.tokens, 2.0),
-            "probability": (self.probability, self.answer, 1.0),
-            "withdrawn_probability": (self.withdrawn_probability, self.answer, 1.0),
-        }
-        for name, (rows, columns, largest) in wanted.items():
-            if len(rows) != self.layers:
-                raise ValueError(f"{name} has {len(rows)} layers, probability has {self.layers}.")
-            for row in rows:
-                if len(row) != len(columns):
-                    raise ValueError(f"A row of {name} has {len(row)} values, for {len(columns)} tokens.")
-                if not all(0 <= value <= largest + 1e-3 for value in row):
-                    raise ValueError(f"{name} must be from 0 to {largest:g} everywhere; a row is {row}.")
-        if not self.answer or not self.tokens:
-            raise ValueError("There is at least one token of the answer, and one of the text.")
-        if not 1 <= self.withdrawal_layer <= self.layers:
-            raise ValueError(f"withdrawal_layer must be from 1 to {self.layers}; this is {self.withdrawal_layer}.")
-
     @property
     def layers(self) -> int:
         """How many decoder layers there are."""
         return len(self.probability)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
 
 
 def measure_migration(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -47,23 +47,10 @@ class VisualPatch:
     - `picture`: which picture of the prompt, from 0.
     - `box`: the part of it that the token was made from; None where it has no place of its own: it ends a row
       (LLaVA-NeXT), is a class token, or shows padding only.
-
-    Raises ValueError for a negative number and a box that isn't one.
     """
 
     picture: int
     box: Box | None
-
-    def __post_init__(self) -> None:
-        if self.picture < 0:
-            raise ValueError(f"Pictures are counted from 0; this is {self.picture}.")
-        if self.box is not None:
-            left, top, right, bottom = self.box
-            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-                raise ValueError(
-                    "A box is left, top, right and bottom in shares of the picture, from 0 to 1, with left before "
-                    f"right and top before bottom; this is {self.box}."
-                )
 
 
 @dataclass(frozen=True)
@@ -72,24 +59,10 @@ class PatchGeometry:
 
     - `sizes`: (width, height) of each picture in pixels.
     - `patches`: the prompt's visual tokens in order.
-
-    Raises ValueError for a size below 1, and for a token of a picture that isn't there.
     """
 
     sizes: tuple[tuple[int, int], ...]
     patches: tuple[VisualPatch, ...]
-
-    def __post_init__(self) -> None:
-        for size in self.sizes:
-            if min(size) < 1:
-                raise ValueError(f"A picture is at least 1 pixel wide and high; this size is {size}.")
-        for patch in self.patches:
-            if patch.picture >= len(self.sizes):
-                raise ValueError(f"A visual token is of picture {patch.picture}; there are {len(self.sizes)}, from 0.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
 
     def shade(self, weights: Sequence[float] | np.ndarray, longest_side: int) -> tuple[np.ndarray, ...]:
         """Spread a weight of each visual token evenly over its box; where boxes overlap, weights add up.
@@ -162,8 +135,8 @@ def find_patches(
     return PatchGeometry(sizes, tuple(patches))
 
 
-def _unknown(vlm: VisionLanguageModel) -> ValueError:
-    return ValueError(
+def _unknown(vlm: VisionLanguageModel) -> UserError:
+    return UserError(
         f"Where each visual token of {type(vlm.model).__name__} lies in its picture isn't known, so nothing can be "
         "drawn over it."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,10 +23,6 @@ class TokenProbability:
     text: str
     probability: float
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 + 1e-4:
-            raise ValueError(f"A probability is from 0 to 1; this is {self.probability}.")
-
 
 @dataclass(frozen=True)
 class QuerySweep:
@@ -40,8 +35,6 @@ class QuerySweep:
     - `answer`: the tokens of the full model's answer.
     - `answer_kl`: (K, answer token), the divergence at each of them; `answer_choices`: what the model would have said
       there.
-
-    Raises ValueError for lengths that don't fit each other, and divergences that are negative or no numbers.
     """
 
     kl: tuple[float, ...]
@@ -52,17 +45,6 @@ class QuerySweep:
     answer: tuple[str, ...]
     answer_kl: tuple[tuple[float, ...], ...]
     answer_choices: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        for name in ("withdrawn_tokens", "flops_left", "cache_left", "answer_kl", "answer_choices"):
-            rows = getattr(self, name)
-            if rows is not None and len(rows) != len(self.kl):
-                raise ValueError(f"{name} has {len(rows)} layers; kl has {len(self.kl)}.")
-        for row in (*self.answer_kl, *self.answer_choices):
-            if len(row) != len(self.answer):
-                raise ValueError(f"A row has {len(row)} tokens; the answer has {len(self.answer)}.")
-        if not all(math.isfinite(value) and value >= 0 for row in (self.kl, *self.answer_kl) for value in row):
-            raise ValueError("Divergences must be numbers from 0 on.")
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -22,8 +22,6 @@ class AnswerToken:
     - `token_id`: two tokens may have the same text, where each is a part of one character.
     - `text`: as it stands in the answer, its leading space included.
     - `full`, `withdrawn`: the probability where every layer sees the picture, and withdrawn.
-
-    Raises ValueError for a probability that isn't from 0 to 1.
     """
 
     token_id: int
@@ -31,45 +29,32 @@ class AnswerToken:
     full: float
     withdrawn: float
 
-    def __post_init__(self) -> None:
-        for probability in (self.full, self.withdrawn):
-            # Rounding may push it a little beyond.
-            if not 0 <= probability <= 1 + 1e-4:
-                raise ValueError(f"A probability is from 0 to 1; this is {probability}.")
-
 
 @dataclass(frozen=True)
 class AnswerProbabilities:
-    """The answers of the full run and of the one withdrawn at `layer` (K), token by token.
-
-    Raises ValueError for a withdrawal layer below 1 and for an answer without a token.
-    """
+    """The answers of the full run and of the one withdrawn at `layer` (K), token by token."""
 
     layer: int
     full: tuple[AnswerToken, ...]
     withdrawn: tuple[AnswerToken, ...]
 
-    def __post_init__(self) -> None:
-        if self.layer < 1:
-            raise ValueError(f"The withdrawal layer must be at least 1; this is {self.layer}.")
-        if not self.full or not self.withdrawn:
-            raise ValueError("An answer has at least one token; one of these has none.")
-
     @property
     def first_difference(self) -> int | None:
-        """The first token that differs, counted from 0; None where the answers are the same.
-
-        Where one answer is the beginning of the other, it is the token after it.
-        """
-        full, withdrawn = ([token.token_id for token in answer] for answer in (self.full, self.withdrawn))
-        if full == withdrawn:
-            return None
-        pairs = zip(full, withdrawn, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(full), len(withdrawn)))
+        """The first token that differs, counted from 0; None where the answers are the same."""
+        return first_difference(*([token.token_id for token in answer] for answer in (self.full, self.withdrawn)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
         return {**asdict(self), "first_difference": self.first_difference}
+
+
+def first_difference(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Where two sequences of tokens part, counted from 0: after the shorter one's end, if that is the beginning of the
+    other; None where they are the same."""
+    if list(first) == list(second):
+        return None
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def measure_answer_probabilities(

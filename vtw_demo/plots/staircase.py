@@ -13,7 +13,7 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.layer_times import LayerTimes
 from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, percent
-from vtw_demo.measurements.staircase import LayerCost, Staircase
+from vtw_demo.measurements.flops import LayerCost, Staircase
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
 from vtw_demo.plots.tab import Plot, Surface, Tab, View
 from vtw_demo.plots.table import Table
