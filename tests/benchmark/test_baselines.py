@@ -8,9 +8,10 @@ import transformers
 
 from tests.families import LAYERS, OPTIONS, PROMPTS, TinyModel, build, prompts_of
 from tests.oracles import attention_implementation, visual_keys_blocked
-from vtw_demo.benchmark.baselines import Peer, fastv, full_attention_matrices, peers, snapkv
+from vtw_demo.benchmark.baselines import Peer, full_attention_matrices, peers, snapkv
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.withdrawal.attention_capture import captured_rows
+from vtw_demo.withdrawal.fastv import fastv
 from vtw_demo.withdrawal.segments import Segment, segment_ids, visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
 

@@ -9,7 +9,7 @@ import torch
 from tests.families import LAYERS, build
 from vtw_demo.comparison import layer_times
 from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
-from vtw_demo.withdrawal import withdraw as withdrawal
+from vtw_demo.withdrawal import token_pruning
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -84,7 +84,7 @@ def test_what_the_model_says_is_unchanged_while_it_is_timed(model, inputs):
 def test_the_work_of_withdrawal_is_part_of_layer_k(model, inputs, monkeypatch):
     """By a clock that goes on by 1 ms each time it is read, and by 100 ms where kept tokens are taken."""
     clock = [0.0]
-    real = withdrawal.take_hidden_states
+    real = token_pruning.gather_hidden_states
 
     def now():
         clock[0] += 0.001
@@ -95,7 +95,7 @@ def test_the_work_of_withdrawal_is_part_of_layer_k(model, inputs, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(layer_times, "time", SimpleNamespace(perf_counter=now))
-    monkeypatch.setattr(withdrawal, "take_hidden_states", take)
+    monkeypatch.setattr(token_pruning, "gather_hidden_states", take)
     times = measure_layer_times(model, inputs, LAYER, rounds=2)
     assert times.full == pytest.approx([1.0] * LAYERS)
     assert times.withdrawn == pytest.approx([101.0 if layer == LAYER else 1.0 for layer in range(LAYERS)])

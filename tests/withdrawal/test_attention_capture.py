@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.families import LAYERS, build
-from vtw_demo.withdrawal.attention_capture import attention_rows, captured_rows, sum_by_label
+from vtw_demo.withdrawal.attention_capture import attention_rows, captured_rows
 
 
 def full_matrix(query, key, mask, scaling):
@@ -35,14 +35,6 @@ def test_attention_rows(kind):
         expected = full_matrix(query, key, added, scaling or 8**-0.5).mean(1)
         rows = attention_rows(query, key, mask, 4, scaling, is_causal)
         torch.testing.assert_close(rows, expected[:, -4:])
-
-
-def test_sum_by_label():
-    weights = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]])
-    segments = torch.tensor([-1, 0, 2, 2, 4])
-    torch.testing.assert_close(sum_by_label(weights, segments, 5), torch.tensor([[0.1, 0, 0.5, 0, 0.4]]))
-    with pytest.raises(RuntimeError, match="attended to 5 positions where 4 were expected"):
-        sum_by_label(weights, segments[1:], 5)
 
 
 def test_passes_of_other_threads_are_not_captured():

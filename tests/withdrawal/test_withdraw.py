@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from tests.golden import GOLDEN, IMAGE
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
-from vtw_demo.withdrawal import withdraw as module
+from vtw_demo.withdrawal import token_pruning
 from vtw_demo.withdrawal.withdraw import withdraw
 
 
@@ -125,8 +125,8 @@ def text_cache(cache, layer_index, attended):
     """Keys and values of one layer at the attended positions, row by row."""
     layer = cache.layers[layer_index]
     return [
-        torch.cat([layer.keys[row][:, columns], layer.values[row][:, columns]], dim=-1)
-        for row, columns in enumerate(attended)
+        torch.cat([layer.keys[row][:, positions], layer.values[row][:, positions]], dim=-1)
+        for row, positions in enumerate(attended)
     ]
 
 
@@ -163,17 +163,17 @@ def test_generate_equals_oracle(model, name, layer, attention):
             # The longest row's text, and nothing else, sets the length; shorter rows are right-aligned.
             counts = text.sum(1)
             assert length == counts.max()
-            slots = torch.arange(length) >= length - counts[:, None]
-            actual = text_cache(out.past_key_values, index, slots)
+            held = torch.arange(length) >= length - counts[:, None]
+            actual = text_cache(out.past_key_values, index, held)
             wanted = text_cache(expected.past_key_values, index, text)
         for row, wanted_row in zip(actual, wanted, strict=True):
             torch.testing.assert_close(row, wanted_row, atol=1e-4, rtol=1e-4)
 
 
-def test_empty_slots_hold_nothing(model):
+def test_empty_cache_positions_hold_nothing(model):
     with torch.no_grad(), withdraw(model, layer=2):
         cache = model(**PROMPTS["ragged batch"]).past_key_values
-    empty = [4, 2, 3, 0]  # of the seven slots that the row with the most text needs
+    empty = [4, 2, 3, 0]  # of the seven cache positions that the row with the most text needs
     assert [int((keys == 0).all(-1).all(0).sum()) for keys in cache.layers[2].keys] == empty
 
 
@@ -455,8 +455,10 @@ def test_forward_passes_that_cannot_be_understood(model):
 
 def test_generation_does_not_restore_what_it_does_not_read(model, monkeypatch):
     restored = []
-    real = module.put_hidden_states
-    monkeypatch.setattr(module, "put_hidden_states", lambda *args: restored.append(len(restored)) or real(*args))
+    real = token_pruning.scatter_hidden_states
+    monkeypatch.setattr(
+        token_pruning, "scatter_hidden_states", lambda *args: restored.append(len(restored)) or real(*args)
+    )
     with withdraw(model, layer=2):
         model.generate(**PROMPTS["several images"], **GENERATE)
         assert restored == []

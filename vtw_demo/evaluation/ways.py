@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vtw_demo.benchmark.baselines import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -20,6 +19,7 @@ from vtw_demo.withdrawal.baselines import (
     remove_at_random,
     withdraw_renumbered,
 )
+from vtw_demo.withdrawal.fastv import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
 from vtw_demo.withdrawal.withdraw import withdraw
 
 Ablation = Literal["random", "renumbered", "blind", "fastv"]

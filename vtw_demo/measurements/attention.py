@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vtw_demo.withdrawal.attention_capture import sum_attention
+from vtw_demo.measurements.attention_sums import sum_attention
 from vtw_demo.withdrawal.segments import Segment, segment_ids, visual_token_mask
 
 Shares = tuple[float, ...]

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.attention_capture import NO_LABEL, sum_attention
+from vtw_demo.measurements.attention_sums import NO_LABEL, sum_attention
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt
 

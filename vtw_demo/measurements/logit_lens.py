@@ -18,13 +18,15 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.head import logits_of
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import like
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
-from vtw_demo.withdrawal.withdraw import exclusive, logits_of, withdraw
+from vtw_demo.withdrawal.token_pruning import exclusive
+from vtw_demo.withdrawal.withdraw import withdraw
 
 BLANK = (128, 128, 128)
 """What a blank picture shows: mid grey, in the same size, so that its visual tokens stand at the same positions."""

@@ -1,6 +1,6 @@
 """Withdrawal with one thing changed, for those who doubt that the thing matters.
 
-Each is a context of its own, built from the parts of `vtw_demo.withdrawal.withdraw`, and leaves the model as it was.
+Each is a context of its own that leaves the model as it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import check_family, find_decoder, unlike_llava
-from vtw_demo.withdrawal.withdraw import Withdrawal, check_layer, exclusive
+from vtw_demo.withdrawal.token_pruning import Changed, ForwardPass
+from vtw_demo.withdrawal.withdraw import Withdrawal, check_layer
 
 
 @contextmanager
@@ -31,9 +32,8 @@ def remove_at_random(model: PreTrainedModel, layer: int, seeds: Sequence[int | s
     position. Prefills with another number of rows raise ValueError.
     """
     check_random(model)
-    layers = find_decoder(model).layers
-    check_layer(layer, len(layers))
-    with _running(_RemovalAtRandom(model, layers, layer, seeds)):
+    check_layer(layer, len(find_decoder(model).layers))
+    with _RemovalAtRandom(model, layer, seeds):
         yield
 
 
@@ -48,9 +48,8 @@ def withdraw_renumbered(model: PreTrainedModel, layer: int) -> Iterator[None]:
     count tokens.
     """
     check_renumbered(model)
-    layers = find_decoder(model).layers
-    check_layer(layer, len(layers))
-    with _running(_RenumberedWithdrawal(model, layers, layer)):
+    check_layer(layer, len(find_decoder(model).layers))
+    with _RenumberedWithdrawal(model, layer):
         yield
 
 
@@ -61,7 +60,7 @@ def blind(model: PreTrainedModel) -> Iterator[None]:
     The text keeps its positions, as if the picture were there. Raises what `withdraw` raises.
     """
     check_family(model)
-    with _running(Withdrawal(model, find_decoder(model).layers, 0)):
+    with Withdrawal(model, 0):
         yield
 
 
@@ -88,26 +87,16 @@ def check_renumbered(model: PreTrainedModel) -> None:
         raise UserError(f"Positions can be renumbered where they count tokens; {name} counts rows and columns.")
 
 
-@contextmanager
-def _running(withdrawal: Withdrawal) -> Iterator[None]:
-    with exclusive(withdrawal.model):
-        try:
-            withdrawal.register()
-            yield
-        finally:
-            withdrawal.remove()
-
-
 class _RemovalAtRandom(Withdrawal):
-    def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, layer: int, seeds: Sequence[int | str]) -> None:
-        super().__init__(model, layers, layer)
+    def __init__(self, model: PreTrainedModel, layer: int, seeds: Sequence[int | str]) -> None:
+        super().__init__(model, layer)
         self.seeds = tuple(seeds)
 
-    def leaving(self, input_ids: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
-        visual = super().leaving(input_ids, padding_mask)
+    def leaving(self, forward: ForwardPass) -> torch.Tensor:
+        visual = super().leaving(forward)
         if len(visual) != len(self.seeds):
             raise UserError(f"A seed is needed for each row; there are {len(self.seeds)} for {len(visual)} rows.")
-        present = torch.ones_like(visual) if padding_mask is None else padding_mask.bool()
+        present = torch.ones_like(visual) if forward.padding_mask is None else forward.padding_mask.bool()
         chosen = torch.zeros_like(visual)
         for row, seed in enumerate(self.seeds):
             *drawn_from, _ = present[row].nonzero()[:, 0].tolist()
@@ -116,20 +105,18 @@ class _RemovalAtRandom(Withdrawal):
 
 
 class _RenumberedWithdrawal(Withdrawal):
-    def before_layer(
-        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]] | None:
+    def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         changed = super().before_layer(index, module, args, kwargs)
         if changed is None:
             return None
-        (hidden_states,), kwargs = changed
-        forward = self.forward
-        assert forward is not None
-        assert forward.arguments is not None
-        slots = forward.arguments.slots
-        last = slots.count_at(forward.columns_before + forward.sequence_length)
-        empty = 0 if slots.valid is None else (~slots.valid).sum(1, keepdim=True)
-        position = torch.arange(last - hidden_states.shape[1], last, device=hidden_states.device)[None] - empty
-        kwargs["position_ids"] = position.clamp(min=0).expand(hidden_states.shape[0], -1)
-        kwargs["position_embeddings"] = self.decoder.rotary_emb(hidden_states, kwargs["position_ids"])
-        return (hidden_states,), kwargs
+        (hidden_states,), given = changed
+        assert self.forward is not None
+        inputs = self.forward.inputs
+        positions = inputs.positions
+        assert positions is not None
+        end = positions.count_at(inputs.before + inputs.sequence_length)
+        empty = 0 if positions.valid is None else (~positions.valid).sum(1, keepdim=True)
+        numbers = torch.arange(end - hidden_states.shape[1], end, device=hidden_states.device)[None] - empty
+        given["position_ids"] = numbers.clamp(min=0).expand(hidden_states.shape[0], -1)
+        given["position_embeddings"] = self.decoder.rotary_emb(hidden_states, given["position_ids"])
+        return (hidden_states,), given

@@ -1,0 +1,39 @@
+"""What a model's head makes of hidden states."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from vtw_demo.withdrawal.architectures import find_decoder
+
+POSITIONS_AT_ONCE = 128
+"""Bounds the memory for logits of long answers: positions that the head should run on at the same time."""
+
+
+def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int) -> torch.Tensor:
+    """The logits that `model` makes of hidden states as its last decoder layer hands them on.
+
+    - `hidden_states`, shape (..., positions, hidden).
+    - `token_id`: of any text token; the forward pass that this takes begins with so many of them.
+
+    The result has the shape (positions, vocabulary). All but the decoder layers runs, in the model's own forward
+    pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
+    """
+    layers = find_decoder(model).layers
+    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
+
+    def hand_on(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states.unsqueeze(-3)
+
+    replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = hand_on
+        return model(input_ids=input_ids, use_cache=False).logits[0]
+    finally:
+        for layer, forward in replaced:
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

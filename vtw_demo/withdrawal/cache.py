@@ -1,0 +1,114 @@
+"""KV caches whose layers from K on hold the keys and values of kept tokens only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin, StaticLayer
+
+from vtw_demo.withdrawal.kept_tokens import CachePositions
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""The names under which modules are handed the KV cache: from transformers 5.24 on, and before."""
+
+
+class PrunedCacheLayer(CacheLayerMixin):
+    """Mixed into the class of a KV cache's layer that holds kept tokens only.
+
+    It counts the others too where it is asked for its length, because models and `generate` size masks and count
+    positions by that, from whichever layer is the first of its kind.
+    """
+
+    positions: CachePositions | None = None
+
+    def get_seq_length(self) -> int:
+        missing = 0 if self.positions is None else self.positions.sequence_length - self.positions.count
+        return super().get_seq_length() + missing  # type: ignore[safe-super]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return key_span(self, self.get_seq_length(), query_length)
+
+    def reset(self) -> None:
+        super().reset()
+        self.positions = None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.select_rows(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.select_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        if self.positions is not None:
+            self.select_rows(torch.arange(len(self.positions.held)).repeat_interleave(repeats))
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        if self.positions is not None:
+            self.positions = self.positions.rows(rows)
+
+
+@functools.cache
+def _pruned_class(layer_class: type) -> type:
+    # Without a layer type of its own, so that transformers doesn't take it for the class of new layers.
+    return type(layer_class)(f"Pruned{layer_class.__name__}", (PrunedCacheLayer, layer_class), {"_layer_type": None})
+
+
+def note_positions(layer: Any, positions: CachePositions) -> None:
+    """Make a layer of a KV cache know which sequence positions it holds."""
+    # A layer that uses another's keys and values has no lengths to answer for.
+    if isinstance(layer, CacheLayerMixin) and not isinstance(layer, PrunedCacheLayer):
+        layer.__class__ = _pruned_class(type(layer))
+    layer.positions = positions
+
+
+def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
+    """From which layer on a KV cache holds kept tokens only, and its cache positions; (0, None) if none does."""
+    for index, layer in enumerate(cache.layers):
+        if (positions := getattr(layer, "positions", None)) is not None:
+            return index, positions
+    return 0, None
+
+
+def find_cache(given: Mapping[str, Any]) -> Cache | None:
+    """The KV cache among a module's arguments."""
+    return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+
+
+def count_positions(cache: Cache | None, sequence_length: int) -> int:
+    """How many sequence positions a KV cache accounts for before a forward pass of so many tokens."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    if isinstance(length, int):
+        return length
+    # A static cache counts on the device, where asking would wait for it; its sliding layers count here too.
+    for layer in cache.layers:
+        if layer.is_sliding:
+            return layer.get_seq_length()
+    # In decoding, masks are as wide as the cache, and an upper bound does.
+    return int(length) if sequence_length > 1 else cache.layers[0].max_cache_len - 1
+
+
+def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
+    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
+
+    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
+    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
+    a layer that lost some must answer as if it hadn't.
+    """
+    if layer is None:
+        return held + query_count, 0
+    static = isinstance(layer, StaticLayer)
+    if static and not layer.is_sliding:
+        return layer.max_cache_len, 0
+    window = (layer.max_cache_len if static else layer.sliding_window) if layer.is_sliding else None
+    first = 0 if window is None else max(held - window + 1, 0)
+    count = held - first + query_count
+    return (max(count, layer.max_cache_len) if static else count), first

@@ -1,0 +1,201 @@
+"""What decoder layers are handed once tokens have left: arguments and attention masks of those that are kept."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vtw_demo.withdrawal.architectures import check_flash_window
+from vtw_demo.withdrawal.cache import key_span
+from vtw_demo.withdrawal.kept_tokens import CachePositions, KeptTokens, gather_positions
+
+
+@functools.cache
+def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the parameters of a class's method `forward`."""
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
+def named_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module's forward is called with, by the names of its parameters."""
+    return {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
+
+
+def hidden_states_of(output: Any) -> torch.Tensor:
+    """The hidden states in what a decoder layer returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def tile(tensor: torch.Tensor, times: int, dim: int = 0) -> torch.Tensor:
+    """The tensor, so many times one after the other along `dim`."""
+    return tensor if times == 1 else torch.cat([tensor] * times, dim=dim)
+
+
+@dataclass
+class LayerInputs:
+    """What decoder layers get in one forward pass in place of what they are handed, made once for all of them.
+
+    - `sequence_length`: how many tokens the pass was handed.
+    - `before`: how many sequence positions the KV cache accounted for before it.
+    - `is_flash`: whether attention takes a mask of padding alone, as flash attention does.
+    - `kept`: the tokens that layers run on; None where none leaves in this pass: decoding, or no image.
+    - `positions`: of the layers' keys after this pass; None where none has left. There may be more than `kept`, whose
+      keys are had from elsewhere.
+    """
+
+    sequence_length: int
+    before: int
+    is_flash: bool
+    kept: KeptTokens | None = None
+    positions: CachePositions | None = None
+    _made: dict[tuple, tuple[Any, Any]] = field(default_factory=dict)
+
+    def replace(
+        self,
+        module: nn.Module,
+        given: Mapping[str, Any],
+        query_count: int,
+        cache_layer: Any = None,
+        sees_all: bool = False,
+        is_tail: bool = False,
+        times: int = 1,
+    ) -> dict[str, Any]:
+        """What the layer `module` gets in place of `given`, its arguments by name without the hidden states.
+
+        - `query_count`: how many tokens it runs on.
+        - `cache_layer`: of the KV cache, the one that holds the layer's keys.
+        - `sees_all`: whether its keys are those of a layer that tokens haven't left.
+        - `is_tail`: whether it runs on the sequence's tail, to which the model has cut it, not on the kept tokens.
+        - `times`: how many times the batch runs through it, stacked.
+        """
+        replaced = dict(given)
+        if self.kept is not None and not is_tail:
+            for name, value in given.items():
+                if name != "attention_mask":
+                    replaced[name] = self.gather(module, name, value, times)
+        if self.is_flash:
+            check_flash_window(module, self.before + self.sequence_length)
+            replaced["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
+        mask = self.mask(module, given.get("attention_mask"), query_count, cache_layer, sees_all, is_tail)
+        replaced["attention_mask"] = None if mask is None else tile(mask, times)
+        return replaced
+
+    def gather(self, module: nn.Module, name: str, value: Any, times: int) -> Any:
+        """What a layer gets in place of an argument that has something for every token."""
+        if isinstance(value, tuple):
+            return tuple(self.gather(module, name, part, times) for part in value)
+        assert self.kept is not None
+        index = self.kept.index
+        dim = sequence_dim(name, value, len(index), self.sequence_length, module)
+        if dim is None:
+            return value
+        return tile(self._once((name, id(value)), value, lambda: gather_positions(value, index, dim)), times, dim - 1)
+
+    def mask(
+        self,
+        module: nn.Module,
+        mask: Any,
+        query_count: int,
+        cache_layer: Any,
+        sees_all: bool,
+        is_tail: bool,
+    ) -> torch.Tensor | None:
+        """The attention mask of a layer, out of the one that the model hands to it."""
+        if not (mask is None or isinstance(mask, torch.Tensor)):
+            raise RuntimeError(
+                f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
+                'Load the model with attn_implementation="sdpa" or "eager".'
+            )
+        positions, kept, after = self.positions, self.kept, self.before + self.sequence_length
+        assert positions is not None
+        aligned = self.is_flash or kept is None or kept.count == positions.count
+        if mask is None and positions.valid is None and aligned and not sees_all:
+            return None  # attention among the kept tokens is right without a mask
+        count, mask_first = key_span(cache_layer, self.before, self.sequence_length)
+        first = mask_first
+        if not sees_all:
+            new = self.sequence_length if kept is None else kept.count
+            count, first = key_span(cache_layer, positions.count_at(after) - new, new)
+        is_causal = getattr(module.self_attn, "is_causal", True)
+
+        def make() -> torch.Tensor | None:
+            keys = (positions.of_whole_sequence() if sees_all else positions).span(first, count)
+            queries = None if kept is None or is_tail else kept.index
+            if mask is not None:
+                if mask.ndim == 4 and mask.shape[2] != self.sequence_length:
+                    queries = None  # the model has cut it to the tail already
+                return gather_mask(mask, keys, queries, mask_first)
+            if self.is_flash:
+                return keys.valid
+            last = torch.arange(after - query_count, after, device=keys.held.device)[None]
+            at = last if queries is None else self.before + queries
+            return make_mask(keys, at if is_causal else None)
+
+        return self._once(("attention_mask", id(mask), query_count, sees_all, first, count, is_causal), mask, make)
+
+    def _once(self, identity: tuple, value: Any, make: Callable[[], Any]) -> Any:
+        if identity not in self._made:
+            self._made[identity] = (value, make())  # the value lives on, so that no other one gets its id
+        return self._made[identity][1]
+
+
+def gather_mask(
+    mask: torch.Tensor, keys: CachePositions, queries: torch.Tensor | None, mask_first: int
+) -> torch.Tensor:
+    """An attention mask for layers that hold kept tokens only, out of the mask for layers that hold all.
+
+    - `mask`, shape (batch or 1, heads or 1, queries, keys), bool (True: attend) or float (added), or of shape
+      (batch, keys), 1 for what isn't padding; its keys are the sequence positions from `mask_first` on.
+    - `queries`, shape (batch, kept): the rows to take; None takes all.
+
+    The result has an entry for each of `keys`; those beyond the mask's are blocked.
+    """
+    key = keys.held - mask_first
+    visible = (key >= 0) & (key < mask.shape[-1])
+    if keys.valid is not None:
+        visible = visible & keys.valid
+    key = key.clamp(0, mask.shape[-1] - 1)
+    blocked = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
+    if mask.ndim == 2:
+        return gather_positions(mask, key, 1).masked_fill(~visible, blocked)
+    mask = mask.expand(key.shape[0], -1, -1, -1)
+    if queries is not None:
+        mask = mask.gather(2, queries[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+    gathered = mask.gather(3, key[:, None, None, :].expand(-1, *mask.shape[1:3], -1))
+    return gathered.masked_fill(~visible[:, None, None, :], blocked)
+
+
+def make_mask(keys: CachePositions, query_positions: torch.Tensor | None) -> torch.Tensor:
+    """The mask where the model has none, but there are empty cache positions or further keys.
+
+    `query_positions`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
+    The result is bool, shape (batch, 1, queries or 1, keys).
+    """
+    valid = torch.ones_like(keys.held, dtype=torch.bool) if keys.valid is None else keys.valid
+    visible = valid[:, None, :]
+    if query_positions is not None:
+        visible = visible & (keys.held[:, None, :] <= query_positions[:, :, None])
+    return visible[:, None]
+
+
+def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
+    """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
+    if not isinstance(value, torch.Tensor) or sequence_length not in value.shape:
+        return None
+    if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
+        return value.ndim - 1
+    if name == "position_embeddings":  # (batch or 1, sequence, dim), or three of these for M-RoPE
+        return value.ndim - 2
+    for dim in range(1, value.ndim):
+        if value.shape[dim] == sequence_length and value.shape[dim - 1] in (1, batch):
+            return dim
+    raise RuntimeError(
+        f"withdraw doesn't understand the argument {name} of {type(module).__name__}, of shape "
+        f"{tuple(value.shape)} for {batch} rows of {sequence_length} tokens."
+    )

@@ -1,0 +1,272 @@
+"""The hooks by which tokens leave a decoder's sequence between two of its layers.
+
+This module is the only one of the project that changes a forward pass. Subclasses of `TokenPruning` say which tokens
+leave, and when that is known.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vtw_demo.errors import UserError
+from vtw_demo.withdrawal.architectures import (
+    find_decoder,
+    key_sources,
+    rescale_query,
+    scales_attention_by_position,
+    without_late_features,
+)
+from vtw_demo.withdrawal.cache import count_positions, find_cache, note_positions, noted_positions
+from vtw_demo.withdrawal.kept_tokens import (
+    KeptTokens,
+    add_kept,
+    gather_hidden_states,
+    keep_tokens,
+    scatter_hidden_states,
+)
+from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names
+from vtw_demo.withdrawal.segments import visual_token_mask
+
+Changed = tuple[tuple, dict[str, Any]] | None
+"""What a hook hands on in place of a module's arguments; None changes nothing."""
+
+
+@dataclass
+class ForwardPass:
+    """What the hooks remember of one forward pass of the model."""
+
+    inputs: LayerInputs
+    padding_mask: torch.Tensor | None
+    restore_each_layer: bool
+    """Whether the hidden states of all layers are asked for."""
+    logits_to_keep: int
+    """How many positions at the end are asked for, 0 for all."""
+    visual: torch.Tensor | None = None
+    """Where the visual tokens are, bool, shape (batch, sequence); None in decoding."""
+    full: torch.Tensor | None = None
+    """The hidden states that enter layer K."""
+    is_tail: bool = False
+    """True once the model itself has cut the sequence to its tail."""
+
+    @property
+    def kept(self) -> KeptTokens | None:
+        return self.inputs.kept
+
+    @property
+    def tail(self) -> int:
+        """How many positions of the final hidden states are read; 0 for all."""
+        fits = self.kept is not None and self.logits_to_keep <= self.kept.tail
+        return self.logits_to_keep if fits and not self.restore_each_layer else 0
+
+
+class TokenPruning:
+    """A context in which forward passes of `model` go on without some tokens from decoder layer `layer` (K) on.
+
+    The kept tokens keep their positions. What a caller sees keeps its shape: a token that has left stays as it was.
+    Hooks are removed on leaving, by an exception too. A model has one such context at a time.
+    """
+
+    name = "withdraw"
+
+    def __init__(self, model: PreTrainedModel, layer: int) -> None:
+        self.model = model
+        self.layer = layer
+        self.decoder = find_decoder(model)
+        self.layers: nn.ModuleList = self.decoder.layers
+        self.is_flash = "flash" in self.decoder.config._attn_implementation
+        self.key_sources = key_sources(self.decoder.config, len(self.layers))
+        self.hooks = ExitStack()
+        self.forward: ForwardPass | None = None
+
+    def begin_prefill(self, forward: ForwardPass, given: dict[str, Any]) -> None:
+        """Called before a prefill, with the model's arguments: `prune` here, or later but before layer K."""
+        raise NotImplementedError
+
+    def prune(self, forward: ForwardPass, leaving: torch.Tensor) -> None:
+        """Let tokens leave before layer K: `leaving`, bool, shape (batch, sequence). Padding leaves with them."""
+        inputs = forward.inputs
+        inputs.kept = keep_tokens(leaving, forward.padding_mask)
+        if inputs.kept is not None:
+            after = inputs.before + inputs.sequence_length
+            inputs.positions = add_kept(inputs.positions, inputs.kept, inputs.before, after)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as self.hooks:
+            self.hooks.enter_context(exclusive(self.model))
+            if self.layer < len(self.layers):
+                self.register()
+            self.hooks = self.hooks.pop_all()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.hooks.close()
+        self.forward = None
+
+    def register(self) -> None:
+        self.before(self.model, self.begin)
+        self.after(self.model, self.end, always_call=True)
+        self.before(self.decoder, self.before_decoder)
+        for index in range(self.layer, len(self.layers)):
+            module: Any = self.layers[index]
+            self.before(module, partial(self.before_layer, index))
+            # First of all hooks, so that those that record hidden states record restored ones.
+            self.after(module, partial(self.after_layer, index), prepend=True)
+            if scales_attention_by_position(module):
+                self.after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
+
+    def before(self, module: nn.Module, hook: Any) -> None:
+        self.hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def after(self, module: nn.Module, hook: Any, **options: bool) -> None:
+        self.hooks.callback(module.register_forward_hook(hook, with_kwargs=True, **options).remove)
+
+    def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
+        given = named_arguments(module, args, kwargs)
+        input_ids, cache = given.get("input_ids"), find_cache(given)
+        if input_ids is None:
+            raise UserError(
+                f"{self.name} finds the visual tokens by their token ids, and this forward pass has no "
+                "input_ids. Hand input_ids instead of inputs_embeds."
+            )
+        if self.model.training and self.model.is_gradient_checkpointing:
+            raise RuntimeError(
+                f"{self.name} doesn't work with gradient checkpointing, which runs layers again after the "
+                "forward pass. Call model.gradient_checkpointing_disable() first."
+            )
+        inputs = LayerInputs(input_ids.shape[1], count_positions(cache, input_ids.shape[1]), self.is_flash)
+        if cache is not None and inputs.before:
+            layer, inputs.positions = noted_positions(cache)
+            if inputs.positions is not None and layer != self.layer:
+                raise RuntimeError(
+                    f"This KV cache was filled with withdrawal layer {layer}, and is used now with "
+                    f"{self.layer}. Start with a new cache."
+                )
+        output_hidden_states = given.get("output_hidden_states")
+        if output_hidden_states is None:
+            output_hidden_states = self.decoder.config.output_hidden_states
+        asked = given.get("logits_to_keep") if "logits_to_keep" in parameter_names(type(module).forward) else 0
+        self.forward = ForwardPass(
+            inputs,
+            padding_mask=own_padding_mask(given, inputs.sequence_length),
+            restore_each_layer=bool(output_hidden_states),
+            logits_to_keep=asked if isinstance(asked, int) else 0,
+        )
+        # A placeholder that the model itself has written into its answer is no visual token.
+        if inputs.before == 0 or has_visual_input(given):
+            self.forward.visual = visual_token_mask(self.model.config, input_ids)
+            self.begin_prefill(self.forward, given)
+        return None
+
+    def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        self.forward = None
+
+    def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
+        forward = self.forward
+        if forward is None or forward.kept is None:
+            return None
+        kwargs = without_late_features(kwargs, self.layer)
+        if not forward.tail and "logits_to_keep" in kwargs:
+            kwargs["logits_to_keep"] = 0  # gemma4 would cut kept tokens to a tail that isn't the prompt's
+        return args, kwargs
+
+    def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
+        forward = self.forward
+        if forward is None:
+            raise RuntimeError(
+                f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
+                f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
+            )
+        if forward.inputs.positions is None:
+            return None
+        given = named_arguments(module, args, kwargs)
+        hidden_states = given.pop("hidden_states")
+        if forward.kept is not None:
+            if index == self.layer:
+                forward.full = hidden_states
+            is_whole = index == self.layer or forward.restore_each_layer
+            expected = forward.inputs.sequence_length if is_whole else forward.kept.count
+            forward.is_tail = forward.is_tail or hidden_states.shape[-2] != expected
+            if is_whole and not forward.is_tail:
+                hidden_states = gather_hidden_states(hidden_states, forward.kept)
+        cache, source = find_cache(given), self.key_sources[index]
+        replaced = forward.inputs.replace(
+            module,
+            given,
+            query_count=hidden_states.shape[-2],
+            cache_layer=cache.layers[source] if cache is not None and source < len(cache.layers) else None,
+            sees_all=source < self.layer,
+            is_tail=forward.is_tail,
+        )
+        return (hidden_states,), replaced
+
+    def after_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        forward = self.forward
+        if forward is None or forward.kept is None:
+            return None
+        if (cache := find_cache(kwargs)) is not None:
+            assert forward.inputs.positions is not None
+            note_positions(cache.layers[index], forward.inputs.positions)
+        is_last = index == len(self.layers) - 1
+        if forward.is_tail or not (forward.restore_each_layer or is_last):
+            return None
+        hidden_states = hidden_states_of(output)
+        if forward.tail:
+            hidden_states = hidden_states[..., -forward.tail :, :]
+        else:
+            assert forward.full is not None
+            hidden_states = scatter_hidden_states(forward.full, hidden_states, forward.kept)
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    def after_query_projection(
+        self, attention: nn.Module, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor | None:
+        forward = self.forward
+        if forward is None or forward.kept is None or forward.is_tail:
+            return None
+        return rescale_query(attention, output, forward.inputs.before, forward.kept.index)
+
+
+@contextmanager
+def exclusive(model: PreTrainedModel) -> Iterator[None]:
+    """Keep other prunings off `model` inside a `with` block. Raises RuntimeError if one is active already."""
+    layers = find_decoder(model).layers
+    with _active_lock:
+        if layers in _active:
+            raise RuntimeError(
+                f"A withdrawal is active on this {type(model).__name__} already; leave its context first "
+                "(one model has one withdrawal layer at a time)."
+            )
+        _active.add(layers)
+    try:
+        yield
+    finally:
+        with _active_lock:
+            _active.discard(layers)
+
+
+_active: weakref.WeakSet[nn.ModuleList] = weakref.WeakSet()
+_active_lock = threading.Lock()
+
+
+def has_visual_input(given: dict[str, Any]) -> bool:
+    """Whether a forward pass is handed pictures or videos, or what the vision encoder made of them."""
+    encoded = given.get("mm_encoder_outputs") or {}
+    return any(encoded.get(name) is not None for name in ("image", "video")) or any(
+        value is not None for name, value in given.items() if name.startswith(("pixel_values", "image_patches"))
+    )
+
+
+def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tensor | None:
+    """The part of a two-dimensional attention mask that is about the tokens of this forward pass."""
+    mask = given.get("attention_mask")
+    return mask[:, -sequence_length:] if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
