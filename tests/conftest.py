@@ -1,38 +1,65 @@
+"""What all tests share. Only pytest and torch are imported here: some tests run where nothing else is installed."""
+
 import os
+
+# Tiny tensors gain nothing by threads, and the tests run in two processes. Before torch reads it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import random
 import shutil
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlavaConfig
-
-from tests import golden
-from vtw_demo.benchmark import shapes
-from vtw_demo.comparison.compare import Comparison
-from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models.loading import load
 
 pytest_plugins = ["tests.serving"]
+torch.set_num_threads(1)
+
+PROCESSES = 2
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """With pytest-xdist, two processes unless another number is asked for: `-n 0` is one."""
+    is_worker = hasattr(config, "workerinput")
+    if getattr(config.option, "numprocesses", 0) is None and not is_worker and not config.getoption("usepdb"):
+        config.option.numprocesses, config.option.dist = PROCESSES, "loadgroup"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A file's tests share a process, with its fixtures; and so do those of all files that ask the one server."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            group = "server" if "server" in item.fixturenames else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module")
 def golden_model():
+    from tests import golden
+
     return golden.build_model()
 
 
 @pytest.fixture(scope="module")
 def golden_inputs():
+    from tests import golden
+
     return golden.inputs()
 
 
 @pytest.fixture(scope="session")
 def vlm():
+    """The embedded model. It is shared: a test leaves it as it was."""
+    from vtw_demo.models.loading import load
+
     return load("embedded", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def picture():
+    from vtw_demo.embedded.scenes import draw, random_scene
+
     return draw(random_scene(random.Random(4), 2))
 
 
@@ -55,6 +82,8 @@ def browser():
 
 
 def run(answer="red", tokens=(7, 2), **changes):
+    from vtw_demo.comparison.timed_generate import Run
+
     values = {
         "answer": answer,
         "tokens": tokens,
@@ -76,6 +105,7 @@ def make_run():
 @pytest.fixture
 def make_comparison():
     """A comparison of two runs of a 12-layer model, withdrawn at layer 6 unless told otherwise."""
+    from vtw_demo.comparison.compare import Comparison
 
     def make(full=None, withdrawn=None, layer=6):
         return Comparison(
@@ -94,17 +124,21 @@ def make_comparison():
     return make
 
 
-def tiny_config():
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=2
-    )
-    text = shapes._llama(64, 64, 4, 2)
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
-
-
 @pytest.fixture
 def tiny(monkeypatch):
     """The name of a shape that is measured in no time."""
-    shape = shapes.Shape(tiny_config, 16, lambda: {"pixel_values": torch.randn(1, 3, 8, 8)})
+    from transformers import CLIPVisionConfig, LlavaConfig
+
+    from vtw_demo.benchmark import shapes
+
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=2
+    )
+
+    def config():
+        text = shapes._llama(64, 64, 4, 2)
+        return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
+
+    shape = shapes.Shape(config, 16, lambda: {"pixel_values": torch.randn(1, 3, 8, 8)})
     monkeypatch.setitem(shapes.SHAPES, "small", shape)
     return "small"

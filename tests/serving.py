@@ -1,3 +1,5 @@
+"""Real servers, and those who ask them. What these need is imported where it is used: see conftest.py."""
+
 import asyncio
 import json
 import os
@@ -13,15 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
-from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
-
-from tests.bad_input import encoded, scene
-from vtw_demo.page.build import build_page
-from vtw_demo.page.command_line import THREADS
-from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
@@ -70,6 +64,10 @@ def server(tmp_path_factory):
 @contextmanager
 def served(engine, first_layer=None):
     """The address of a page in this process, whose `engine` a test can get at."""
+    from vtw_demo.page.build import build_page
+    from vtw_demo.page.command_line import THREADS
+    from vtw_demo.page.theme import CSS, SCRIPTS, THEME
+
     page = build_page(engine, first_layer)
     page.launch(
         server_port=free_port(), quiet=True, theme=THEME, css=CSS, head=SCRIPTS, ssr_mode=False, max_threads=THREADS
@@ -94,6 +92,8 @@ def page(browser, server):
 
 @pytest.fixture(scope="session")
 def http(server):
+    import httpx
+
     with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
         yield client
 
@@ -110,6 +110,8 @@ def upload(http):
 
 @pytest.fixture(scope="session")
 def good(upload):
+    from tests.bad_input import encoded, scene
+
     return upload(encoded(scene()))
 
 
@@ -132,6 +134,8 @@ def call(http):
 @pytest.fixture(scope="session")
 def ask(server):
     """Calls a tool of the page's MCP server; without a name, lists the tools."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
 
     def call(tool=None, **arguments):
         async def talk():
