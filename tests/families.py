@@ -4,11 +4,12 @@
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import transformers as hf
 from torch import nn
@@ -546,6 +547,30 @@ FAMILIES: dict[str, Family] = {
         lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
     ),
 }
+
+
+BRANCHES = (
+    "llava",
+    "paligemma",
+    "gemma3 (window shorter than the prompt)",
+    "gemma3n",
+    "gemma4",
+    "molmo2",
+    "qwen2_vl",
+    "qwen3_vl",
+    "llama4",
+)
+"""One family for each thing that `vtw_demo.withdrawal.architectures` and `segments` tell apart: none of them, attention
+in both directions, sliding windows, shared keys with several streams and with several inputs, placeholders by another
+name, positions in three dimensions, features added between layers, attention scaled by position."""
+
+
+def nightly_but(daily: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases for `parametrize`, of which those that aren't in `daily` run nightly."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in daily else pytest.mark.nightly)
+        for case in cases
+    ]
 
 
 @dataclass

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import FAMILIES, LAYERS, SPECIAL, VOCABULARY, build
+from tests.families import BRANCHES, FAMILIES, LAYERS, SPECIAL, VOCABULARY, build, nightly_but
 from tests.oracles import flash_attention_stand_in
 from vtw_demo.measurements.flops import (
     LayerFlops,
@@ -246,7 +246,7 @@ def test_text_decoders(name, layer):
 
 
 @pytest.mark.parametrize("layer", WITHDRAWAL_LAYERS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", nightly_but(BRANCHES, FAMILIES))
 def test_families(name, layer):
     tiny = build(name)
     inputs, visual = tiny.prompt([1, 2, "image", 3, 4, 5]), tiny.counts["image"]

@@ -5,15 +5,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import FAMILIES, LAYERS, PROMPTS, SPECIAL, build, prompts_of
+from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, nightly_but, prompts_of
 from tests.golden import GOLDEN
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
-from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -69,7 +67,13 @@ def test_golden(golden_model, golden_inputs):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in prompts_of(family)])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    nightly_but(
+        [(family, name) for family in BRANCHES for name in prompts_of(family)],
+        [(family, name) for family in FAMILIES for name in prompts_of(family)],
+    ),
+)
 def test_families(family, name, attention):
     tiny = tiny_model(family, attention)
     inputs = tiny.prompt(*PROMPTS[name])
@@ -86,7 +90,7 @@ def test_families(family, name, attention):
         assert swept.kl.max() > 1e-3  # or nothing has been compared
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nightly_but(BRANCHES, FAMILIES))
 def test_answer_tokens(family):
     tiny = tiny_model(family)
     rows = PROMPTS["ragged batch"]
@@ -185,6 +189,10 @@ def test_flash_attention():
 
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_embedded_model(quantization):
+    from PIL import Image
+
+    from vtw_demo.models.loading import load
+
     vlm = load(quantization=quantization, device="cpu")
     inputs = vlm.prepare_batch(
         [(Image.new("RGB", (224, 224), "red"), "What do you see?"), (Image.new("RGB", (99, 50)), "Is there a star?")]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests import saved_models
-from tests.families import FAMILIES, LAYERS, TinyModel, build
+from tests.families import BRANCHES, FAMILIES, LAYERS, TinyModel, build, nightly_but
 from tests.oracles import visual_keys_blocked
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.models.loading import VisionLanguageModel
@@ -142,7 +142,7 @@ def generated(vlm, picture, question=QUESTION, max_new_tokens=6):
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", nightly_but(BRANCHES, FAMILIES))
 def test_the_lens_is_the_models_own_early_exit_in_every_family(name, rows):
     """Withdrawn, that of a model whose attention to visual keys is blocked."""
     vlm = tiny_vision(name)
@@ -157,7 +157,7 @@ def test_the_lens_is_the_models_own_early_exit_in_every_family(name, rows):
 
 # gemma3n has several streams, which what enters its norm has mixed.
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gemma3n"])
+@pytest.mark.parametrize("name", nightly_but(BRANCHES, [name for name in FAMILIES if name != "gemma3n"]))
 def test_distances_are_those_of_transformers_hidden_states_in_every_family(name, rows):
     vlm = tiny_vision(name)
     inputs, blank = (vlm.prepare(plain(colour=colour), rows) for colour in ("red", GREY))

@@ -5,6 +5,7 @@ import torch
 import transformers as hf
 
 from tests.families import (
+    BRANCHES,
     FAMILIES,
     LAYERS,
     OPTIONS,
@@ -15,11 +16,14 @@ from tests.families import (
     TinyModel,
     build,
     compare,
+    nightly_but,
     prompts_of,
 )
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
+
+A_FAMILY_FOR_EACH_BRANCH = nightly_but(BRANCHES, FAMILIES)
 
 WAYS = {
     "eager": {},
@@ -84,7 +88,10 @@ TRANSFORMERS_CANNOT = {
 
 @pytest.mark.parametrize(
     ("family", "way"),
-    [(family, way) for family in FAMILIES for way in WAYS if (family, way) not in TRANSFORMERS_CANNOT],
+    nightly_but(
+        [(family, way) for family in BRANCHES for way in WAYS],
+        [(family, way) for family in FAMILIES for way in WAYS if (family, way) not in TRANSFORMERS_CANNOT],
+    ),
 )
 def test_ways_of_generating(family, way):
     tiny = tiny_model(family, "eager" if way == "eager" else "sdpa")
@@ -95,7 +102,7 @@ def test_ways_of_generating(family, way):
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", A_FAMILY_FOR_EACH_BRANCH)
 def test_forward(family, use_cache):
     """Logits, loss and hidden states have the shapes that they have without withdrawal."""
     tiny = tiny_model(family)
@@ -121,7 +128,7 @@ def test_forward(family, use_cache):
 
 @pytest.mark.parametrize("case", ["image last", "image and text alone"])
 @pytest.mark.parametrize("layer", [1, LAYERS - 1])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", A_FAMILY_FOR_EACH_BRANCH)
 def test_logits_to_keep(family, layer, case):
     """The last logits are the same whether all are asked for or only these, of a withdrawn position too."""
     tiny = tiny_model(family, "eager")  # with sdpa's masks of None, gemma4 computes more than it reads
@@ -165,7 +172,7 @@ def decode_by_hand(model, inputs, steps):
     return torch.stack(logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", A_FAMILY_FOR_EACH_BRANCH)
 def test_decoding_by_hand(family):
     tiny = tiny_model(family)
     inputs = tiny.prompt(*PROMPTS["several images"])
@@ -178,7 +185,7 @@ def test_decoding_by_hand(family):
     assert (logits - expected).abs().max() < 1e-4 * expected.std()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", A_FAMILY_FOR_EACH_BRANCH)
 def test_several_calls_in_one_context(family):
     """Prompts of other lengths, with images and without, in one context: none leaves a trace in the next."""
     tiny = tiny_model(family)
@@ -190,7 +197,7 @@ def test_several_calls_in_one_context(family):
             assert torch.equal(tiny.model.generate(**tiny.prompt(*PROMPTS[name]), **options), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", A_FAMILY_FOR_EACH_BRANCH)
 def test_bfloat16(family):
     """Seven bits of precision are few, but what is wrong is wrong by half a standard deviation or more."""
     comparison = compare(build(family, torch.bfloat16), PROMPTS["ragged batch"], 2, max_new_tokens=1)
