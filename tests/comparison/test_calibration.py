@@ -10,9 +10,10 @@ from PIL import Image
 from torch.nn.functional import kl_div
 
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, Measurement, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import Sample
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.files import write_whole
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.teacher_forcing import with_answer

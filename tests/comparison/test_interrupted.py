@@ -22,9 +22,10 @@ from tests.serving import free_port
 from vtw_demo.__main__ import main
 from vtw_demo.benchmark.load_test.protocol import FailedError, Page, QueueFullError, Visitor
 from vtw_demo.comparison.calibration import calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import read_samples
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.files import write_whole
 from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 ROOT = Path(__file__).parents[2]

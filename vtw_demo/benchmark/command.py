@@ -21,9 +21,9 @@ from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.benchmark.stages import STAGES, AnswerCosts, measure_answers
 from vtw_demo.benchmark.start import measure_start
 from vtw_demo.benchmark.suite import SUITES, file_name
-from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
+from vtw_demo.files import write_whole
 from vtw_demo.formats import amount
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.models.model_thread import on_model_thread

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answering import Outcome
 from vtw_demo.evaluation.samples import EvaluationSample
+from vtw_demo.files import write_whole
 
 
 class AnswersFile:

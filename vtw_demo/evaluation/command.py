@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
@@ -42,6 +42,7 @@ from vtw_demo.evaluation.plots import (
 )
 from vtw_demo.evaluation.samples import SHORT_ANSWER_TOKENS, EvaluationData
 from vtw_demo.evaluation.ways import ABLATIONS, FULL, Ablation, Way, obstacle
+from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer

@@ -16,9 +16,10 @@ from vtw_demo.comparison.calibration import (
     CalibrationProgress,
     calibrate,
 )
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
+from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.divergence_png import divergence_png
