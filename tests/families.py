@@ -213,7 +213,7 @@ QWEN_VIDEOS = patches("pixel_values_videos", "video_grid_thw", 2)
 ONE_FRAME = patches("pixel_values_videos", "video_grid_thw", 1)
 """For families that put text between frames, so that each frame is a video to `prompt`."""
 
-FAMILIES: dict[str, Family] = {
+_FAMILIES: dict[str, Family] = {
     "llava": Family("LlavaForConditionalGeneration", llava_like(hf.LlavaConfig)),
     "llava_next": Family(
         "LlavaNextForConditionalGeneration",
@@ -546,6 +546,10 @@ FAMILIES: dict[str, Family] = {
         lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
     ),
 }
+
+FAMILIES = {name: family for name, family in _FAMILIES.items() if hasattr(hf, family.model)}
+LEFT_OUT = tuple(name for name in _FAMILIES if name not in FAMILIES)
+"""Those that this version of transformers doesn't have."""
 
 
 @dataclass

@@ -5,7 +5,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,7 +12,6 @@ from tests.families import FAMILIES, LAYERS, PROMPTS, SPECIAL, build, prompts_of
 from tests.golden import GOLDEN
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.measurements.layer_sweep import Sweep, choose_layer, sweep
-from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -185,6 +183,11 @@ def test_flash_attention():
 
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_embedded_model(quantization):
+    pytest.importorskip("bitsandbytes")
+    from PIL import Image
+
+    from vtw_demo import load
+
     vlm = load(quantization=quantization, device="cpu")
     inputs = vlm.prepare_batch(
         [(Image.new("RGB", (224, 224), "red"), "What do you see?"), (Image.new("RGB", (99, 50)), "Is there a star?")]
