@@ -214,7 +214,7 @@ QWEN_VIDEOS = patches("pixel_values_videos", "video_grid_thw", 2)
 ONE_FRAME = patches("pixel_values_videos", "video_grid_thw", 1)
 """For families that put text between frames, so that each frame is a video to `prompt`."""
 
-FAMILIES: dict[str, Family] = {
+_FAMILIES: dict[str, Family] = {
     "llava": Family("LlavaForConditionalGeneration", llava_like(hf.LlavaConfig)),
     "llava_next": Family(
         "LlavaNextForConditionalGeneration",
@@ -548,6 +548,10 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+FAMILIES = {name: family for name, family in _FAMILIES.items() if hasattr(hf, family.model)}
+LEFT_OUT = tuple(name for name in _FAMILIES if name not in FAMILIES)
+"""Those that this version of transformers doesn't have."""
+
 
 BRANCHES = (
     "llava",
@@ -568,7 +572,9 @@ name, positions in three dimensions, features added between layers, attention sc
 def nightly_but(daily: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases for `parametrize`, of which those that aren't in `daily` run nightly."""
     return [
-        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in daily else pytest.mark.nightly)
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=() if case in daily else pytest.mark.nightly
+        )
         for case in cases
     ]
 

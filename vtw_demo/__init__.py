@@ -1,11 +1,18 @@
-"""Visual Tokens Withdrawal (AAAI 2025, arXiv 2405.05803) as a library; the demo's page reads it."""
+"""Visual Tokens Withdrawal (AAAI 2025, arXiv 2405.05803) as a library; the demo's page reads it.
 
-from vtw_demo.comparison.calibration import Calibration, calibrate
-from vtw_demo.comparison.compare import compare
-from vtw_demo.measurements.attention import measure_attention
-from vtw_demo.measurements.layer_sweep import Sweep, choose_layer, sweep
-from vtw_demo.models.loading import load
-from vtw_demo.withdrawal.withdraw import withdraw
+A name is loaded when it is asked for, so that the method comes without what `load` and `compare` need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtw_demo.comparison.calibration import Calibration, calibrate
+    from vtw_demo.comparison.compare import compare
+    from vtw_demo.measurements.attention import measure_attention
+    from vtw_demo.measurements.layer_sweep import Sweep, choose_layer, sweep
+    from vtw_demo.models.loading import load
+    from vtw_demo.withdrawal.withdraw import withdraw
 
 __all__ = [
     "Calibration",
@@ -18,3 +25,25 @@ __all__ = [
     "sweep",
     "withdraw",
 ]
+
+_MODULES = {
+    "Calibration": "comparison.calibration",
+    "Sweep": "measurements.layer_sweep",
+    "calibrate": "comparison.calibration",
+    "choose_layer": "measurements.layer_sweep",
+    "compare": "comparison.compare",
+    "load": "models.loading",
+    "measure_attention": "measurements.attention",
+    "sweep": "measurements.layer_sweep",
+    "withdraw": "withdrawal.withdraw",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -189,9 +189,10 @@ def test_flash_attention():
 
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_embedded_model(quantization):
+    pytest.importorskip("bitsandbytes")
     from PIL import Image
 
-    from vtw_demo.models.loading import load
+    from vtw_demo import load
 
     vlm = load(quantization=quantization, device="cpu")
     inputs = vlm.prepare_batch(

@@ -20,7 +20,7 @@ from vtw_demo.__main__ import main
 from vtw_demo.comparison.compare import compare
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.models.loading import LoadProgress, check_model
-from vtw_demo.models.typed_text import control_tokens
+from vtw_demo.models.question import control_tokens
 from vtw_demo.models.video import Clip, read_clip
 from vtw_demo.withdrawal.segments import visual_token_mask
 

@@ -5,15 +5,20 @@ import pytest
 import torch
 
 from tests.hub_configs import CONFIGS
+from tests.hub_server import NOBODY, ask_hub, hub_server
 from vtw_demo.__main__ import main
 from vtw_demo.models import command
+from vtw_demo.models.hub import fetch, find_files
 from vtw_demo.models.quantization import describe
 from vtw_demo.models.registry import (
+    DEFAULT_MODEL,
     EMBEDDED_LAYER,
     KNOWN_MODELS,
-    KnownModel,
+    ModelChoice,
     StartingLayer,
+    choose_model,
     find_known_model,
+    from_environment,
     starting_layer,
 )
 
@@ -77,15 +82,99 @@ def test_the_command_prints_a_row_for_each(capsys):
     assert "| LLaVA-1.5 7B | `llava-hf/llava-1.5-7b-hf` | 7.06 B | 4.5 GB | 32 | 576 |  | 15 | authors' code |" in rows
 
 
-def test_checks_itself():
-    good = KNOWN_MODELS[0]
-    for change, said in (
-        ({"layer": 0}, "from 1 to 32"),
-        ({"layer": 33}, "this is 33"),
-        ({"parameters": 0}, "at least 1"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            replace(good, **change)
-    assert isinstance(good, KnownModel)
-    with pytest.raises(ValueError, match="this is 0"):
-        StartingLayer(0, "authors' code")
+EMBEDDED_INSTEAD = f"Running the embedded model, not {DEFAULT_MODEL}: "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The published model's configuration; its weights are never read here."""
+    folder = tmp_path_factory.mktemp("llava")
+    CONFIGS[DEFAULT_MODEL]().save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes torch say that there is a CUDA GPU with so many bytes free."""
+
+    def make(free):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 24 * 10**9))
+        for name in ("memory_reserved", "memory_allocated"):
+            monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+
+    return make
+
+
+def is_embedded(choice, why):
+    assert (choice.name, choice.otherwise) == ("embedded", None)
+    assert choice.reason == EMBEDDED_INSTEAD + why
+    return True
+
+
+def test_without_a_gpu_it_is_the_embedded_model():
+    assert is_embedded(choose_model(device="cpu"), "it is slow without a CUDA GPU, and none is used here.")
+
+
+def test_with_a_gpu_it_is_llava_in_four_bits(gpu, folder, monkeypatch, tmp_path):
+    gpu(6_000_000_000)
+    with hub_server({DEFAULT_MODEL: folder}) as (address, _):
+        ask_hub(monkeypatch, tmp_path, address)
+        choice = choose_model()
+        assert (choice.name, choice.quantization, choice.device) == (DEFAULT_MODEL, "4bit", None)
+        assert choice.reason == f"Running {DEFAULT_MODEL}: this machine's GPU has room for it."
+        fetch(find_files(DEFAULT_MODEL), lambda done, total: None)
+    # In the cache it needs no network.
+    assert choose_model().name == DEFAULT_MODEL
+    gpu(5_900_000_000)
+    assert is_embedded(choose_model(), "it wants 6 GB free on the GPU, and 5.9 GB are.")
+
+
+def test_what_is_asked_of_it_may_need_more_memory(gpu, folder, monkeypatch, tmp_path):
+    gpu(10_000_000_000)
+    with hub_server({DEFAULT_MODEL: folder}) as (address, _):
+        ask_hub(monkeypatch, tmp_path, address)
+        choice = choose_model(quantization="none")
+        assert choose_model(quantization="8bit").quantization == "8bit"
+    assert choice.name == "embedded"
+    assert "needs about 16.0 GB of memory on cuda, and 10.0 GB are free: choose quantization 8bit" in choice.reason
+
+
+def test_out_of_reach_or_refused_it_is_the_embedded_model(gpu, monkeypatch, tmp_path):
+    gpu(8_000_000_000)
+    ask_hub(monkeypatch, tmp_path, NOBODY)
+    assert is_embedded(choose_model(), "it is not in this machine's cache, and the hub can't be reached.")
+    with hub_server({}) as (address, _):
+        ask_hub(monkeypatch, tmp_path, address)
+        choice = choose_model()
+    assert choice.name == "embedded"
+    assert "\n" not in choice.reason
+
+
+def test_what_is_asked_for_is_what_runs():
+    choice = choose_model("a/b", "4bit", "cpu", "main", True)
+    assert choice == ModelChoice("a/b", "4bit", "cpu", "main", True)
+    assert choice.arguments() == {
+        "name": "a/b", "quantization": "4bit", "device": "cpu", "revision": "main", "quantize_all": True,
+    }  # fmt: skip
+    assert choice.without("It can't be had.") is None
+    assert choose_model("a/b", "none").quantization is None
+    # What is asked for beside the name holds for the embedded model, too.
+    assert choose_model(quantization="4bit", device="cpu").quantization == "4bit"
+    with pytest.raises(ValueError, match="Unknown quantization '5bit': choose 4bit, 8bit or none"):
+        choose_model("a/b", "5bit")
+
+
+def test_what_cannot_be_loaded_after_all_makes_way():
+    wanted = ModelChoice("a/b", otherwise=ModelChoice("embedded", device="cpu"))
+    instead = wanted.without("The disk\nis full.")
+    reason = "Running the embedded model, not a/b: The disk is full."
+    assert instead == ModelChoice("embedded", device="cpu", reason=reason)
+
+
+def test_an_empty_variable_is_none():
+    environment = {"VTW_MODEL": " a/b ", "VTW_DEVICE": "", "VTW_REVISION": "  "}
+    assert from_environment("MODEL", environment) == "a/b"
+    assert {from_environment(name, environment) for name in ("DEVICE", "REVISION", "LAYER")} == {None}

@@ -21,9 +21,8 @@ from tests.serving import free_port
 from vtw_demo import load
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.compare import Comparison
-from vtw_demo.models.choice import ModelChoice
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress
-from vtw_demo.models.registry import KNOWN_MODELS
+from vtw_demo.models.registry import KNOWN_MODELS, ModelChoice
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError

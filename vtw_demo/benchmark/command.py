@@ -25,8 +25,8 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.files import write_whole
 from vtw_demo.formats import amount
+from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
-from vtw_demo.models.model_thread import on_model_thread
 from vtw_demo.withdrawal.architectures import find_decoder
 
 HELP = "measure what withdrawal saves, and what this library's own passes cost"

@@ -15,8 +15,8 @@ from vtw_demo.comparison.compare import compare
 from vtw_demo.comparison.timing import Ratio, in_turn, interleaved, peak_memory, ratios
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.model_thread import on_model_thread
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import withdraw
 

@@ -20,8 +20,8 @@ from vtw_demo.comparison.samples import Sample
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
+from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.model_thread import on_model_thread
 from vtw_demo.models.prompt import Prompt
 
 DEFAULT_SAMPLES = 20

@@ -17,8 +17,8 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
 from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.models.devices import start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.model_thread import start_on_model_thread
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import withdraw

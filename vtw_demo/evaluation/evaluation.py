@@ -16,7 +16,7 @@ from vtw_demo.evaluation.normalisation import normalise
 from vtw_demo.evaluation.prefill_times import PrefillTime, prefill_times
 from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample, picture_fingerprint
 from vtw_demo.evaluation.ways import FULL, Way
-from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 BATCHES_AT_ONCE = 4

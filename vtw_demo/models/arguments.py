@@ -7,8 +7,8 @@ import threading
 
 from tqdm import tqdm
 
-from vtw_demo.models.choice import NO_QUANTIZATION, ModelChoice, choose_model, from_environment
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, VisionLanguageModel, load
+from vtw_demo.models.registry import NO_QUANTIZATION, ModelChoice, choose_model, from_environment
 
 TRUE = ("1", "true", "yes", "on")
 

@@ -1,21 +1,33 @@
-"""Where a model can run: the device, the type it computes in, and how much memory is free there."""
+"""Where a model runs: the device, the type it computes in, the memory that is free there, and the one thread.
+
+On a CPU torch's operators run in OpenMP's threads, and each thread that calls them gets a pool of its own. With more
+pools than processors these threads go to sleep after each operator instead of waiting for the next: on two cores the
+embedded model's answers took twice as long from the second calling thread on. So one thread computes for all.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-import psutil
 import torch
 
 from vtw_demo.errors import UserError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 # How torch's allocators and CUDA's libraries say it in a plain RuntimeError.
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def find_device(asked: str | None) -> torch.device:
-    """The device that was asked for; for None a GPU where there is one. Raises ValueError for one that isn't there."""
+    """The device that was asked for; for None a GPU where there is one. Raises UserError for one that isn't there."""
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -51,9 +63,17 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
+    import psutil  # comes with accelerate
+
     available = psutil.virtual_memory().available
     limit = _container_limit()
     return available if limit is None else min(available, limit)
+
+
+def on_zero_gpu() -> bool:
+    """Whether this process runs on ZeroGPU, hardware of Hugging Face Spaces that lends a GPU to a function for as long
+    as it runs; found out as the package `spaces` does."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -83,3 +103,35 @@ def _container_limit() -> int | None:
         return None
     reclaimable = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
     return int(limit) - used + reclaimable
+
+
+_PREFIX = "model"
+_executor = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
+
+
+def _renew() -> None:
+    global _executor
+    _executor = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
+
+
+# A forked process has no threads but the one that forked.
+os.register_at_fork(after_in_child=_renew)
+
+
+def start_on_model_thread(
+    work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Future[Result]:
+    """Let the model's thread do `work` after what it has in hand. Raises RuntimeError on that thread itself, which
+    would wait for its own end."""
+    if _is_model_thread():
+        raise RuntimeError("The model's thread can't wait for what it has to do itself.")
+    return _executor.submit(work, *args, **kwargs)
+
+
+def on_model_thread(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """What `work` gives, done by the model's thread; raises what it raises."""
+    return work(*args, **kwargs) if _is_model_thread() else _executor.submit(work, *args, **kwargs).result()
+
+
+def _is_model_thread() -> bool:
+    return threading.current_thread().name.startswith(f"{_PREFIX}_")

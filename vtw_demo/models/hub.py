@@ -53,8 +53,7 @@ class ModelFiles:
 def find_files(name: str, revision: str | None = None) -> ModelFiles:
     """Look for a model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched.
 
-    Raises ValueError, in a sentence for people, for a model that isn't there, is gated or out of reach, or has no
-    safetensors.
+    Raises UserError for a model that isn't there, is gated or out of reach, or has no safetensors.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -83,10 +82,7 @@ def find_files(name: str, revision: str | None = None) -> ModelFiles:
 
 
 def fetch(files: ModelFiles, report: Report) -> Path:
-    """Download what is missing, and say how far it is; what is downloaded stays in the cache when it breaks off.
-
-    Raises ValueError, in a sentence for people.
-    """
+    """Download what is missing, and say how far it is; what is downloaded stays in the cache when it breaks off."""
     if files.name is None or not files.missing_bytes:
         return files.folder
     with _sentences(files.name, files.revision):

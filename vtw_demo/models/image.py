@@ -40,7 +40,7 @@ def open_picture(path: str | Path) -> Image.Image:
 def read_picture(path: str | Path) -> PictureFile:
     """The picture in a file as `shown_picture` gives it; of an animated one the first frame.
 
-    Raises ValueError, in a sentence for people, for what is no picture, and OSError for a file that isn't there.
+    Raises UserError for what is no picture, and OSError for a file that isn't there.
     """
     if Path(path).stat().st_size == 0:
         raise UserError("The picture's file is empty: choose another one.")
@@ -64,7 +64,7 @@ def read_picture(path: str | Path) -> PictureFile:
 def shown_picture(picture: Image.Image) -> Image.Image:
     """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent.
 
-    Raises ValueError, in a sentence for people, for one that is empty, too large, too elongated or of unknown colours.
+    Raises UserError for one that is empty, too large, too elongated or of unknown colours.
     """
     _check_size(picture)
     try:

@@ -7,7 +7,8 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,17 +17,15 @@ import transformers
 from PIL import Image
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
-from transformers.utils.logging import set_tqdm_hook
+from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.devices import compute_dtype, find_device, free_memory
+from vtw_demo.models.devices import compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
 from vtw_demo.models.hub import CONFIG, ModelFiles, fetch, find_files
-from vtw_demo.models.model_thread import on_model_thread
 from vtw_demo.models.processors import load_processor
 from vtw_demo.models.quantization import Architecture, describe
 from vtw_demo.models.vision_language_model import Quantization, VisionLanguageModel
-from vtw_demo.models.zero_gpu import on_zero_gpu
 from vtw_demo.withdrawal.withdraw import withdraw
 
 # At each product of 8-bit weights, bitsandbytes would warn that it takes numbers of 16 bits.
@@ -47,29 +46,18 @@ Step = Literal["checking", "downloading", "reading weights", "warming up"]
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far the loading of a model is: `done` of `total`, in bytes while downloading; 0 of 0 where it isn't known.
-
-    Raises ValueError unless 0 <= done <= total.
-    """
+    """How far the loading of a model is: `done` of `total`, in bytes while downloading; 0 of 0 where it isn't known."""
 
     name: str
     step: Step
     done: int = 0
     total: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.done <= self.total:
-            raise ValueError(f"Progress is from 0 to the total; this is {self.done} of {self.total}.")
-
     def __str__(self) -> str:
         if self.step == "downloading":
             return f"Downloading {self.name}: {self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB."
         share = f", {100 * self.done / self.total:.0f} %" if self.total else ""
         return f"{self.step.capitalize()}: {self.name}{share}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
 
 
 OnProgress = Callable[[LoadProgress], None]
@@ -117,12 +105,11 @@ def load(
     - `revision`: a branch, tag or commit of the hub.
     - `on_progress` is called with what is being done, in whatever thread does it. What it raises ends the loading.
 
-    Weights are read and warmed up on the model's thread (`model_thread`); a download keeps nobody from it.
+    Weights are read and warmed up on the model's thread (`devices`); a download keeps nobody from it.
     Weights that aren't quantized are bfloat16 where the device computes in it, else float32, as the embedded model's
     on a CPU. Only safetensors are read, and no code that comes with a model is run.
 
-    Raises what `check_model` raises, before anything is downloaded, and ValueError, in a sentence for people, for
-    what can't be loaded after all.
+    Raises what `check_model` raises, before anything is downloaded, and UserError for what can't be loaded after all.
     """
     report = on_progress or (lambda progress: None)
     report(LoadProgress(name, "checking"))
@@ -185,15 +172,24 @@ def check_model(
 
     The arguments are those of `load`; `reclaimable` are bytes on the device that will be freed before.
 
-    Raises ValueError, in a sentence for people that says what to do, for an unknown quantization, a device that isn't
-    there, a model that isn't there, is gated, or out of reach, weights that are no safetensors, an architecture that
-    isn't known or in which withdrawal can't mean anything, and too little memory.
+    Raises UserError for an unknown quantization, one without bitsandbytes, a device that isn't there, a model that
+    isn't there, is gated, or out of reach, weights that are no safetensors, an architecture that isn't known or in
+    which withdrawal can't mean anything, and too little memory.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise UserError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
+    if quantization and not find_spec("bitsandbytes"):
+        raise UserError(
+            f"Weights in {quantization} need the package bitsandbytes, which isn't installed: pip install bitsandbytes."
+        )
     target = find_device(device)
     if quantization and target.type == "cuda" and on_zero_gpu():
         raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
+    if name == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
+        raise UserError(
+            f"The embedded model isn't here ({EMBEDDED_FOLDER}): the package comes without it. Get this project's "
+            "repository and install it with `pip install -e .`, or load its folder assets/embedded by its path."
+        )
     files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, revision)
     _check_known(name, files.folder)
     with _sentences(name):
@@ -253,7 +249,11 @@ def _sentences(name: str) -> Iterator[None]:
 
 @contextmanager
 def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
-    """Hands on transformers' own progress bar of weights that are read."""
+    """Hands on transformers' own progress bar of weights that are read; older versions have no hook for it."""
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", None)
+    if set_hook is None:
+        yield
+        return
 
     def counted(things: Iterable[Any]) -> Iterator[Any]:
         listed = list(things)
@@ -265,11 +265,11 @@ def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
         is_weights = options.get("desc") == "Loading weights" and arguments
         return counted(arguments[0]) if is_weights else make(*arguments, **options)
 
-    previous = set_tqdm_hook(bar)
+    previous = set_hook(bar)
     try:
         yield
     finally:
-        set_tqdm_hook(previous)
+        set_hook(previous)
 
 
 def _needed(weight_bytes: int, device: torch.device) -> int:

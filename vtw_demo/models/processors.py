@@ -1,16 +1,25 @@
-"""The processor of a model, from the files of its folder, on Pillow alone."""
+"""The processor of a model, from the files of its folder, on Pillow alone.
+
+transformers' video processors need torchvision, which has to fit the build of torch. So clips become the inputs of
+Video-LLaVA and the Qwen-VLs here, by the model's own image processor. Both kinds of model see a clip as pictures of
+one size: Video-LLaVA encodes each frame, the Qwen-VLs put two frames into each patch.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+from transformers.image_processing_base import BatchFeature
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.video_utils import VideoMetadata
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.video_processor import ClipProcessor
 
 # Files in which a processor's class may be named, the newest kind first.
 _NAMED_IN = (
@@ -20,14 +29,21 @@ _NAMED_IN = (
     "tokenizer_config.json",
 )
 
+FRAMES_APART = ("video_llava",)
+FRAMES_IN_PAIRS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+TAKES_CLIPS = FRAMES_APART + FRAMES_IN_PAIRS
+"""Types of models that this module prepares clips for."""
+
+TOKENS_PER_FRAME = 768
+# Pixels of a frame, or for qwen3_vl of all frames together; transformers' own numbers.
+_QWEN2_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
+_QWEN3_SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}
+
 
 def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     """The processor whose files are in `folder`, its class one of transformers'.
 
-    Pictures are prepared by Pillow, clips by `ClipProcessor`, so that the same is done with torchvision and
-    without it.
-
-    Raises ValueError where there is none, OSError for files that are missing, ImportError for packages that are.
+    Raises UserError where there is none, OSError for files that are missing, ImportError for packages that are.
     """
     kind = _processor_class(folder, config)
     parts: dict[str, Any] = {}
@@ -73,3 +89,90 @@ def _video_settings(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+class ClipProcessor:
+    """Stands where a processor has its video processor.
+
+    - `model_type`: of the model. Types not in `TAKES_CLIPS` raise UserError when they are given a clip.
+    - `image_processor`: the model's own.
+    - `settings`: the video processor's, as the model's files have them.
+    """
+
+    num_frames = fps = None  # SmolVLM's processor asks for them
+    model_input_names = ["pixel_values_videos", "video_grid_thw"]  # noqa: RUF012 - a list in transformers, too
+
+    def __init__(self, model_type: str, image_processor: Any, settings: dict[str, Any]) -> None:
+        self.model_type = model_type
+        self.image_processor = image_processor
+        self.settings = settings
+        self.merge_size = getattr(image_processor, "merge_size", 1)
+        self.temporal_patch_size = getattr(image_processor, "temporal_patch_size", 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.settings
+
+    def __call__(self, videos: Any, **options: Any) -> BatchFeature:
+        """`videos`: for each clip its frames, Pillow's pictures of one size; `options` has the clips' `video_metadata`.
+
+        For Video-LLaVA pixel_values_videos, shape (clips, frames, 3, height, width); for the Qwen-VLs
+        pixel_values_videos, shape (patches of all clips, pixels of a patch), and video_grid_thw, shape (clips, 3).
+        """
+        if self.model_type in FRAMES_APART:
+            return self._apart(videos)
+        if self.model_type in FRAMES_IN_PAIRS:
+            return self._in_pairs(videos, options["video_metadata"])
+        raise UserError(f"{self.model_type} is asked about pictures here, not about clips: choose a picture.")
+
+    def _apart(self, videos: Sequence[Sequence[Image.Image]]) -> BatchFeature:
+        if len(lengths := {len(frames) for frames in videos}) > 1:
+            raise UserError(
+                f"Clips that are asked about together have the same number of frames; these have {lengths}."
+            )
+        pixels = [
+            self.image_processor(list(frames), return_tensors="pt", return_legacy_image_output=False)["pixel_values"]
+            for frames in videos
+        ]
+        return BatchFeature({"pixel_values_videos": torch.stack(pixels)})
+
+    def _in_pairs(self, videos: Sequence[Sequence[Image.Image]], metadata: list[VideoMetadata]) -> BatchFeature:
+        clips, grids = zip(*map(self._patches, videos), strict=True)
+        return BatchFeature(
+            {
+                "pixel_values_videos": torch.cat(clips),
+                "video_grid_thw": torch.tensor(grids),
+                "video_metadata": metadata,
+            }
+        )
+
+    def _patches(self, frames: Sequence[Image.Image]) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Patches, shape (patches, channels x 2 x height x width), and their grid (pairs of frames, rows, columns)."""
+        depth = self.temporal_patch_size
+        frames = [*frames, *[frames[-1]] * (-len(frames) % depth)]
+        size = self._size(frames[0], len(frames))
+        resized = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+        encoded = self.image_processor(resized, do_resize=False, return_tensors="pt")
+        side = self.image_processor.patch_size
+        # A picture's patches hold it `depth` times; here each holds `depth` frames in a row.
+        of_frame = (
+            encoded["pixel_values"].unflatten(1, (-1, depth, side, side))[:, :, 0].unflatten(0, (len(frames), -1))
+        )
+        paired = of_frame.unflatten(0, (-1, depth)).permute(0, 2, 3, 1, 4, 5)
+        _, rows, columns = encoded["image_grid_thw"][0].tolist()
+        return paired.flatten(2).flatten(0, 1), (len(frames) // depth, rows, columns)
+
+    def _size(self, frame: Image.Image, count: int) -> tuple[int, int]:
+        """Width and height that frames are resized to."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # older versions lack it
+
+        whole = self.model_type.startswith("qwen3")
+        factor = self.image_processor.patch_size * self.merge_size
+        limits = {**(_QWEN3_SIZE if whole else _QWEN2_SIZE), **(self.settings.get("size") or {})}
+        # Older files name these.
+        smallest = self.settings.get("min_pixels") or limits["shortest_edge"]
+        largest = self.settings.get("max_pixels") or limits["longest_edge"]
+        share = count if whole else 1
+        # The reference implementation (qwen-vl-utils) caps each frame; without it, clips take far more tokens.
+        most = max(min(largest / share, TOKENS_PER_FRAME * factor**2), smallest / share)
+        height, width = smart_resize(frame.height, frame.width, factor, min_pixels=smallest / share, max_pixels=most)
+        return width, height

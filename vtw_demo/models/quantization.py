@@ -51,8 +51,7 @@ class Architecture:
 def describe(config: PreTrainedConfig) -> Architecture:
     """What a configuration makes.
 
-    Raises ValueError, in a sentence for people, for a model that takes no pictures, and one in which withdrawal can't
-    mean anything.
+    Raises UserError for a model that takes no pictures, and one in which withdrawal can't mean anything.
     """
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(

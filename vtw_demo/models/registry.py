@@ -1,12 +1,22 @@
-"""Models that are known to work, and what one should know of each before choosing it."""
+"""Models that are known to work, what to know of each before choosing it, and which one to run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vtw_demo.models.loading import EMBEDDED
-from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.errors import UserError
+from vtw_demo.models.devices import find_device, free_memory
+from vtw_demo.models.hub import in_cache, reachable
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, check_model
+from vtw_demo.models.vision_language_model import Quantization, VisionLanguageModel
+
+DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
+DEFAULT_QUANTIZATION: Quantization = "4bit"
+NEEDED_BYTES = 6_000_000_000
+NO_QUANTIZATION = "none"
 
 LayerSource = Literal["authors' code", "its evaluation", "half of the layers", "three quarters of the layers"]
 DEFAULT_LAYER_SHARE = 0.75
@@ -30,15 +40,13 @@ class KnownModel:
 
     - `name`: its id on the hub; `title`: what people call it.
     - `parameters`: all of them; `memory_4bit`: bytes of its weights with the decoder layers in 4 bits and the rest in
-      bfloat16, from its architecture (`vtw_demo.models.quantization`). Running takes about a tenth and 0.5 GB more.
+      bfloat16, from its architecture (`quantization`). Running takes about a tenth and 0.5 GB more.
     - `layers`: L, the number of decoder layers.
     - `visual_tokens`: of one picture, the fewest and the most, over pictures whose sides have 224 to 2,000 pixels and
       differ at most twofold.
     - `layer`: the withdrawal layer K to start from; `layer_source`: where that number comes from.
     - `clip_tokens`: the most visual tokens of a clip; None where the model is asked about pictures only.
     - `gated`: whether the hub wants its terms accepted first.
-
-    Raises ValueError unless 1 <= layer <= layers, and for numbers below 1.
     """
 
     name: str
@@ -52,30 +60,13 @@ class KnownModel:
     clip_tokens: int | None = None
     gated: bool = False
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.layer <= self.layers:
-            raise ValueError(f"K is from 1 to {self.layers}, the number of layers; this is {self.layer}.")
-        if min(self.parameters, self.memory_4bit, *self.visual_tokens) < 1:
-            raise ValueError(f"Parameters, bytes and visual tokens are at least 1; these are {self}.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class StartingLayer:
-    """The withdrawal layer K to start from where no calibration says otherwise, and where it comes from, in a sentence.
-
-    Raises ValueError for a layer below 1.
-    """
+    """The withdrawal layer K to start from where no calibration says otherwise, and where it comes from."""
 
     layer: int
     source: LayerSource
-
-    def __post_init__(self) -> None:
-        if self.layer < 1:
-            raise ValueError(f"K is at least 1; this is {self.layer}.")
 
     def __str__(self) -> str:
         return f"It starts at K = {self.layer}: {_REASONS[self.source]}."
@@ -135,3 +126,96 @@ def starting_layer(vlm: VisionLanguageModel) -> StartingLayer:
     if known is not None and known.layers == vlm.layers:
         return StartingLayer(known.layer, known.layer_source)
     return StartingLayer(max(1, round(DEFAULT_LAYER_SHARE * vlm.layers)), "three quarters of the layers")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The arguments of `load`, and why these, in a sentence; "" where they were asked for.
+
+    `otherwise`: what runs if this can't be loaded after all; None where it was asked for.
+
+    Raises UserError for an unknown quantization.
+    """
+
+    name: str = EMBEDDED
+    quantization: Quantization | None = None
+    device: str | None = None
+    revision: str | None = None
+    quantize_all: bool = False
+    reason: str = ""
+    otherwise: ModelChoice | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise UserError(
+                f"Unknown quantization {self.quantization!r}: choose {', '.join(QUANTIZATIONS)} or {NO_QUANTIZATION}."
+            )
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of `load` and `check_model`, by name."""
+        return {
+            "name": self.name,
+            "quantization": self.quantization,
+            "device": self.device,
+            "revision": self.revision,
+            "quantize_all": self.quantize_all,
+        }
+
+    def without(self, obstacle: str) -> ModelChoice | None:
+        """What runs instead where `obstacle`, a sentence, keeps this from running; None where this was asked for."""
+        if self.otherwise is None:
+            return None
+        why = " ".join(obstacle.split())
+        return replace(self.otherwise, reason=f"Running the {self.otherwise.name} model, not {self.name}: {why}")
+
+
+def from_environment(name: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """A choice that an environment variable makes; None where it is not set, or empty."""
+    return environment.get(f"VTW_{name}", "").strip() or None
+
+
+def choose_model(
+    name: str | None = None,
+    quantization: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    quantize_all: bool = False,
+) -> ModelChoice:
+    """The model that was asked for; for None LLaVA-1.5 7B in 4 bits where it can run here, else the embedded model.
+
+    It can with 6 GB free on a CUDA GPU, and the model in this machine's cache or the hub in reach. `quantization` is
+    None where none was asked for, "none" where it was asked that nothing is quantized.
+
+    Raises UserError for an unknown quantization, and a device that isn't there.
+    """
+    bits: Any = None if quantization == NO_QUANTIZATION else quantization
+    if name is not None:
+        return ModelChoice(name, bits, device, revision, quantize_all)
+    wanted = ModelChoice(
+        DEFAULT_MODEL,
+        bits if quantization else DEFAULT_QUANTIZATION,
+        device,
+        revision,
+        quantize_all,
+        reason=f"Running {DEFAULT_MODEL}: this machine's GPU has room for it.",
+        otherwise=ModelChoice(EMBEDDED, bits, device, quantize_all=quantize_all),
+    )
+    obstacle = _obstacle(wanted)
+    return wanted if obstacle is None else wanted.without(obstacle) or wanted
+
+
+def _obstacle(wanted: ModelChoice) -> str | None:
+    """Why this machine can't run the model that is shown best, in a sentence; None if it can."""
+    device = find_device(wanted.device)
+    if device.type != "cuda":
+        return "it is slow without a CUDA GPU, and none is used here."
+    free = free_memory(device)
+    if free < NEEDED_BYTES:
+        return f"it wants 6 GB free on the GPU, and {free / 1e9:.1f} GB are."
+    if not in_cache(wanted.name, wanted.revision) and not reachable(wanted.name):
+        return "it is not in this machine's cache, and the hub can't be reached."
+    try:
+        check_model(**wanted.arguments())
+    except UserError as error:
+        return str(error)
+    return None

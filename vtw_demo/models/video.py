@@ -6,12 +6,15 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 from PIL import Image, ImageOps
 
 from vtw_demo.errors import UserError
+
+if TYPE_CHECKING:
+    import av
 
 # What a file begins with, after so many bytes, and FFmpeg's name for its format. A format is never guessed: some
 # (playlists, scripts) make FFmpeg open other files and addresses.
@@ -43,7 +46,7 @@ class Clip:
     - `times`: when each is shown, in seconds from the start.
     - `seconds`: how long the clip is.
 
-    Raises ValueError for no frames, frames of different sizes, and times that aren't in order within the clip.
+    Raises UserError for no frames, frames of different sizes, and times that aren't in order within the clip.
     """
 
     frames: tuple[Image.Image, ...]
@@ -52,27 +55,20 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not self.frames or len(self.times) != len(self.frames):
-            raise ValueError(f"A clip has frames and a time for each; this has {len(self.frames)} and {self.times}.")
+            raise UserError(f"A clip has frames and a time for each; this has {len(self.frames)} and {self.times}.")
         if len({frame.size for frame in self.frames}) > 1:
-            raise ValueError(f"The frames of a clip are of one size; these are {[f.size for f in self.frames]}.")
+            raise UserError(f"The frames of a clip are of one size; these are {[f.size for f in self.frames]}.")
         if list(self.times) != sorted(self.times) or not 0 <= self.times[0] <= self.times[-1] <= self.seconds:
-            raise ValueError(f"Times must be in order, from 0 to {self.seconds} seconds; these are {self.times}.")
+            raise UserError(f"Times must be in order, from 0 to {self.seconds} seconds; these are {self.times}.")
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How many frames a model was trained to see: `per_second`, but at least `minimum` and at most `maximum`.
-
-    Raises ValueError unless 1 <= minimum <= maximum and `per_second` is above 0.
-    """
+    """How many frames a model was trained to see: `per_second`, but at least `minimum` and at most `maximum`."""
 
     minimum: int
     maximum: int
     per_second: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.maximum or not self.per_second > 0:
-            raise ValueError(f"From 1 frame on, the fewest first, above 0 a second; this is {self}.")
 
     def count(self, seconds: float) -> int:
         """How many frames of a clip so long. Even, where the model may choose: the Qwen-VLs see frames in pairs."""
@@ -95,7 +91,7 @@ def is_clip(path: str | Path) -> bool:
 def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
     """The clip in a file, for a model with `sampling` (None: it is asked about pictures only); None for a picture.
 
-    An animated GIF is a clip where the model takes clips. Raises what `read_clip` does, and ValueError for a clip
+    An animated GIF is a clip where the model takes clips. Raises what `read_clip` does, and UserError for a clip
     where the model takes none.
     """
     with Path(path).open("rb") as file:
@@ -134,9 +130,13 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
 
     Where the clip has fewer frames than the model wants, some are there more than once. Sound isn't read.
 
-    Raises ValueError, in a sentence for people, for what is no clip, and one that is too long, too large or damaged;
-    OSError for a file that isn't there.
+    Raises UserError for what is no clip, one that is too long, too large or damaged, and where the package `av` isn't
+    installed; OSError for a file that isn't there.
     """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("Clips are read with the package av, which isn't installed: pip install av.") from error
     path = Path(path)
     size = path.stat().st_size
     if size == 0:
@@ -188,6 +188,8 @@ def _open(content: bytes) -> av.container.InputContainer:
     name = _format(content)
     if name is None:
         raise UserError("This file is not a clip that can be read: use MP4, WebM, MOV, AVI, MKV, OGV or GIF.")
+    import av
+
     # From memory, and with no protocol: whatever is written in the file, nothing else is opened.
     options = {"protocol_whitelist": "none"}
     return av.open(io.BytesIO(content), mode="r", format=name, options=options, metadata_errors="ignore")
@@ -242,6 +244,8 @@ def _decode(content: bytes, wanted: set[int]) -> dict[int, Image.Image]:
 
 def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """The frames in the order in which they are shown, up to where the file is damaged."""
+    import av
+
     try:
         yield from container.decode(stream)
     except av.FFmpegError:

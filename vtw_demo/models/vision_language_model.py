@@ -17,11 +17,10 @@ from transformers.video_utils import VideoMetadata
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.image import shown_picture
+from vtw_demo.models.processors import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.models.prompt import Prompt
-from vtw_demo.models.question import EMPTY, read_question
-from vtw_demo.models.typed_text import as_plain_text
+from vtw_demo.models.question import EMPTY, as_plain_text, read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown
-from vtw_demo.models.video_processor import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids
 

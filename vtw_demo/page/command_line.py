@@ -13,9 +13,9 @@ from types import FrameType
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_choice
-from vtw_demo.models.choice import DEFAULT_MODEL, ModelChoice, from_environment
+from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.zero_gpu import on_zero_gpu
+from vtw_demo.models.registry import DEFAULT_MODEL, ModelChoice, from_environment
 from vtw_demo.page.build import build_page
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 from vtw_demo.server.accounts import read_accounts

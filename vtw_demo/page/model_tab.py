@@ -7,9 +7,8 @@ from html import escape
 
 import gradio as gr
 
-from vtw_demo.models.choice import NO_QUANTIZATION
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
-from vtw_demo.models.registry import KNOWN_MODELS, StartingLayer, find_known_model
+from vtw_demo.models.registry import KNOWN_MODELS, NO_QUANTIZATION, StartingLayer, find_known_model
 
 MODEL = "model"
 UNKNOWN = (

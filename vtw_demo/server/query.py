@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from vtw_demo.errors import UserError
+from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.image import read_picture
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.question import read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown, contact_sheet, find_clip
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.models.zero_gpu import on_zero_gpu
 
 LONGEST_QUESTION = 20_000
 

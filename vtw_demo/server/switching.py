@@ -13,10 +13,10 @@ from pathlib import Path
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.errors import UserError
-from vtw_demo.models.choice import NO_QUANTIZATION, ModelChoice, choose_model
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.hub import fetch
 from vtw_demo.models.loading import EMBEDDED, LoadProgress, OnProgress, check_model, load
+from vtw_demo.models.registry import NO_QUANTIZATION, ModelChoice, choose_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.queue import Place, StoppedError

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests import hub_tokenizers
 from tests.hub_tokenizers import CHAT_TEMPLATES, HUB_TOKENIZERS
-from vtw_demo.models.typed_text import as_plain_text, control_tokens
+from vtw_demo.models.question import as_plain_text, control_tokens
 
 TOKENIZERS = {name: make() for name, make in HUB_TOKENIZERS.items()}
 # What stands before and after a question in their chats.

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from vtw_demo.models.model_thread import on_model_thread, start_on_model_thread
+from vtw_demo.models.devices import on_model_thread, start_on_model_thread
 
 
 def name_of_thread():
