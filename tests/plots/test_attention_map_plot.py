@@ -234,25 +234,6 @@ def test_a_picture_without_patches_of_its_own_is_shown_bare():
     assert made.legend() == (["0 %"] * LAYERS, "0 %")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"first_layer": LAYERS}, "first_layer must be from 0 to 3, the last layer; this is 4"),
-        ({"first_layer": -1}, "this is -1"),
-        ({"picture_index": 1}, "picture_index must be from 0 to 0, the last picture; this is 1"),
-        ({"withdrawn": FULL}, "without withdrawal"),
-        ({"withdrawn": attention_map(WEIGHTS[:, 1:], LAYER)}, r"different shapes: \(4, 8\) and \(4, 7\)"),
-        ({"geometry": PatchGeometry((PICTURE.size,), grid(0, 2, 2))}, "there are 4 visual tokens"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes, message):
-    arguments = {
-        "picture": PICTURE, "geometry": GEOMETRY, "full": FULL, "withdrawn": WITHDRAWN, "first_layer": 1,
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=message):
-        attention_map_html(**arguments | changes)
-
-
 def test_the_reading_says_how_much_the_brightest_patches_take():
     # One of 8 patches is the brightest tenth: 0.4 and 0.2 of 0.6 and 0.25 until K, then 0.1 and 0.008 of all.
     assert attention_map_reading(FULL, WITHDRAWN) == (
@@ -263,8 +244,6 @@ def test_the_reading_says_how_much_the_brightest_patches_take():
     assert attention_map_reading(FULL, attention_map(WEIGHTS, LAYERS)).endswith(
         "the picture gets; nothing is withdrawn."
     )
-    with pytest.raises(ValueError, match="without withdrawal"):
-        attention_map_reading(FULL, FULL)
 
 
 def test_the_table_has_a_row_for_each_layer_and_token():

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading, overlay_table
+from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading
 
 SEGMENTS = ("image", "question")
 
@@ -102,11 +102,3 @@ def test_a_long_name_is_cut():
     long = dataclasses.replace(EARLY, name="What is the colour of the largest shape?")
     assert "“What is the colour of the l…”" in overlay_reading(long, LATE)
     assert overlay_figure(long, LATE).data[0].name == "What is the colour of the l…, full"
-
-
-def test_the_table_has_a_row_for_each_layer():
-    table = overlay_table(EARLY, LATE)
-    assert len(table.rows) == 4 + 6
-    assert table.rows[0] == ("early", 2, 0, 80, 80, None)
-    assert table.rows[2] == ("early", 2, 2, 20, 0, 0.02)
-    assert table.rows[-1] == ("late <b>", 1, 5, 50, 0, 0.1)

@@ -130,13 +130,3 @@ def test_the_table_has_a_row_for_each_run_and_layer():
     assert table.rows[0] == ("full", 0, 226, 4_000_000, 1_500, 4.0)
     assert table.rows[-1] == ("withdrawn", 3, 30, 1_000_000, 300, 1.5)
     assert staircase_table(STAIRS, None).rows[-1] == ("withdrawn", 3, 30, 1_000_000, 300, None)
-
-
-@pytest.mark.parametrize("times", [dataclasses.replace(TIMES, layer=3), LayerTimes(2, 5, (1.0,) * 3, (1.0,) * 3)])
-def test_times_of_something_else_are_refused(times):
-    with pytest.raises(ValueError, match="layer 2 of 4"):
-        staircase_figure(STAIRS, times, "tokens")
-    with pytest.raises(ValueError, match="layer 2 of 4"):
-        staircase_reading(STAIRS, times)
-    with pytest.raises(ValueError, match="layer 2 of 4"):
-        staircase_table(STAIRS, times)

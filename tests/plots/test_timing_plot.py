@@ -107,9 +107,3 @@ def test_the_table_has_the_plots_numbers(make_comparison):
     assert table.rows[-1] == ("total", "withdrawn", 60, 40, 80, 40, 80, 60)
     none = timing_table(make_comparison(), ONE_TOKEN).rows[4]
     assert none == ("decode, per token", "full", *[None] * 6)
-
-
-def test_rounds_of_another_layer_are_refused(make_comparison):
-    for function in (timing_figure, timing_reading, timing_table):
-        with pytest.raises(ValueError, match="layer 6, the comparison is of layer 3"):
-            function(make_comparison(layer=3), REPEATED)

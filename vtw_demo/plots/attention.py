@@ -19,7 +19,7 @@ from vtw_demo.withdrawal.segments import Segment
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
-    """(layers, segments) of the chosen query. Raises ValueError for a token that the answer hasn't."""
+    """(layers, segments) of the chosen query. Raises UserError for a token that the answer hasn't."""
     if isinstance(query, int):
         if not 0 <= query < len(mass.answer):
             raise UserError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
@@ -29,7 +29,8 @@ def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares,
 
 def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> go.Figure:
     """Both runs side by side on the same axes: a bar a layer, its segments stacked to 100 %, K marked."""
-    layer = _withdrawal_layer(withdrawn)
+    layer = withdrawn.withdrawal_layer
+    assert layer is not None
     figure = make_subplots(
         cols=2,
         shared_yaxes=True,
@@ -64,7 +65,8 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
-    layer = _withdrawal_layer(withdrawn)
+    layer = withdrawn.withdrawal_layer
+    assert layer is not None
     image = full.segments.index(Segment.IMAGE)
     shares = [of_layer[image] for of_layer in shares_by_layer(full, query)]
     asker = _asker(query)
@@ -92,12 +94,6 @@ def _asker(query: AttentionQuery) -> str:
     if isinstance(query, int):
         return f"the answer's token {query + 1}"
     return "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
-
-
-def _withdrawal_layer(mass: AttentionMass) -> int:
-    if mass.withdrawal_layer is None:
-        raise UserError("This attention mass is of a run without withdrawal: there is no layer K to mark.")
-    return mass.withdrawal_layer
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,7 +18,6 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.errors import UserError
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.attention_map import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
@@ -57,18 +56,10 @@ def attention_map_html(
     It opens at `first_layer`; `picture_index` says which of the prompt's pictures `picture` is. Looks and works as it
     should with `ATTENTION_MAP_CSS` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
     have the same scale.
-
-    Raises ValueError for a layer or picture that isn't there, maps of different shapes, and patches that aren't theirs.
     """
-    layer = _withdrawal_layer(withdrawn)
-    if withdrawn.weights.shape != full.weights.shape:
-        raise UserError(f"The maps have different shapes: {full.weights.shape} and {withdrawn.weights.shape}.")
-    if not 0 <= first_layer < full.layers:
-        raise UserError(f"first_layer must be from 0 to {full.layers - 1}, the last layer; this is {first_layer}.")
-    if not 0 <= picture_index < len(geometry.sizes):
-        raise UserError(
-            f"picture_index must be from 0 to {len(geometry.sizes) - 1}, the last picture; this is {picture_index}."
-        )
+    layer = withdrawn.withdrawal_layer
+    assert layer is not None
+    assert withdrawn.weights.shape == full.weights.shape
     runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
     shades = {run: _shades(geometry, attention_map, picture_index) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
@@ -90,7 +81,8 @@ def attention_map_html(
 
 def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
     """Whether the attention that the picture gets is on a few of its patches, before and after K."""
-    layer = _withdrawal_layer(withdrawn)
+    layer = withdrawn.withdrawal_layer
+    assert layer is not None
     before = _brightest_tenth(full.weights[:layer])
     span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
     said = (
@@ -212,12 +204,6 @@ def _caption(attention_map: AttentionMap, layer: int, mine: np.ndarray) -> str:
 
 def _is_withdrawn(attention_map: AttentionMap, layer: int) -> bool:
     return attention_map.withdrawal_layer is not None and layer >= attention_map.withdrawal_layer
-
-
-def _withdrawal_layer(withdrawn: AttentionMap) -> int:
-    if withdrawn.withdrawal_layer is None:
-        raise UserError("This attention map is of a run without withdrawal: there is no layer K to show.")
-    return withdrawn.withdrawal_layer
 
 
 def _brightest_tenth(weights: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from plotly.subplots import make_subplots
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import FLOOR
 from vtw_demo.plots.style import styled
-from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -132,25 +131,6 @@ def overlay_reading(first: Overlaid, second: Overlaid) -> str:
         f"withdrawn, the next token moves by KL {_divergence(first)} at K = {first.layer} and by KL "
         f"{_divergence(second)} at K = {second.layer}."
     )
-
-
-def overlay_table(first: Overlaid, second: Overlaid) -> Table:
-    """A row for each comparison and layer: the picture's shares there, and the divergence when withdrawn there."""
-    rows: list[tuple[Cell, ...]] = []
-    for overlaid in (first, second):
-        shares = zip(_picture_shares(overlaid.mass_full), _picture_shares(overlaid.mass_withdrawn), strict=True)
-        for layer, (full, withdrawn) in enumerate(shares):
-            kl = overlaid.kl[layer - 1] if layer else None  # K is from 1 on
-            rows.append((overlaid.name, overlaid.layer, layer, 100 * full, 100 * withdrawn, kl))
-    columns = (
-        "comparison",
-        "K",
-        "layer",
-        "picture's share of attention, full (%)",
-        "picture's share of attention, withdrawn (%)",
-        "KL when withdrawn at this layer (nats)",
-    )
-    return Table(columns, tuple(rows))
 
 
 def _picture_shares(mass: AttentionMass) -> list[float]:

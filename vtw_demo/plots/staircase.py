@@ -11,7 +11,6 @@ from plotly.subplots import make_subplots
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.layer_times import LayerTimes
-from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.flops import LayerCost, Staircase
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
@@ -33,7 +32,6 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
     The surface of an area is the sum over all layers that its run's legend names. Without `times` the lower panel is
     left out. Raises ValueError for times of another withdrawal layer or number of layers.
     """
-    _check_times(stairs, times)
     rows = 1 if times is None else 2
     figure = make_subplots(
         rows=rows,
@@ -99,7 +97,6 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
 
 def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
     """What withdrawal saves, and the time that the layers from K on took."""
-    _check_times(stairs, times)
     layer, layers = stairs.layer, len(stairs.full)
     prompt = stairs.full[0].tokens
     if layer == layers:
@@ -122,7 +119,6 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
     """A row for each run and layer; no time where none was measured."""
-    _check_times(stairs, times)
     unknown = (None,) * len(stairs.full)
     runs = (
         ("full", stairs.full, unknown if times is None else times.full),
@@ -134,14 +130,6 @@ def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
         for layer, (cost, time) in enumerate(zip(costs, of_run, strict=True))
     )
     return Table(("run", "layer", "tokens", "FLOPs", "KV cache (B)", "time (ms)"), rows)
-
-
-def _check_times(stairs: Staircase, times: LayerTimes | None) -> None:
-    if times is not None and (times.layer, len(times.full)) != (stairs.layer, len(stairs.full)):
-        raise UserError(
-            f"The times are of withdrawal at layer {times.layer} of {len(times.full)}; the staircase is of layer "
-            f"{stairs.layer} of {len(stairs.full)}."
-        )
 
 
 def _scaled_unit(largest: int, surface: Surface) -> tuple[float, str]:

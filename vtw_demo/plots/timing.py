@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
-from vtw_demo.errors import UserError
 from vtw_demo.formats import count, milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, styled
 from vtw_demo.plots.tab import Plot, Tab, View
@@ -32,7 +31,7 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
     """Time by stage, a pair of bars each with its figure above it.
 
     Bars are the times of `comparison`; with rounds they are medians over these, with a line from the lowest to the
-    highest and a dot for each round. Raises ValueError for rounds of another withdrawal layer.
+    highest and a dot for each round.
     """
     times = _times(comparison, repeated)
     stages = [stage for stage in STAGES if any(times[run, stage] is not None for run in RUN_COLOURS)]
@@ -75,7 +74,7 @@ def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = Non
             before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
             parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
         return f"In one run each, withdrawn, {', '.join(parts)}; encoding the image is the same work in both."
-    _check_layer(comparison, repeated)
+    assert repeated.layer == comparison.layer
     named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
     parts = []
     for stage, name in named:
@@ -109,7 +108,7 @@ def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tupl
     if repeated is None:
         runs = {"full": comparison.full, "withdrawn": comparison.withdrawn}
         return {(run, stage): getattr(runs[run], stage) for stage in STAGES for run in RUN_COLOURS}
-    _check_layer(comparison, repeated)
+    assert repeated.layer == comparison.layer
     spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
 
@@ -151,11 +150,6 @@ def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]
             hoverinfo="skip",
         )
     figure.update_layout(scattermode="group")
-
-
-def _check_layer(comparison: Comparison, repeated: RepeatedTiming) -> None:
-    if repeated.layer != comparison.layer:
-        raise UserError(f"The rounds are of layer {repeated.layer}, the comparison is of layer {comparison.layer}.")
 
 
 def _figure_of(time: float | None) -> str:
