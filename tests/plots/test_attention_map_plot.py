@@ -13,13 +13,13 @@ from PIL import Image
 from vtw_demo.measurements.attention_map import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
 from vtw_demo.plots.attention_map import (
-    ATTENTION_MAP_CSS,
     ATTENTION_MAP_SCRIPT,
     attention_map_html,
     attention_map_png,
     attention_map_reading,
     attention_map_table,
 )
+from vtw_demo.plots.report import PLOTS_CSS
 
 LAYERS, LAYER = 4, 2
 COLUMNS, ROWS = 4, 2
@@ -277,7 +277,7 @@ def page(browser):
     page, errors = browser.new_page(viewport={"width": 1000, "height": 800}), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.clock.install()
-    page.set_content(f"<style>{ATTENTION_MAP_CSS}</style><main></main><script>{ATTENTION_MAP_SCRIPT}</script>")
+    page.set_content(f"<style>{PLOTS_CSS}</style><main></main><script>{ATTENTION_MAP_SCRIPT}</script>")
     html = attention_map_html(PICTURE, GEOMETRY, FULL, WITHDRAWN, 1)
     page.evaluate("html => document.querySelector('main').innerHTML = html + html", html)
     page.clock.pause_at(2**40)

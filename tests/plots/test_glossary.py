@@ -5,7 +5,8 @@ from html import unescape
 import pytest
 from PIL import Image, ImageChops
 
-from vtw_demo.plots.glossary import TERMS, TERMS_CSS, WHAT_AM_I_LOOKING_AT, term
+from vtw_demo.plots.glossary import TERMS, WHAT_AM_I_LOOKING_AT, term
+from vtw_demo.plots.report import PLOTS_CSS
 
 
 def labels(html):
@@ -44,7 +45,7 @@ def test_the_sentence_is_shown_on_focus_and_hover_inside_the_window(browser):
     page = browser.new_page(viewport={"width": 390, "height": 500})
     try:
         terms = "".join(f'<p style="text-align: {side}">{term("FLOPs")}</p>' for side in ("left", "center", "right"))
-        page.set_content(f"<style>{TERMS_CSS} :root {{--body-text-color: #f00}}</style>{terms}")
+        page.set_content(f"<style>{PLOTS_CSS} :root {{--body-text-color: #f00}}</style>{terms}")
         assert drawn_in_red(page) is None
         for index in range(3):
             for show in ("focus", "hover"):

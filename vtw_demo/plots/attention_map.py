@@ -25,9 +25,7 @@ from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Cell, Table
 
-FOLDER = Path(__file__).parent
-ATTENTION_MAP_CSS = (FOLDER / "attention_map.css").read_text(encoding="utf-8")
-ATTENTION_MAP_SCRIPT = (FOLDER / "attention_map.js").read_text(encoding="utf-8")
+ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
 
 LONGEST_SIDE = 336
 """Pixels of what is embedded; patches of the usual grids are whole numbers of them."""
@@ -54,7 +52,7 @@ def attention_map_html(
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
 
     It opens at `first_layer`; `picture_index` says which of the prompt's pictures `picture` is. Looks and works as it
-    should with `ATTENTION_MAP_CSS` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
+    should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
     have the same scale.
     """
     layer = withdrawn.withdrawal_layer

@@ -11,53 +11,13 @@ from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
-from vtw_demo.plots.style import RUN_COLOURS
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Table
-
-# An element's label, shown beside it while it has the pointer or the focus. Placed by the window, so that it isn't cut
-# by what is around it; a browser that can't place it beside the element shows it at the foot of the window.
-TOOLTIP_CSS = """
-.explained {anchor-name: --explained; anchor-scope: --explained; cursor: help; border-radius: 3px;}
-.explained:focus-visible {outline: 2px solid currentColor; outline-offset: 1px;}
-.explained:hover::after, .explained:focus::after {content: attr(data-explained); position: fixed; z-index: 1000;
-  position-anchor: --explained; inset: auto 8px 12px 8px; inset: anchor(bottom) 8px auto 8px; margin: 4px auto;
-  justify-self: anchor-center; position-try-fallbacks: flip-block; box-sizing: border-box; width: max-content;
-  max-width: min(280px, 80vw); padding: 5px 9px; border-radius: 6px; pointer-events: none; white-space: normal;
-  overflow-wrap: anywhere; text-wrap: pretty; font: 400 12px/1.4 system-ui, sans-serif; text-align: left;
-  color: var(--background-fill-primary, Canvas); background: var(--body-text-color, CanvasText);}
-"""
-
-DIFFERENCES_CSS = f"""{TOOLTIP_CSS}
-.differences h3 {{margin: 8px 0 2px; font-size: 13px; font-weight: 600;}}
-.differences p {{margin: 0;}}
-.differences .tokens {{font-size: 17px; line-height: 1.5;}}
-.differences .word {{display: inline-flex; flex-wrap: wrap; align-items: flex-end; gap: 0 1px; vertical-align: bottom;
-  margin: 2px 7px 2px 0; max-width: 100%;}}
-.differences .token {{display: inline-block; min-width: 16px; max-width: 100%; box-sizing: border-box;
-  padding: 0 1px 10px; overflow-wrap: anywhere; --track: rgba(138, 143, 152, .25);
-  background: linear-gradient({RUN_COLOURS["full"]} 0 0) 0 calc(100% - 5px) / var(--full) 3px no-repeat,
-    linear-gradient({RUN_COLOURS["withdrawn"]} 0 0) 0 calc(100% - 1px) / var(--withdrawn) 3px no-repeat,
-    linear-gradient(var(--track) 0 0) 0 calc(100% - 5px) / 100% 3px no-repeat,
-    linear-gradient(var(--track) 0 0) 0 calc(100% - 1px) / 100% 3px no-repeat;
-  -webkit-print-color-adjust: exact; print-color-adjust: exact;}}
-.differences .differs {{text-decoration: underline dotted {RUN_COLOURS["withdrawn"]} 2px; text-underline-offset: 3px;}}
-.differences .first {{border: 2px solid {RUN_COLOURS["withdrawn"]}; padding: 0 4px 10px; font-weight: 700;}}
-.differences .first small {{display: block; font-size: 11px; font-weight: 400; line-height: 1.4;}}
-.differences .missing {{background: none; padding-bottom: 0;}}
-.differences .key {{margin-top: 8px; font-size: 12px;}}
-.differences .key i {{display: inline-block; width: 18px; height: 3px; vertical-align: middle; margin: 0 4px 0 0;}}
-.differences .key .full {{background: {RUN_COLOURS["full"]};}}
-.differences .key .withdrawn {{background: {RUN_COLOURS["withdrawn"]}; margin-left: 8px;}}
-"""
 
 
 def differences_html(probabilities: AnswerProbabilities) -> str:
     """Both answers, the first difference framed, what differs after it underlined; two bars under each token are its
-    probability, in the full run and withdrawn.
-
-    Looks as it should with `DIFFERENCES_CSS`.
-    """
+    probability, in the full run and withdrawn."""
     layer, first = probabilities.layer, probabilities.first_difference
     answers: dict[RunName, tuple[AnswerToken, ...]] = {"full": probabilities.full, "withdrawn": probabilities.withdrawn}
     differing = _differing(probabilities)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from vtw_demo.plots.differences import TOOLTIP_CSS
-
 TERMS = {
     "withdrawal layer K": "The decoder layer before which the visual tokens are taken out, counted from 0; at K = L, "
     "the number of layers, none are.",
@@ -36,16 +34,9 @@ TERMS = {
     "interleaved": "Both runs take turns, so that a machine that slows down slows down both.",
 }
 
-TERMS_CSS = f"""{TOOLTIP_CSS}
-.term {{text-decoration: underline dotted; text-underline-offset: 3px;}}
-"""
-
 
 def term(name: str, shown: str | None = None) -> str:
-    """One of `TERMS`, as `shown` or by its name, with its sentence on hover, focus and tap: escaped HTML.
-
-    Looks as it should with `TERMS_CSS`.
-    """
+    """One of `TERMS`, as `shown` or by its name, with its sentence on hover, focus and tap: escaped HTML."""
     said = escape(f"{name}: {TERMS[name]}")
     # A description, not a label: a label would name the span as the page's own fields are named.
     return (

@@ -20,15 +20,17 @@ from vtw_demo.comparison.summary import verdict
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.models.video import Shown, contact_sheet
 from vtw_demo.plots.answer_cards import AnswerCard
-from vtw_demo.plots.attention_map import ATTENTION_MAP_CSS, ATTENTION_MAP_SCRIPT
-from vtw_demo.plots.differences import DIFFERENCES_CSS
-from vtw_demo.plots.glossary import TERMS_CSS, WHAT_AM_I_LOOKING_AT
+from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
+from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
 from vtw_demo.plots.tab import Plot, View
 from vtw_demo.plots.tabs import all_plots
 
 FOLDER = Path(__file__).parent
 # Shared with the page.
-PLOTS_CSS = (FOLDER / "plots.css").read_text(encoding="utf-8") + ATTENTION_MAP_CSS + DIFFERENCES_CSS + TERMS_CSS
+PLOTS_CSS = "\n".join(
+    (FOLDER / f"{name}.css").read_text(encoding="utf-8")
+    for name in ("plots", "attention_map", "differences", "glossary")
+)
 LONGEST_SIDE = 640
 # Whatever a text in the report says, a browser fetches nothing for it.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
