@@ -22,7 +22,7 @@ def test_no_picture_of_the_test_split_is_among_those_that_training_reads():
 
 def test_training_reads_the_train_split_alone():
     splits, others = [], []
-    for file in FOLDER.glob("*.py"):
+    for file in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             name = getattr(node, "func", None) and getattr(node.func, "id", getattr(node.func, "attr", ""))
             if name == "easy_vqa_pictures":

@@ -45,12 +45,6 @@ class DrawingStyle:
     hue_noise: int = 0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not all(0.4 <= share <= 1 for share in self.stretch):
-            raise ValueError(f"a stretch is from 0.4 to 1, not {self.stretch}")
-        if min(self.unsteadiness, self.contour, self.hue_noise) < 0:
-            raise ValueError("unsteadiness, contour and hue noise are at least 0")
-
 
 PLAIN = DrawingStyle()
 

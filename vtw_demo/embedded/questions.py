@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
@@ -12,6 +11,10 @@ from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
 # An object counts as left of another only if it is at least this share of the picture's side further left.
 DIRECTION_MARGIN = 0.10
 NOTHING = "nothing"
+# Other words for any object.
+NOUNS = ("object", "shape", "thing")
+# Texts that ask for the same, and the answer.
+Asked = tuple[Sequence[str], str]
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,14 @@ class Question:
     text: str
     answer: str
 
-    def __post_init__(self) -> None:
-        if not self.text or not self.answer:
-            raise ValueError(f"a question needs a text and an answer, not {self.text!r} and {self.answer!r}")
-
 
 def ask(scene: Scene, kind: str, generator: random.Random) -> Question | None:
     """A random question of `kind` about `scene`, or None where the scene gives no unambiguous one."""
-    return _ASK[kind](scene, generator)
+    asked = _ASK[kind](scene, generator)
+    if asked is None:
+        return None
+    texts, answer = asked
+    return Question(kind, generator.choice(texts), answer)
 
 
 def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Question]:
@@ -67,77 +70,72 @@ def _name(item: SceneObject) -> str:
     return f"{item.colour} {item.shape}"
 
 
-def _unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str] | None:
+def _unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str]:
     """An object and a noun for it that fits no other object: its shape, or colour and shape."""
     item = generator.choice(scene.objects)
-    shapes = Counter(o.shape for o in scene.objects)
-    colours = Counter(o.colour for o in scene.objects)
     nouns = [_name(item)]
-    if shapes[item.shape] == 1:
+    if _alone(scene, "shape", item):
         nouns.append(item.shape)
-    if colours[item.colour] == 1:
-        nouns.append(f"{item.colour} {generator.choice(('object', 'shape', 'thing'))}")
+    if _alone(scene, "colour", item):
+        nouns.append(f"{item.colour} {generator.choice(NOUNS)}")
     return item, generator.choice(nouns)
 
 
-def _colour(scene: Scene, generator: random.Random) -> Question | None:
+def _alone(scene: Scene, fact: str, item: SceneObject) -> bool:
+    """Whether no other object has its shape, or its colour."""
+    return sum(getattr(other, fact) == getattr(item, fact) for other in scene.objects) == 1
+
+
+def _colour(scene: Scene, generator: random.Random) -> Asked | None:
     spelling = generator.choice(("color", "colour"))
     if len(scene.objects) == 1 and generator.random() < 0.3:
         noun = generator.choice(("object", "shape"))
-        forms: tuple[str, ...] = (f"What {spelling} is the {noun}?", f"What {spelling} is it?")
-        return Question("colour", generator.choice(forms), scene.objects[0].colour)
-    unique = [o for o in scene.objects if sum(p.shape == o.shape for p in scene.objects) == 1]
+        return (f"What {spelling} is the {noun}?", f"What {spelling} is it?"), scene.objects[0].colour
+    unique = [item for item in scene.objects if _alone(scene, "shape", item)]
     if not unique:
         return None
     item = generator.choice(unique)
-    forms = (
+    texts = (
         f"What {spelling} is the {item.shape}?",
         f"What is the {spelling} of the {item.shape}?",
         f"Which {spelling} does the {item.shape} have?",
     )
-    return Question("colour", generator.choice(forms), item.colour)
+    return texts, item.colour
 
 
-def _shape(scene: Scene, generator: random.Random) -> Question | None:
+def _shape(scene: Scene, generator: random.Random) -> Asked | None:
     if len(scene.objects) == 1 and generator.random() < 0.3:
-        forms: tuple[str, ...] = ("What shape is it?", "What shape is in the picture?", "What is the shape?")
-        return Question("shape", generator.choice(forms), scene.objects[0].shape)
-    unique = [o for o in scene.objects if sum(p.colour == o.colour for p in scene.objects) == 1]
+        return ("What shape is it?", "What shape is in the picture?", "What is the shape?"), scene.objects[0].shape
+    unique = [item for item in scene.objects if _alone(scene, "colour", item)]
     if not unique:
         return None
     item = generator.choice(unique)
-    forms = (
+    texts = (
         f"What shape is the {item.colour} object?",
         f"What is the {item.colour} thing?",
         f"What is the {item.colour} shape?",
         f"Which shape is {item.colour}?",
     )
-    return Question("shape", generator.choice(forms), item.shape)
+    return texts, item.shape
 
 
-def _count(scene: Scene, generator: random.Random) -> Question | None:
+def _count(scene: Scene, generator: random.Random) -> Asked:
     what = generator.random()
     if what < 0.34:
-        noun, number = generator.choice(("objects", "shapes", "things")), len(scene.objects)
-    elif what < 0.67:
-        present = generator.random() < 0.8
-        shape = generator.choice([o.shape for o in scene.objects] if present else SHAPES)
-        noun = f"{shape}s"
-        number = sum(o.shape == shape for o in scene.objects)
+        noun, number = f"{generator.choice(NOUNS)}s", len(scene.objects)
     else:
         present = generator.random() < 0.8
-        colour = generator.choice([o.colour for o in scene.objects] if present else tuple(COLOURS))
-        noun = f"{colour} {generator.choice(('objects', 'shapes', 'things'))}"
-        number = sum(o.colour == colour for o in scene.objects)
-    forms: tuple[str, ...] = (
-        f"How many {noun} are there?",
-        f"How many {noun} do you see?",
-        f"How many {noun} are in the picture?",
-    )
-    return Question("count", generator.choice(forms), str(number))
+        if what < 0.67:
+            shape = generator.choice([o.shape for o in scene.objects] if present else SHAPES)
+            noun, number = f"{shape}s", sum(o.shape == shape for o in scene.objects)
+        else:
+            colour = generator.choice([o.colour for o in scene.objects] if present else tuple(COLOURS))
+            noun, number = f"{colour} {generator.choice(NOUNS)}s", sum(o.colour == colour for o in scene.objects)
+    texts = (f"How many {noun} are there?", f"How many {noun} do you see?", f"How many {noun} are in the picture?")
+    return texts, str(number)
 
 
-def _existence(scene: Scene, generator: random.Random) -> Question | None:
+def _existence(scene: Scene, generator: random.Random) -> Asked | None:
     wanted = generator.random() < 0.5
     item = generator.choice(scene.objects)
     shape, colour = item.shape, item.colour
@@ -154,40 +152,30 @@ def _existence(scene: Scene, generator: random.Random) -> Question | None:
     if form == "shape":
         noun, there = shape, any(o.shape == shape for o in scene.objects)
     elif form == "colour":
-        noun = f"{colour} {generator.choice(('object', 'shape', 'thing'))}"
+        noun = f"{colour} {generator.choice(NOUNS)}"
         there = any(o.colour == colour for o in scene.objects)
     else:
         noun, there = f"{colour} {shape}", any((o.colour, o.shape) == (colour, shape) for o in scene.objects)
     if there != wanted:
         return None
-    article = "an" if noun[0] in "aeiou" else "a"
-    forms: tuple[str, ...] = (
-        f"Is there {article} {noun}?",
-        f"Is there {article} {noun} in the picture?",
-        f"Do you see {article} {noun}?",
-        f"Does the picture show {article} {noun}?",
+    named = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    texts = (
+        f"Is there {named}?",
+        f"Is there {named} in the picture?",
+        f"Do you see {named}?",
+        f"Does the picture show {named}?",
     )
-    return Question("existence", generator.choice(forms), "yes" if there else "no")
+    return texts, "yes" if there else "no"
 
 
-def _where(scene: Scene, generator: random.Random) -> Question | None:
-    named = _unique(scene, generator)
-    if named is None:
-        return None
-    item, noun = named
-    forms: tuple[str, ...] = (
-        f"Where is the {noun}?",
-        f"In which part of the picture is the {noun}?",
-        f"Where do you see the {noun}?",
-    )
-    return Question("where", generator.choice(forms), item.place)
+def _where(scene: Scene, generator: random.Random) -> Asked:
+    item, noun = _unique(scene, generator)
+    texts = (f"Where is the {noun}?", f"In which part of the picture is the {noun}?", f"Where do you see the {noun}?")
+    return texts, item.place
 
 
-def _relation(scene: Scene, generator: random.Random) -> Question | None:
-    named = _unique(scene, generator)
-    if named is None:
-        return None
-    item, noun = named
+def _relation(scene: Scene, generator: random.Random) -> Asked | None:
+    item, noun = _unique(scene, generator)
     direction = generator.choice(("left of", "right of", "above", "below"))
     across = {"left of": -1, "right of": 1}.get(direction, 0)
     down = {"above": -1, "below": 1}.get(direction, 0)
@@ -198,61 +186,49 @@ def _relation(scene: Scene, generator: random.Random) -> Question | None:
     found = [o for o, step in zip(others, steps, strict=True) if step > 0]
     if len(found) > 1 or (not found and generator.random() < 0.75):
         return None
-    forms: tuple[str, ...] = (f"What is {direction} the {noun}?", f"Which object is {direction} the {noun}?")
-    return Question("relation", generator.choice(forms), _name(found[0]) if found else NOTHING)
+    texts = (f"What is {direction} the {noun}?", f"Which object is {direction} the {noun}?")
+    return texts, _name(found[0]) if found else NOTHING
 
 
-def _size(scene: Scene, generator: random.Random) -> Question | None:
-    named = _unique(scene, generator)
-    if named is None:
-        return None
-    item, noun = named
-    forms: tuple[str, ...] = (f"Is the {noun} small or large?", f"How big is the {noun}?", f"What size is the {noun}?")
-    return Question("size", generator.choice(forms), item.size)
+def _size(scene: Scene, generator: random.Random) -> Asked:
+    item, noun = _unique(scene, generator)
+    return (f"Is the {noun} small or large?", f"How big is the {noun}?", f"What size is the {noun}?"), item.size
 
 
-def _reading(scene: Scene, generator: random.Random) -> Question | None:
+def _reading(scene: Scene, generator: random.Random) -> Asked | None:
     written = [o for o in scene.objects if o.character]
     if not written:
         return None
     item = generator.choice(written)
-    forms = [f"What is written on the {_name(item)}?", f"What does the {_name(item)} say?"]
-    if sum(o.shape == item.shape for o in scene.objects) == 1:
-        forms.append(f"What is written on the {item.shape}?")
+    character = item.character or ""
+    texts = [f"What is written on the {_name(item)}?", f"What does the {_name(item)} say?"]
+    if _alone(scene, "shape", item):
+        texts.append(f"What is written on the {item.shape}?")
     if len(written) == 1:
-        noun = "digit" if (item.character or "").isdigit() else "letter"
-        forms += ["What is written in the picture?", f"Which {noun} do you see?"]
-    return Question("reading", generator.choice(forms), item.character or "")
+        noun = "digit" if character.isdigit() else "letter"
+        texts += ["What is written in the picture?", f"Which {noun} do you see?"]
+    return texts, character
 
 
-def _description(scene: Scene, generator: random.Random) -> Question | None:
-    forms: tuple[str, ...] = (
-        "Describe the picture.",
-        "What do you see?",
-        "What is in the picture?",
-        "Describe the scene.",
+def _description(scene: Scene, generator: random.Random) -> Asked:
+    return ("Describe the picture.", "What do you see?", "What is in the picture?", "Describe the scene."), describe(
+        scene
     )
-    return Question("description", generator.choice(forms), describe(scene))
 
 
-def _listing(scene: Scene, generator: random.Random) -> Question | None:
+def _listing(scene: Scene, generator: random.Random) -> Asked:
     """The shapes in reading order, each with one thing about it.
 
     In such an answer a shape's name comes right before what is looked up by it. Without it a model in training looks
     things up by colour only, since everywhere else a shape's name is words away from the answer.
     """
-    told: dict[str, Callable[[SceneObject], str]] = {
-        "colors": lambda item: item.colour,
-        "sizes": lambda item: item.size,
-        "parts": lambda item: item.place,
-    }
-    what = generator.choice(tuple(told))
-    forms: tuple[str, ...] = (f"What are the shapes and the {what}?", f"What {what} are the shapes?")
-    listed = ", ".join(f"{item.shape} {told[what](item)}" for item in _in_reading_order(scene))
-    return Question("listing", generator.choice(forms), listed)
+    facts = {"colors": "colour", "sizes": "size", "parts": "place"}
+    what = generator.choice(tuple(facts))
+    listed = ", ".join(f"{item.shape} {getattr(item, facts[what])}" for item in _in_reading_order(scene))
+    return (f"What are the shapes and the {what}?", f"What {what} are the shapes?"), listed
 
 
-_ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+_ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
     "colour": _colour,
     "shape": _shape,
     "count": _count,

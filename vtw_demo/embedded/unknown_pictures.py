@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
-import gradio
 import numpy as np
 import skimage
 from PIL import Image
@@ -30,7 +30,9 @@ TESTED_PHOTOS = ("chelsea.png", "coffee.png", "gravel.png", "retina.jpg")
 
 
 def photos(names: Sequence[str] = TRAINED_PHOTOS) -> list[Image.Image]:
-    folders = (Path(skimage.__file__).parent / "data", Path(gradio.__file__).parent / "media_assets" / "images")
+    # Found without importing gradio, which takes seconds.
+    of_gradio = Path(str(distribution("gradio").locate_file("gradio/media_assets/images")))
+    folders = (Path(skimage.__file__).parent / "data", of_gradio)
     found = [next(folder / name for folder in folders if (folder / name).exists()) for name in names]
     return [Image.open(path).convert("RGB") for path in found]
 

@@ -2,19 +2,12 @@ import random
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from vtw_demo.embedded.architecture import VISUAL_TOKENS, build_model, build_processor
-from vtw_demo.embedded.samples import IGNORED, pack, pixels
 from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.models.loading import EMBEDDED_FOLDER
+from vtw_demo.embedded.training.architecture import GRID_SIDE
+from vtw_demo.embedded.training.packing import IGNORED, pack, pixels
 
 ASKED = [[("colour", "What color is the star?", "red"), ("count", "How many objects are there?", "3")]] * 2
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor(PreTrainedTokenizerFast.from_pretrained(EMBEDDED_FOLDER))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +18,7 @@ def pictures():
 def prompt_ids(processor, question):
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor.tokenizer.encode(text.replace("<image>", "<image>" * VISUAL_TOKENS))
+    return processor.tokenizer.encode(text.replace("<image>", "<image>" * GRID_SIDE**2))
 
 
 def test_pixels_are_those_of_the_processor(processor, pictures):
@@ -33,10 +26,10 @@ def test_pixels_are_those_of_the_processor(processor, pictures):
     torch.testing.assert_close(pixels(pictures), theirs, atol=1e-5, rtol=0)
 
 
-def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pictures):
+def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pictures, tiny_model):
     """Logits of a packed turn equal those of the same question asked alone, through the chat template."""
     packed, shown = pack(processor, ASKED, length=240), pixels(pictures)
-    model = build_model(processor.tokenizer, seed=0).eval()
+    model = tiny_model().eval()
     with torch.no_grad():
         logits = model(
             input_ids=packed.input_ids,

@@ -1,16 +1,9 @@
-import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from vtw_demo.embedded.architecture import SOURCE_LAYERS
-from vtw_demo.embedded.codes import CODES, NAMES, code_of
-from vtw_demo.embedded.language_model import narrowed, start_decoder, word_codebook
-from vtw_demo.models.loading import EMBEDDED_FOLDER
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return PreTrainedTokenizerFast.from_pretrained(EMBEDDED_FOLDER)
+from vtw_demo.embedded.training.architecture import SOURCE_LAYERS
+from vtw_demo.embedded.training.codes import CODES, NAMES, code_of
+from vtw_demo.embedded.training.initial_weights import narrowed, start_decoder, start_from, word_codebook
 
 
 def llama(tokenizer, layers: int, intermediate: int) -> LlamaForCausalLM:
@@ -67,3 +60,12 @@ def test_the_codes_of_words_lie_near_them_and_at_right_angles(tokenizer):
     for colour in NAMES["colour"]:
         word = words[tokenizer.encode(f" {colour}")].mean(0) - words.mean(0)
         assert int((book @ word).argmax()) == code_of("colour", colour)
+
+
+def test_a_deeper_tower_starts_from_a_shallower_one_with_the_same_output(tiny_model):
+    earlier, model = tiny_model(seed=1, tower_layers=1), tiny_model(seed=2, tower_layers=2)
+    shown = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    start_from(model, earlier)
+    with torch.no_grad():
+        ours, theirs = (m.eval().model.vision_tower(shown).last_hidden_state for m in (model, earlier))
+    torch.testing.assert_close(ours, theirs)

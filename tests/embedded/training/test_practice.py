@@ -8,9 +8,17 @@ import pytest
 
 from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
 from vtw_demo.embedded.phrasings import TESTED, TRAINED
-from vtw_demo.embedded.practice import Curriculum, Pictures, Shares, mixed_pictures, practice_scene, scene_questions
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, describe
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS
+from vtw_demo.embedded.training.practice import (
+    Curriculum,
+    Pictures,
+    Progress,
+    Shares,
+    mixed_pictures,
+    practice_scene,
+    scene_questions,
+)
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, photos
 
 
@@ -86,7 +94,7 @@ def test_questions_are_asked_in_words_for_training_only():
 
 def test_pictures_are_scenes_and_others_and_each_is_asked_about(others):
     pictures, asked, scenes = mixed_pictures(
-        others, Curriculum(0.8, MAXIMUM_OBJECTS), SHORT_ANSWER_KINDS, random.Random(0), 100, 6
+        others, Progress(Curriculum(0.8, MAXIMUM_OBJECTS), Shares()), random.Random(0), 100, 6
     )
     assert len(pictures) == len(asked) == len(scenes) == 100
     kinds = Counter()
@@ -101,7 +109,7 @@ def test_pictures_are_scenes_and_others_and_each_is_asked_about(others):
 
 def test_the_same_seed_gives_the_same_practice(others):
     first, second = (
-        mixed_pictures(others, Curriculum(0.8, 4), SHORT_ANSWER_KINDS, random.Random(3), 8, 6) for _ in range(2)
+        mixed_pictures(others, Progress(Curriculum(0.8, 4), Shares()), random.Random(3), 8, 6) for _ in range(2)
     )
     assert [picture.tobytes() for picture in first[0]] == [picture.tobytes() for picture in second[0]]
     assert first[1:] == second[1:]

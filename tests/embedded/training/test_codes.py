@@ -3,8 +3,8 @@ import random
 import pytest
 import torch
 
-from vtw_demo.embedded.codes import CODES, NAMES, code_loss, code_of, codebook, names_right, patch_contents
 from vtw_demo.embedded.scenes import random_scene
+from vtw_demo.embedded.training.codes import CODES, NAMES, code_loss, code_of, codebook, names_right, patch_contents
 
 SCENES = [random_scene(random.Random(seed), 1 + seed) for seed in range(3)]
 
@@ -33,8 +33,3 @@ def test_a_perfect_token_names_everything_and_has_almost_no_loss():
     assert all(share == 1 for name, share in names_right(perfect, contents, book).items() if name != "character")
     assert code_loss(perfect, contents, book) < 0.05
     assert code_loss(torch.zeros_like(perfect), contents, book) > 5
-
-
-def test_an_unknown_property_is_named():
-    with pytest.raises(ValueError, match="'texture'"):
-        code_of("texture", "smooth")

@@ -1,10 +1,9 @@
-"""Training samples: pictures with the questions asked about them, as tensors."""
+"""Pictures and the questions asked about them as tensors, many questions to a picture."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from PIL import Image
 from transformers import LlavaProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from vtw_demo.embedded.architecture import GRID_SIDE, PICTURE_SIDE
+from vtw_demo.embedded.training.architecture import GRID_SIDE, PICTURE_SIDE
 
 IGNORED = -100
 
@@ -36,13 +35,8 @@ class PackedSamples:
     kinds: tuple[tuple[str, ...], ...]
 
     def to(self, device: torch.device | str) -> PackedSamples:
-        return PackedSamples(
-            self.input_ids.to(device),
-            self.position_ids.to(device),
-            self.labels.to(device),
-            self.turns.to(device),
-            self.kinds,
-        )
+        tensors = {name: value.to(device) for name, value in vars(self).items() if name != "kinds"}
+        return replace(self, **tensors)
 
     def attention_mask(self) -> torch.Tensor:
         """True where a query (row) may see a key (column): (batch, 1, sequence, sequence)."""
@@ -79,9 +73,8 @@ def pack(
     grid = spacing * (GRID_SIDE * np.arange(grid_side)[:, None] + np.arange(grid_side)).flatten()
     text_start = len(opening) + GRID_SIDE**2
     shape = (len(asked), length)
-    input_ids = np.full(shape, tokenizer.pad_token_id)
-    position_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
-    turns = np.full(shape, -2)
+    input_ids, position_ids = np.full(shape, tokenizer.pad_token_id), np.zeros(shape, np.int64)
+    labels, turns = np.full(shape, IGNORED), np.full(shape, -2)
     input_ids[:, : len(before)], turns[:, : len(before)] = before, -1
     position_ids[:, : len(before)] = [*range(len(opening)), *(len(opening) + grid)]
     kinds: list[tuple[str, ...]] = []
@@ -101,16 +94,10 @@ def pack(
             row_kinds.append(kind)
             start = end
         kinds.append(tuple(row_kinds))
-    as_tensor = torch.from_numpy
     return PackedSamples(
-        as_tensor(input_ids),
-        as_tensor(position_ids),
-        as_tensor(labels),
-        as_tensor(turns),
+        torch.from_numpy(input_ids),
+        torch.from_numpy(position_ids),
+        torch.from_numpy(labels),
+        torch.from_numpy(turns),
         tuple(kinds),
     )
-
-
-def shuffled(generator: random.Random, questions: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Questions of easy-vqa in random order, as `pack` takes them."""
-    return [("easy-vqa", text, answer) for text, answer in generator.sample(questions, len(questions))]

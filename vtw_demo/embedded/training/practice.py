@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
+import torch.distributed
 from PIL import Image
 
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.easy_vqa_data import PicturedQuestions
 from vtw_demo.embedded.phrasings import carelessly_typed, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
-from vtw_demo.embedded.samples import shuffled
 from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
 
@@ -65,8 +67,39 @@ class Shares:
             kinds.append(self.emphasis[number % len(self.emphasis)])
         return tuple(kinds)
 
-    def figures(self) -> dict[str, str]:
-        return {kind: f"{share:.2f}" for kind, share in sorted(self.smooth.items())}
+
+@dataclass
+class Progress:
+    """What the answers of all steps so far were like, which decides what is practised next."""
+
+    curriculum: Curriculum
+    shares: Shares
+
+    def record(
+        self, right: list[list[bool]], kinds: Sequence[Sequence[str]], scenes: Sequence[Scene | None], step: int
+    ) -> None:
+        """Which turns of each row were right after `step` steps, their kinds, and the row's scene."""
+        newest: list[bool] = []
+        for row_right, row_kinds, scene in zip(right, kinds, scenes, strict=True):
+            for is_right, kind in zip(row_right, row_kinds, strict=True):
+                self.shares.record(kind, is_right)
+                if scene is not None and len(scene.objects) == self.curriculum.level and kind in SHORT_ANSWER_KINDS:
+                    newest.append(is_right)
+        # All processes go on to scenes of more objects at once.
+        counts = torch.tensor([float(sum(newest)), float(len(newest))])
+        torch.distributed.all_reduce(counts)
+        if counts[1] > 0:
+            self.curriculum.record(step, (counts[0] / counts[1]).item())
+
+    def state(self) -> dict[str, Any]:
+        return {"curriculum": vars(self.curriculum), "shares": self.shares.smooth}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.curriculum, self.shares.smooth = Curriculum(**state["curriculum"]), state["shares"]
+
+    def figures(self) -> dict[str, Any]:
+        shares = {kind: f"{share:.2f}" for kind, share in self.shares.smooth.items()}
+        return {"level": self.curriculum.level, **shares}
 
 
 def practice_scene(generator: random.Random, curriculum: Curriculum) -> Scene:
@@ -102,21 +135,23 @@ class Pictures:
 
 
 def mixed_pictures(
-    others: Pictures, curriculum: Curriculum, kinds: tuple[str, ...], generator: random.Random, count: int, turns: int
+    others: Pictures, progress: Progress, generator: random.Random, count: int, turns: int
 ) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
     """`count` pictures, 15 % of them easy-vqa's and 10 % no drawn scene, what is asked about each in
     `turns` questions, and each one's scene, None where it is none."""
     pictures: list[Image.Image] = []
     asked: list[list[tuple[str, str, str]]] = []
     scenes: list[Scene | None] = []
+    kinds = progress.shares.kinds()
     for _ in range(count):
         what = generator.random()
-        scene = practice_scene(generator, curriculum)
+        scene = practice_scene(generator, progress.curriculum)
         if what < 0.15:
             chosen = generator.choice(others.easy_vqa)
             picture = chosen.picture()
             pictures.append(badly_kept(picture, generator) if generator.random() < 0.2 else picture)
-            asked.append(shuffled(generator, chosen.questions))
+            questions = generator.sample(chosen.questions, len(chosen.questions))
+            asked.append([("easy-vqa", text, answer) for text, answer in questions])
             scenes.append(None)
         elif what < 0.25:
             pictures.append(unknown_picture(others.photos, generator))

@@ -6,15 +6,15 @@ fast, before both are trained together on nothing but answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import nn
 
 from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, PLACES, SHAPES, SIZES, Scene
-from vtw_demo.errors import UserError
 
 NAMES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
@@ -24,10 +24,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "place": tuple(place for row in PLACES for place in row),
 }
 # Besides the names: a patch with nothing on it, and an object's middle, by which objects can be counted.
-FLAGS = ("nothing", "middle")
+FIRST_FLAG = sum(map(len, NAMES.values()))
+NOTHING, MIDDLE = FIRST_FLAG, FIRST_FLAG + 1
 # Sines and cosines of the patch's own place, and plain coordinates of the patch and of the object on it.
 WAVES = (0.5, 1.0, 2.0)
-CODES = sum(map(len, NAMES.values())) + len(FLAGS) + 4 * len(WAVES) + 4
+CODES = FIRST_FLAG + 2 + 4 * len(WAVES) + 4
+# The codes of each property's classes.
+CLASSES = {
+    name: slice(end - len(values), end)
+    for (name, values), end in zip(NAMES.items(), accumulate(map(len, NAMES.values())), strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,7 @@ def codebook(width: int, seed: int = 0) -> torch.Tensor:
 
 def code_of(name: str, value: str) -> int:
     """The number of the code that says that a property called `name` is `value`."""
-    start = 0
-    for group, values in NAMES.items():
-        if group == name:
-            return start + values.index(value)
-        start += len(values)
-    raise UserError(f"no property is called {name!r}; there are {', '.join(NAMES)}")
-
-
-def groups() -> Iterator[tuple[str, slice]]:
-    """Each property with the codes of its classes."""
-    start = 0
-    for name, values in NAMES.items():
-        yield name, slice(start, start + len(values))
-        start += len(values)
+    return CLASSES[name].start + NAMES[name].index(value)
 
 
 def patch_contents(scenes: Sequence[Scene], side: int) -> PatchContents:
@@ -71,9 +64,8 @@ def patch_contents(scenes: Sequence[Scene], side: int) -> PatchContents:
     down, across = (np.mgrid[0:side, 0:side] + 0.5) / side
     names = {name: np.full((len(scenes), side, side), -1) for name in NAMES}
     weights = np.zeros((len(scenes), side, side, CODES), np.float32)
-    first_flag = sum(map(len, NAMES.values()))
     waves = [wave(2 * np.pi * f * axis) for axis in (down, across) for f in WAVES for wave in (np.sin, np.cos)]
-    weights[..., first_flag + 2 : first_flag + 2 + len(waves)] = 0.5 * np.stack(waves, -1)
+    weights[..., MIDDLE + 1 : -4] = 0.5 * np.stack(waves, -1)
     weights[..., -4:-2] = 2 * np.stack([down - 0.5, across - 0.5], -1)
     for row, scene in enumerate(scenes):
         for item in scene.objects:
@@ -85,9 +77,9 @@ def patch_contents(scenes: Sequence[Scene], side: int) -> PatchContents:
             for name, value in classes.items():
                 names[name][row][inside] = NAMES[name].index(value)
                 weights[row, inside, code_of(name, value)] = 1.0
-            weights[row, middle, first_flag + 1] = 1.0
+            weights[row, middle, MIDDLE] = 1.0
             weights[row, inside, -2:] = 2 * (item.y - 0.5), 2 * (item.x - 0.5)
-        weights[row, names["shape"][row] < 0, first_flag] = 1.0
+        weights[row, names["shape"][row] < 0, NOTHING] = 1.0
     flat = {name: torch.from_numpy(c.reshape(len(scenes), -1)) for name, c in names.items()}
     return PatchContents(flat, torch.from_numpy(weights.reshape(len(scenes), side * side, CODES)))
 
@@ -102,7 +94,7 @@ def code_loss(visual_tokens: torch.Tensor, contents: PatchContents, book: torch.
     total = (squared * weight).sum() / weight.sum()
     # With a perfect token a right name's logit is this, all others' 0.
     sharpness = 8.0
-    for name, codes in groups():
+    for name, codes in CLASSES.items():
         named = contents.names[name] >= 0
         if named.any():
             logits = sharpness * visual_tokens[named] @ book[codes].T
@@ -113,7 +105,7 @@ def code_loss(visual_tokens: torch.Tensor, contents: PatchContents, book: torch.
 def names_right(visual_tokens: torch.Tensor, contents: PatchContents, book: torch.Tensor) -> dict[str, float]:
     """For each property, the share of the patches that have it whose token names it rightly."""
     right = {}
-    for name, codes in groups():
+    for name, codes in CLASSES.items():
         named = contents.names[name] >= 0
         guessed = (visual_tokens[named] @ book[codes].T).argmax(-1)
         right[name] = (guessed == contents.names[name][named]).float().mean().item()

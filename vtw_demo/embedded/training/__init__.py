@@ -1,0 +1,1 @@
+"""How the embedded model was trained; nothing else needs it."""
