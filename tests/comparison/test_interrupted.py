@@ -22,9 +22,10 @@ from tests.serving import free_port
 from vtw_demo.__main__ import main
 from vtw_demo.benchmark.load_test.protocol import FailedError, Page, QueueFullError, Visitor
 from vtw_demo.comparison.calibration import calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import read_samples
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.files import write_whole
 from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,8 @@ sys.exit(main(sys.argv[4:]))
 def until(what, name, nth, *command, cache):
     return subprocess.run(
         [sys.executable, "-c", UNTIL, what, name, str(nth), *map(str, command)],
-        cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache), "BROWSER_PATH": "/no/such/browser"},
     )  # fmt: skip
 
 

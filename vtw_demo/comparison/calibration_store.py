@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from vtw_demo.files import write_all, write_whole
 from vtw_demo.models.loading import VisionLanguageModel
 
 
@@ -66,7 +65,7 @@ class CalibrationStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             # In one piece: another process may be adding lines, too.
             with file.open("ab", buffering=0) as lines:
-                _write_all(lines.fileno(), line.encode())
+                write_all(lines.fileno(), line.encode())
         except OSError as error:
             self.problem = self._unkept(error)
 
@@ -87,40 +86,6 @@ class CalibrationStore:
 
     def _unkept(self, error: OSError) -> str:
         return f"What was measured can't be kept in {self.folder}: {error.strerror or error}"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, whatever happens to the process or the disk: what stood there stays until then.
-
-    What is no regular file, such as /dev/stdout, is written to as it is. Raises OSError with a sentence that names the
-    file.
-    """
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    path = path.resolve()  # a link stays one
-    unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
-    try:
-        try:
-            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                _write_all(handle, content)
-            finally:
-                os.close(handle)
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OSError(f"{path} can't be written: {error.strerror or error}.") from error
-
-
-def _write_all(handle: int, content: bytes) -> None:
-    """Write all of it to an open file, and to the disk; a full disk takes a part first."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-    os.fsync(handle)
 
 
 def _are_numbers(values: Any, length: int) -> bool:

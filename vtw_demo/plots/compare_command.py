@@ -8,11 +8,12 @@ from pathlib import Path
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
+from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.comparison.summary import verdict
+from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.image import open_picture
 from vtw_demo.models.video import Shown, find_clip, is_clip

@@ -19,9 +19,9 @@ from vtw_demo.benchmark.load_test.protocol import FailedError, Page, Visitor
 from vtw_demo.benchmark.load_test.requests import random_request
 from vtw_demo.benchmark.load_test.results import load_misses, load_table, memory_misses, memory_table
 from vtw_demo.benchmark.load_test.server import Server, serve
-from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
+from vtw_demo.files import write_whole
 
 HELP = "let many visitors ask the real server at once, and watch its memory"
 DESCRIPTION = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vtw_demo.comparison.calibration_store import write_whole
+from vtw_demo.files import write_whole
 from vtw_demo.formats import amount, count
 from vtw_demo.server.space.check import LARGEST_PLAIN_FILE, README, SpaceCheck, check_space
 from vtw_demo.server.space.description import HARDWARE, read_spacefile, with_front_matter

@@ -1,0 +1,41 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, whatever happens to the process or the disk: what stood there stays until then.
+
+    What is no regular file, such as /dev/stdout, is written to as it is. Raises OSError with a sentence that names the
+    file.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()  # a link stays one
+    unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+    try:
+        try:
+            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                write_all(handle, content)
+            finally:
+                os.close(handle)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def write_all(handle: int, content: bytes) -> None:
+    """Write all of it to an open file, and to the disk; a full disk takes a part first."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+    os.fsync(handle)
