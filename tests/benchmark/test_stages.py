@@ -1,29 +1,17 @@
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import pytest
-import torch
 
 from vtw_demo.benchmark.shapes import random_inputs, random_model
-from vtw_demo.benchmark.stages import BARE, STAGES, answer, measure_answers
-from vtw_demo.measurements.flops import cache_left, flops_left, kv_cache_bytes
-from vtw_demo.withdrawal.withdraw import withdraw
+from vtw_demo.benchmark.stages import BARE, STAGES, measure_answers
+from vtw_demo.measurements.flops import cache_left, flops_left
 
 
 @pytest.fixture
 def prompt(tiny):
     model = random_model(tiny)
     return model, random_inputs(tiny, model, text_tokens=6, tokens_before=2)
-
-
-def test_an_answer_has_as_many_tokens_as_asked_and_its_cache_is_measured(prompt):
-    model, inputs = prompt
-    for layer in (1, 2, 4):
-        cost = answer(model, inputs, 5, withdraw(model, layer))
-        assert cost.kv_cache_bytes == kv_cache_bytes(model.config, 22, 16, layer, decoded_tokens=4, bytes_per_element=4)
-        encode, prefill, decode, total = cost.milliseconds
-        assert total == pytest.approx(encode + prefill + 4 * decode)
-    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_everything_is_measured_in_every_round_beside_what_theory_says(prompt):
@@ -48,7 +36,7 @@ def test_everything_is_measured_in_every_round_beside_what_theory_says(prompt):
     assert at_2.flops_left == flops_left(model.config, 22, 16)[1]
     assert at_2.cache_left == cache_left(model.config, 22, 16)[1]
     assert (at_4.token_layers_left, at_4.flops_left) == (1.0, 1.0)
-    assert all(cost.peak_bytes > 0 for cost in costs if cost.peak_bytes is not None)
+    assert all(cost.peak_bytes > 0 for cost in costs)
     assert at_2.kv_cache_bytes < at_4.kv_cache_bytes == bare.kv_cache_bytes
 
 
@@ -76,10 +64,3 @@ def test_ratios_are_to_the_bare_run_beside_it(prompt):
 def test_decoding_takes_two_tokens(prompt):
     with pytest.raises(ValueError, match="at least 2"):
         measure_answers(*prompt, [2], 1, 1)
-
-
-def test_hooks_are_gone_after_an_exception(prompt):
-    model, inputs = prompt
-    with pytest.raises(ValueError, match="nonsense"):
-        answer(model, {**inputs, "nonsense": torch.ones(1)}, 3, nullcontext())
-    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -66,7 +66,8 @@ sys.exit(main(sys.argv[4:]))
 def until(what, name, nth, *command, cache):
     return subprocess.run(
         [sys.executable, "-c", UNTIL, what, name, str(nth), *map(str, command)],
-        cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache), "BROWSER_PATH": "/no/such/browser"},
     )  # fmt: skip
 
 

@@ -1,4 +1,3 @@
-import json
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -7,8 +6,8 @@ import pytest
 import torch
 
 from tests.families import LAYERS, build
-from vtw_demo.comparison import layer_times
-from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
+from vtw_demo.comparison import timing
+from vtw_demo.comparison.layer_times import measure_layer_times
 from vtw_demo.withdrawal import token_pruning
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -48,7 +47,6 @@ def test_every_layer_of_both_runs_has_a_time(model, inputs, layer):
     assert len(times.full) == len(times.withdrawn) == LAYERS
     assert min(*times.full, *times.withdrawn) > 0
     assert hooks(model) == before
-    assert json.loads(json.dumps(times.to_json()))["full"] == list(times.full)
 
 
 def test_runs_take_turns_in_prefills_as_generate_makes_them(model, inputs):
@@ -65,7 +63,7 @@ def test_runs_take_turns_in_prefills_as_generate_makes_them(model, inputs):
         measure_layer_times(model, inputs, LAYER, rounds=3)
     prompt = inputs["input_ids"].shape[1]
     kept = prompt - int(visual_token_mask(model.config, inputs["input_ids"]).sum())
-    assert tokens == [prompt, kept] * 4  # a round to warm up, and three that count
+    assert tokens == [prompt, kept, kept, prompt] * 2  # a round to warm up, and three that count
     assert all(of_pass["use_cache"] and of_pass["cache"] is not None for of_pass in passes)
     assert all(of_pass["logits"].shape[1] == 1 for of_pass in passes)
 
@@ -74,11 +72,10 @@ def test_what_the_model_says_is_unchanged_while_it_is_timed(model, inputs):
     timed = []
     with hooked(model, lambda module, args, output: timed.append(output.logits)):
         measure_layer_times(model, inputs, LAYER, rounds=1)
-    for index, layer in enumerate((LAYERS, LAYER)):
+    for index, layer in enumerate((LAYERS, LAYER, LAYER, LAYERS)):
         with torch.inference_mode(), withdraw(model, layer):
             expected = model(**inputs, use_cache=True, logits_to_keep=1).logits
         assert torch.equal(timed[index], expected)
-        assert torch.equal(timed[index + 2], expected)
 
 
 def test_the_work_of_withdrawal_is_part_of_layer_k(model, inputs, monkeypatch):
@@ -94,7 +91,7 @@ def test_the_work_of_withdrawal_is_part_of_layer_k(model, inputs, monkeypatch):
         clock[0] += 0.1
         return real(*args)
 
-    monkeypatch.setattr(layer_times, "time", SimpleNamespace(perf_counter=now))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=now))
     monkeypatch.setattr(token_pruning, "gather_hidden_states", take)
     times = measure_layer_times(model, inputs, LAYER, rounds=2)
     assert times.full == pytest.approx([1.0] * LAYERS)
@@ -103,7 +100,7 @@ def test_the_work_of_withdrawal_is_part_of_layer_k(model, inputs, monkeypatch):
 
 def test_the_median_of_the_rounds_is_taken_and_the_first_one_left_out(model, inputs, monkeypatch):
     readings = iter([*[0.0, 9.0] * (2 * LAYERS), *[0.0, 3.0] * (2 * LAYERS), *[0.0, 1.0] * (4 * LAYERS)])
-    monkeypatch.setattr(layer_times, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     times = measure_layer_times(model, inputs, LAYER, rounds=3)
     assert times.full == times.withdrawn == (1000.0,) * LAYERS
 
@@ -139,28 +136,10 @@ def test_an_exception_inside_a_layer_leaves_no_hook(model, inputs):
 
 @pytest.mark.parametrize("rounds", [0, -1, True, 1.5])
 def test_numbers_of_rounds_that_are_none(model, inputs, rounds):
-    with pytest.raises(ValueError, match=f"this is {rounds}"):
+    with pytest.raises(ValueError, match=rf"(this is|needed;) {rounds}"):
         measure_layer_times(model, inputs, LAYER, rounds=rounds)
 
 
 def test_layers_that_are_not_there(model, inputs):
     with pytest.raises(ValueError, match=f"from 1 to {LAYERS}.*this is {LAYERS + 1}"):
         measure_layer_times(model, inputs, LAYERS + 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"full": (1.0,)}, "full has 1 layers, withdrawn has 2"),
-        ({"layer": 3}, "from 1 to 2.*this is 3"),
-        ({"layer": 0}, "this is 0"),
-        ({"rounds": 0}, "at least 1 round; this is 0"),
-        ({"withdrawn": (1.0, 0.0)}, r"this is 0.0 ms"),
-        ({"full": (1.0, float("nan"))}, "this is nan ms"),
-    ],
-)
-def test_results_check_themselves(change, message):
-    good = {"layer": 1, "rounds": 2, "full": (1.0, 2.0), "withdrawn": (1.0, 0.5)}
-    LayerTimes(**good)
-    with pytest.raises(ValueError, match=message):
-        LayerTimes(**(good | change))

@@ -99,12 +99,12 @@ BAD_ROWS = (
 def test_bad_rows_are_named_and_skipped(folder):
     samples, bad = read_samples(write_jsonl(folder / "data.jsonl", *BAD_ROWS), 20)
     assert [s.name for s in samples] == ["data.jsonl:1", "data.jsonl:9"]
-    reasons = {entry.line: entry.reason for entry in bad}
+    reasons = {int(entry.place.removeprefix("line ")): entry.reason for entry in bad}
     assert sorted(reasons) == [2, 3, 4, 5, 6, 7, 8]
     assert "no valid JSON" in reasons[2]
     assert "missing.png" in reasons[3]
     assert "not a picture" in reasons[4]
-    assert reasons[5] == reasons[6] == "question is missing"
+    assert (reasons[5], reasons[6]) == ("question is empty", "question is missing")
     assert "question must be text; this is 7" in reasons[7]
     assert "must be a JSON object" in reasons[8]
     assert str(bad[0]).startswith("line 2: ")
@@ -130,8 +130,8 @@ def test_of_many_rows_some_are_chosen_in_their_order(folder):
 def test_unreadable_data(folder, tmp_path):
     cases = [
         (folder / "nothing", "There is no"),
-        (folder / "red.png", r"must be a \.jsonl or \.csv file"),
-        (folder, r"must hold one \.jsonl or \.csv file; it holds none"),
+        (folder / "red.png", r"must be a \.jsonl or \.csv or \.json file"),
+        (folder, r"or a folder that holds one \.jsonl or \.csv file"),
     ]
     for path, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -141,15 +141,18 @@ def test_unreadable_data(folder, tmp_path):
     with pytest.raises(ValueError, match="not text in UTF-8"):
         read_samples(latin, 20)
     latin.write_text("picture,question\nred.png,What?\n")
-    with pytest.raises(ValueError, match="header with image, question; image is missing"):
+    with pytest.raises(
+        ValueError,
+        match=r"no column 'image'; it has picture, question\. Its header must",
+    ):
         read_samples(latin, 20)
     latin.write_text('image,question\nred.png,"What?\n')
     with pytest.raises(ValueError, match="no valid CSV at line"):
         read_samples(latin, 20)
     latin.write_text("image,question\n")
-    with pytest.raises(ValueError, match="no row with a picture and a question"):
+    with pytest.raises(ValueError, match="no row that can be used"):
         read_samples(latin, 20)
-    with pytest.raises(ValueError, match=r"no row with a picture.*line 1: there is no picture .*gone\.png"):
+    with pytest.raises(ValueError, match=r"no row that can be used: line 1: there is no picture .*gone\.png"):
         read_samples(write_jsonl(folder / "a.jsonl", row("gone.png")), 20)
     with pytest.raises(ValueError, match=r"it holds a\.jsonl, latin\.csv\. Name the file itself"):
         read_samples(folder, 20)

@@ -1,9 +1,10 @@
+import statistics
 import time
 
 import pytest
 import torch
 
-from vtw_demo.comparison.timing import Ratio, in_turn, interleaved, peak_memory, ratios
+from vtw_demo.comparison.timing import Clock, Ratio, Spread, in_turn, interleaved, peak_memory, ratios
 
 CPU = torch.device("cpu")
 
@@ -25,17 +26,40 @@ def test_each_run_has_a_time_a_round():
     assert ratios([2.0, 9.0], [1.0, 3.0]) == (2.0, 3.0)
 
 
-def test_a_ratio_has_rounds():
-    assert Ratio("a", (3.0, 1.0, 2.0)).median == 2.0
-    for rounds in ((), (1.0, 0.0)):
-        with pytest.raises(ValueError, match="positive ratio"):
-            Ratio("a", rounds)
+def test_without_a_round_to_warm_up_every_round_counts():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert [name for name, _ in in_turn(runs, 2, warm_up=False)] == calls == list("abba")
+
+
+def test_pauses_are_not_counted():
+    clock = Clock(CPU)
+    start = clock.now()
+    with clock.paused():
+        time.sleep(0.2)
+    assert 0 <= clock.now() - start < 0.1
+
+
+def test_a_ratio_has_its_median():
+    ratio = Ratio("a", (3.0, 1.0, 2.0))
+    assert ratio.median == 2.0
+    assert ratio.to_json() == {"name": "a", "rounds": (3.0, 1.0, 2.0), "bar": None, "median": 2.0}
+
+
+def test_the_spread_is_the_extremes_the_quartiles_and_the_median():
+    values = [7.0, 1.0, 3.0, 4.5, 10.0, 2.0]
+    spread = Spread.of(values)
+    assert (spread.lowest, spread.highest) == (1, 10)
+    quartiles = (spread.lower_quartile, spread.median, spread.upper_quartile)
+    assert quartiles == pytest.approx(statistics.quantiles(values, n=4, method="inclusive"))
+    assert Spread.of([2.0]) == Spread(2, 2, 2, 2, 2)
 
 
 def test_memory_held_meanwhile_is_seen():
+    def hold():
+        held = [torch.ones(1_000_000) for _ in range(50)]
+        time.sleep(0.02)
+        del held
+
     for _ in range(2):  # what the first has freed doesn't hide the second
-        with peak_memory(CPU) as peak:
-            held = [torch.ones(1_000_000) for _ in range(50)]
-            time.sleep(0.02)
-            del held
-        assert peak[0] == pytest.approx(200e6, rel=0.25)
+        assert peak_memory(hold, CPU) == pytest.approx(200e6, rel=0.25)

@@ -6,7 +6,7 @@ import torch
 from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
 from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
-from vtw_demo.evaluation.built_in_data import (
+from vtw_demo.evaluation.data import (
     easy_vqa_test,
     fresh_scenes,
     otherwise_drawn,
@@ -14,7 +14,7 @@ from vtw_demo.evaluation.built_in_data import (
     scene_descriptions,
     unknown_photos,
 )
-from vtw_demo.evaluation.ways import FULL, PromptSize, Way, fastv_dropped, fastv_share, obstacle
+from vtw_demo.evaluation.variants import FULL, PromptSize, Variant, fastv_dropped, fastv_share, obstacle
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -28,13 +28,13 @@ def samples():
 
 @pytest.fixture(scope="module")
 def found(vlm, samples):
-    ways = [FULL, *(Way("withdrawn", layer) for layer in LAYERS)]
-    return answer_samples(vlm, samples, ways, 40, batch_size=4)
+    variants = [FULL, *(Variant("withdrawn", layer) for layer in LAYERS)]
+    return answer_samples(vlm, samples, variants, 40, batch_size=4)
 
 
 @pytest.mark.parametrize("layer", [*LAYERS, 12])
 def test_answers_are_those_of_plain_runs(vlm, samples, found, layer):
-    way = FULL if layer == 12 else Way("withdrawn", layer)
+    variant = FULL if layer == 12 else Variant("withdrawn", layer)
     for sample, outcomes in zip(samples, found, strict=True):
         inputs = vlm.prepare(sample.open(), sample.question)
         with torch.inference_mode():
@@ -42,18 +42,18 @@ def test_answers_are_those_of_plain_runs(vlm, samples, found, layer):
             with withdraw(vlm.model, layer):
                 output = vlm.generate(**inputs, max_new_tokens=40)
                 withdrawn = vlm.model(**inputs).logits[0, -1].log_softmax(-1)
-        assert outcomes[way].answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
+        assert outcomes[variant].answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
         kl = (withdrawn.exp() * (withdrawn - full)).sum().item()
-        assert outcomes[way].kl == pytest.approx(kl, abs=1e-4)
+        assert outcomes[variant].kl == pytest.approx(kl, abs=1e-4)
         size = prompt_sizes(vlm, inputs)[0]
         flops = [prefill_flops(vlm.model.config, size.tokens, size.visual, k) for k in (layer, 12)]
-        assert outcomes[way].flops_left == pytest.approx(flops[0] / flops[1])
+        assert outcomes[variant].flops_left == pytest.approx(flops[0] / flops[1])
 
 
 def test_some_answers_differ(found):
     """Else the runs above would show nothing of answers that a sweep doesn't give."""
-    assert any(of[Way("withdrawn", 2)].answer != of[FULL].answer for of in found)
-    assert any(of[Way("withdrawn", 11)].answer == of[FULL].answer for of in found)
+    assert any(of[Variant("withdrawn", 2)].answer != of[FULL].answer for of in found)
+    assert any(of[Variant("withdrawn", 11)].answer == of[FULL].answer for of in found)
 
 
 def test_models_that_punish_repetition_answer_in_plain_runs(vlm, samples):
@@ -61,25 +61,25 @@ def test_models_that_punish_repetition_answer_in_plain_runs(vlm, samples):
     config.repetition_penalty = 5.0
     try:
         assert not chooses_likeliest(vlm)
-        (outcomes,) = answer_samples(vlm, samples[-1:], [FULL, Way("withdrawn", 11)], 30, batch_size=4)
+        (outcomes,) = answer_samples(vlm, samples[-1:], [FULL, Variant("withdrawn", 11)], 30, batch_size=4)
         inputs = vlm.prepare(samples[-1].open(), samples[-1].question)
         with torch.inference_mode(), withdraw(vlm.model, 11):
             output = vlm.generate(**inputs, max_new_tokens=30)
     finally:
         config.repetition_penalty = None
     assert chooses_likeliest(vlm)
-    assert outcomes[Way("withdrawn", 11)].answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
+    assert outcomes[Variant("withdrawn", 11)].answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 def test_ablations_answer_in_any_batch(vlm, samples):
-    ways = [FULL, Way("random", 4), Way("renumbered", 4), Way("fastv", 4), Way("blind")]
-    together = answer_samples(vlm, samples[:3], ways, 8, batch_size=3)
-    alone = [answer_samples(vlm, [sample], ways, 8, batch_size=1)[0] for sample in samples[:3]]
+    variants = [FULL, Variant("random", 4), Variant("renumbered", 4), Variant("fastv", 4), Variant("blind")]
+    together = answer_samples(vlm, samples[:3], variants, 8, batch_size=3)
+    alone = [answer_samples(vlm, [sample], variants, 8, batch_size=1)[0] for sample in samples[:3]]
     for one, other in zip(together, alone, strict=True):
-        for way in ways:
-            assert one[way].answer == other[way].answer
-            assert one[way].kl == pytest.approx(other[way].kl, abs=1e-3)
-    assert all(of[Way("blind")].flops_left < of[Way("fastv", 4)].flops_left for of in together)
+        for variant in variants:
+            assert one[variant].answer == other[variant].answer
+            assert one[variant].kl == pytest.approx(other[variant].kl, abs=1e-3)
+    assert all(of[Variant("blind")].flops_left < of[Variant("fastv", 4)].flops_left for of in together)
 
 
 @pytest.mark.parametrize("layer", [2, 4, 7, 11])
@@ -90,19 +90,14 @@ def test_fastv_takes_as_many_flops(vlm, layer):
     assert prefill_flops(config, 230, dropped, 2) <= allowed
     assert dropped == 0 or prefill_flops(config, 230, dropped - 1, 2) > allowed
     assert int(fastv_share(config, size, layer) * 196) == dropped
-    assert Way("fastv", layer).flops_left(config, size) == pytest.approx(
-        Way("withdrawn", layer).flops_left(config, size), abs=0.01
+    assert Variant("fastv", layer).flops_left(config, size) == pytest.approx(
+        Variant("withdrawn", layer).flops_left(config, size), abs=0.01
     )
 
 
 def test_fastv_cant_save_as_much_as_withdrawal_at_1(vlm):
-    assert "can't save as much" in obstacle(vlm, Way("fastv", 1))
-    assert obstacle(vlm, Way("fastv", 2)) is None
-
-
-def test_the_full_model_comes_first(vlm, samples):
-    with pytest.raises(ValueError, match="first way"):
-        answer_samples(vlm, samples, [Way("withdrawn", 3)], 8, batch_size=2)
+    assert "can't save as much" in obstacle(vlm, Variant("fastv", 1))
+    assert obstacle(vlm, Variant("fastv", 2)) is None
 
 
 def test_built_in_data():
@@ -121,10 +116,10 @@ def test_built_in_data():
 def test_questions_in_other_words_are_of_the_tested_phrasings():
     asked = [sample.question for sample in rephrased_questions(60).samples]
 
-    def fits(question: str, ways: dict[str, tuple[str, ...]]) -> bool:
+    def fits(question: str, variants: dict[str, tuple[str, ...]]) -> bool:
         return any(
             question.lower().startswith(text.lower().partition("{")[0]) and question.endswith(text[-1])
-            for texts in ways.values()
+            for texts in variants.values()
             for text in texts
             if not text.startswith("{")
         )

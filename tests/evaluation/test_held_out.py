@@ -5,8 +5,7 @@ from pathlib import Path
 
 import vtw_demo.embedded
 from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
-from vtw_demo.evaluation.built_in_data import easy_vqa_test
-from vtw_demo.evaluation.samples import picture_fingerprint
+from vtw_demo.evaluation.data import easy_vqa_test, picture_fingerprint
 
 FOLDER = Path(vtw_demo.embedded.__file__).parent
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from vtw_demo.evaluation.normalisation import normalise
-from vtw_demo.evaluation.scores import description_match, exact_match
+from vtw_demo.evaluation.metrics import description_match, exact_match, normalise
 
 
 @pytest.mark.parametrize(

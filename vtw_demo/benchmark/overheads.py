@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -51,14 +51,18 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     def mass() -> None:
         measure_attention(model, inputs)
 
-    times = interleaved({"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}, rounds, model.device)
-    memory = _peaks({"bare": prefill, "mass": mass}, rounds, model.device)
+    device = model.device
+    times = interleaved({"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}, rounds, device)
+    memory: dict[str, list[float]] = {"bare": [], "mass": []}
+    for name, peak in in_turn(
+        {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}, rounds
+    ):
+        memory[name].append(peak)
     swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
-    sweep_times = interleaved(swept, max(2, rounds // 3), model.device)
-    told = all(memory["bare"]) and memory["bare"]
-    in_4_bits = interleaved({"bare": prefill, "dequantise": dequantise}, rounds, model.device) if quantized else None
+    sweep_times = interleaved(swept, max(2, rounds // 3), device)
+    in_4_bits = interleaved({"bare": prefill, "dequantise": dequantise}, rounds, device) if quantized else None
     return (
-        *([Ratio(MASS_MEMORY, ratios(memory["mass"], memory["bare"]), 1.05)] if told else []),
+        *([Ratio(MASS_MEMORY, ratios(memory["mass"], memory["bare"]), 1.05)] if min(memory["bare"]) > 0 else []),
         Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
         Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
         Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
@@ -85,17 +89,3 @@ def measure_comparison(
 
     times = interleaved({"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device)
     return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)
-
-
-def _peaks(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """The most bytes that each run held beside what was held before it, in each round; nothing where it isn't told."""
-    peaks: dict[str, list[float]] = {name: [] for name in runs}
-
-    def watched(run: Callable[[], Any]) -> list[int]:
-        with peak_memory(device) as peak:
-            run()
-        return peak
-
-    for name, peak in in_turn({name: partial(watched, run) for name, run in runs.items()}, rounds):
-        peaks[name] += peak
-    return peaks

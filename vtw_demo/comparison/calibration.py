@@ -6,13 +6,13 @@ threshold. The paper's divergence is that of an answer's first token; a sample h
 
 from __future__ import annotations
 
-import math
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
@@ -32,20 +32,11 @@ DEFAULT_THRESHOLD = 0.003
 class Measurement:
     """One sample's divergence at K = 1 to L - 1, and the share of the prefill's FLOPs left there.
 
-    `flops_left` is None where `vtw_demo.measurements.flops` doesn't know the costs. Raises ValueError for other
-    lengths, and numbers that are negative or none.
+    `flops_left` is None where `vtw_demo.measurements.flops` doesn't know the costs.
     """
 
     kl: tuple[float, ...]
     flops_left: tuple[float, ...] | None
-
-    def __post_init__(self) -> None:
-        if not self.kl or (self.flops_left is not None and len(self.flops_left) != len(self.kl)):
-            raise ValueError(f"{len(self.kl)} divergences don't go with the FLOPs left {self.flops_left}.")
-        if not all(math.isfinite(value) and value >= 0 for value in (*self.kl, *(self.flops_left or ()))):
-            raise ValueError(
-                f"Divergences and FLOPs must be numbers from 0 on; these are {self.kl}, {self.flops_left}."
-            )
 
 
 @dataclass(frozen=True)
@@ -55,8 +46,6 @@ class Calibration:
     - `model`, `revision`, `quantization`, `precision`: what was measured; as in `VisionLanguageModel`.
     - `data`: where the samples are from; `samples`: their names.
     - `measurements`: of each sample, K = 1 to L - 1.
-
-    Raises ValueError unless there is a measurement for each sample, all of as many layers.
     """
 
     model: str
@@ -67,13 +56,6 @@ class Calibration:
     threshold: float
     samples: tuple[str, ...]
     measurements: tuple[Measurement, ...]
-
-    def __post_init__(self) -> None:
-        if not self.measurements or len(self.samples) != len(self.measurements):
-            raise ValueError(f"{len(self.samples)} samples have {len(self.measurements)} measurements.")
-        if len({len(measurement.kl) for measurement in self.measurements}) > 1:
-            raise ValueError("The measurements are of different numbers of layers.")
-        choose_layer(self.layers, [self.mean], self.threshold)  # checks the threshold
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -92,10 +74,7 @@ class Calibration:
 
     def quantile(self, share: float) -> tuple[float, ...]:
         """What so large a share of the samples (0 to 1) stays at or below, at each K."""
-        position = share * (len(self.measurements) - 1)
-        below, above = math.floor(position), math.ceil(position)
-        ordered = (sorted(of_layer) for of_layer in zip(*(m.kl for m in self.measurements), strict=True))
-        return tuple(o[below] + (position - below) * (o[above] - o[below]) for o in ordered)
+        return tuple(np.quantile([m.kl for m in self.measurements], share, axis=0).tolist())
 
     @property
     def flops_left(self) -> tuple[float, ...] | None:
@@ -138,17 +117,21 @@ class Calibration:
 
     @classmethod
     def from_json(cls, written: dict[str, Any]) -> Calibration:
-        """Raises ValueError for what `to_json` hasn't written."""
+        """Raises UserError for what `to_json` hasn't written."""
         try:
             measurements = tuple(
                 Measurement(tuple(m["kl"]), None if m["flops_left"] is None else tuple(m["flops_left"]))
                 for m in written["measurements"]
             )
             names = ("model", "revision", "quantization", "precision", "data", "threshold")
-            return cls(
+            read = cls(
                 **{name: written[name] for name in names}, samples=tuple(written["samples"]), measurements=measurements
             )
-        except (KeyError, TypeError) as error:
+            read.to_json()  # fails for measurements that don't go together, and what is no threshold
+            if len(read.samples) != len(measurements):
+                raise UserError(f"{len(read.samples)} samples have {len(measurements)} measurements.")
+            return read
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(f"This is no calibration: {error!r}.") from error
 
 
@@ -175,10 +158,11 @@ def calibrate(
     result at the end. So a calibration that was stopped, or killed, goes on where it was. Setting `stop` ends it
     after the sample in hand, without a `Calibration`.
 
-    Raises ValueError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
+    Raises UserError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
     """
     if not samples:
         raise UserError("There are no samples to calibrate on.")
+    choose_layer((1,), [[0.0]], threshold)  # refuses what is no threshold, before anything is measured
     known = {} if store is None else store.measurements(vlm.layers - 1)
     done: list[Measurement] = []
     for sample in samples:

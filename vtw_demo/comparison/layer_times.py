@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.comparison.compare import RunName
+from vtw_demo.comparison.timing import Clock, in_turn
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import check_layer, withdraw
@@ -30,30 +30,12 @@ class LayerTimes:
 
     On a GPU the device is waited for before and after each layer, so layers don't overlap as they do in a prefill that
     nobody watches: the times add up to more than that takes.
-
-    Raises ValueError for lengths that differ, K outside 1 to their length, no round, and times that aren't positive.
     """
 
     layer: int
     rounds: int
     full: tuple[float, ...]
     withdrawn: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        layers = len(self.full)
-        if layers != len(self.withdrawn):
-            raise ValueError(f"full has {layers} layers, withdrawn has {len(self.withdrawn)}.")
-        if not 1 <= self.layer <= layers:
-            raise ValueError(f"layer must be from 1 to {layers}, the number of layers; this is {self.layer}.")
-        if self.rounds < 1:
-            raise ValueError(f"There is at least 1 round; this is {self.rounds}.")
-        for milliseconds in (*self.full, *self.withdrawn):
-            if not milliseconds > 0:
-                raise ValueError(f"Every layer takes some time; this is {milliseconds} ms.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
 
 
 def measure_layer_times(
@@ -72,22 +54,28 @@ def measure_layer_times(
 
     Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
 
-    Raises ValueError for rounds below 1, and what `withdraw` raises.
+    Raises UserError for rounds below 1, and what `withdraw` raises.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise UserError(f"The number of rounds must be at least 1; this is {rounds!r}.")
+    if isinstance(rounds, bool) or not isinstance(rounds, int):
+        raise UserError(f"The number of rounds must be a whole number; this is {rounds!r}.")
     layers = len(find_decoder(model).layers)
     check_layer(layer, layers)
-    runs: dict[RunName, int] = {"full": layers, "withdrawn": layer}
+
+    def prefill(withdrawal_layer: int) -> list[float] | None:
+        if stop is not None and stop.is_set():
+            return None
+        with torch.inference_mode(), withdraw(model, withdrawal_layer), _timed_layers(model) as times:
+            model(**inputs, use_cache=True, logits_to_keep=1)
+        return times
+
+    runs: dict[RunName, Any] = {"full": partial(prefill, layers), "withdrawn": partial(prefill, layer)}
     passes: dict[RunName, list[list[float]]] = {name: [] for name in runs}
-    for _ in range(1 + rounds):
-        for name, withdrawal_layer in runs.items():
-            if stop is not None and stop.is_set():
-                return None
-            with torch.inference_mode(), withdraw(model, withdrawal_layer), _timed_layers(model) as times:
-                model(**inputs, use_cache=True, logits_to_keep=1)
-            passes[name].append(times)
-    return LayerTimes(layer, rounds, _medians(passes["full"]), _medians(passes["withdrawn"]))
+    for name, times in in_turn(runs, rounds):
+        if times is None:
+            return None
+        passes[name].append(times)
+    full, withdrawn = (tuple(map(statistics.median, zip(*of_run, strict=True))) for of_run in passes.values())
+    return LayerTimes(layer, rounds, full, withdrawn)
 
 
 @contextmanager
@@ -96,27 +84,17 @@ def _timed_layers(model: PreTrainedModel) -> Iterator[list[float]]:
 
     Enter it inside `withdraw`, so that its hooks stand around those of the withdrawal.
     """
-    layers = find_decoder(model).layers
+    layers, clock = find_decoder(model).layers, Clock(model.device)
     started, times = [0.0] * len(layers), [0.0] * len(layers)
 
-    def now() -> float:
-        if model.device.type != "cpu":
-            torch.accelerator.synchronize(model.device)
-        return time.perf_counter() * 1e3
-
     def start(index: int, *_: Any) -> None:
-        started[index] = now()
+        started[index] = clock.now()
 
     def end(index: int, *_: Any) -> None:
-        times[index] = now() - started[index]
+        times[index] = (clock.now() - started[index]) * 1e3
 
     with ExitStack() as hooks:
         for index, layer in enumerate(layers):
             hooks.callback(layer.register_forward_pre_hook(partial(start, index), prepend=True).remove)
             hooks.callback(layer.register_forward_hook(partial(end, index)).remove)
         yield times
-
-
-def _medians(passes: list[list[float]]) -> tuple[float, ...]:
-    """By layer, without the first pass, which warmed up."""
-    return tuple(statistics.median(times) for times in zip(*passes[1:], strict=True))

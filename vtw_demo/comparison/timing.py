@@ -1,4 +1,4 @@
-"""Interleaved rounds: what is compared runs in turn, and ratios are taken within a round."""
+"""The one clock of every timing, and what is made of its times: rounds in which runs take turns, spreads and ratios."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import psutil
 import torch
 
 from vtw_demo.errors import UserError
@@ -21,18 +22,49 @@ Name = TypeVar("Name")
 Result = TypeVar("Result")
 
 
+class Clock:
+    """Seconds; the device is waited for at each reading, and pauses are cut out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._paused = 0.0
+
+    def now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter() - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - since
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the numbers of several rounds lie."""
+
+    lowest: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one number or more; quartiles lie between the numbers next to them, in proportion."""
+        return cls(*np.percentile(values, [0, 25, 50, 75, 100]).tolist())
+
+
 @dataclass(frozen=True)
 class Ratio:
     """What something took in units of something else, or in seconds, in each round; `bar` is the most that it may take,
-    if there is one. Raises ValueError without a round, and for ratios that aren't positive."""
+    if there is one."""
 
     name: str
     rounds: tuple[float, ...]
     bar: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.rounds or min(self.rounds) <= 0:
-            raise ValueError(f"{self.name} needs a positive ratio a round; these are {self.rounds}.")
 
     @property
     def median(self) -> float:
@@ -43,85 +75,72 @@ class Ratio:
         return {**asdict(self), "median": self.median}
 
 
-def in_turn(runs: Mapping[Name, Callable[[], Result]], rounds: int) -> Iterator[tuple[Name, Result]]:
-    """Call each of `runs` once a round, in an order that is turned around from round to round, after one round to warm
-    up; yield what each call gives, with its name.
+def in_turn(
+    runs: Mapping[Name, Callable[[], Result]], rounds: int, *, warm_up: bool = True
+) -> Iterator[tuple[Name, Result]]:
+    """Call each of `runs` once a round, in an order that is turned around from round to round; yield what each call
+    gives, with its name. What a round before them gives, to warm up, is left out.
 
-    Raises ValueError for no round.
+    Raises UserError for no round.
     """
     if rounds < 1:
         raise UserError(f"At least 1 round is needed; {rounds} were asked for.")
     order = list(runs)
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         for name in order:
             result = runs[name]()
-            if number > 0:
+            if number >= warm_up:
                 yield name, result
         order.reverse()
 
 
-def timed(run: Callable[[], Any], device: torch.device) -> Callable[[], float]:
-    """The same, giving the seconds that it takes, the device synchronised before and after."""
-
-    def call() -> float:
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        synchronise(device)
-        return time.perf_counter() - start
-
-    return call
-
-
 def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds that each of `runs` took in each round."""
+    clock = Clock(device)
+
+    def timed(run: Callable[[], Any]) -> Callable[[], float]:
+        def call() -> float:
+            start = clock.now()
+            run()
+            return clock.now() - start
+
+        return call
+
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, seconds in in_turn({name: timed(run, device) for name, run in runs.items()}, rounds):
+    for name, seconds in in_turn({name: timed(run) for name, run in runs.items()}, rounds):
         times[name].append(seconds)
     return times
 
 
-def ratios(times: list[float], units: list[float]) -> tuple[float, ...]:
+def ratios(times: Sequence[float], units: Sequence[float]) -> tuple[float, ...]:
     """Round by round."""
     return tuple(taken / unit for taken, unit in zip(times, units, strict=True))
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[int]]:
-    """A list that holds one number at the end: how many bytes more were held inside than before, at most.
-
-    On a CPU that is the process's resident memory, sampled every millisecond. Empty where it can't be told.
-    """
-    peak: list[int] = []
+def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
+    """How many bytes more were held during `run` than before, at most: of a GPU torch's own count; else the process's
+    resident memory, sampled every millisecond."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield peak
-        peak.append(torch.cuda.max_memory_allocated(device) - before)
-        return
-    if not Path("/proc/self/statm").exists():
-        yield peak
-        return
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
     _give_back_what_is_free()
-    before, highest, done = _resident(), [0], threading.Event()
+    process = psutil.Process()
+    before, highest, done = process.memory_info().rss, [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.001):
-            highest[0] = max(highest[0], _resident())
+            highest[0] = max(highest[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield peak
+        run()
     finally:
         done.set()
         watcher.join()
-    peak.append(max(highest[0], _resident()) - before)
+    return max(highest[0], process.memory_info().rss) - before
 
 
 def _give_back_what_is_free() -> None:
@@ -129,7 +148,3 @@ def _give_back_what_is_free() -> None:
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""What a model answers in each way, in batches.
+"""What a model answers in each variant, in batches.
 
 The answers at all withdrawal layers K come from one forward pass where they can: `sweep`, with the full model's answer
 given, says which token each K would have chosen after each part of it. Where these are the answer's own tokens, greedy
@@ -7,18 +7,19 @@ decoding with withdrawal at K gives just that answer. Where one differs, the mod
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import kl_div
+from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.samples import EvaluationSample
+from vtw_demo.evaluation.data import EvaluationSample
 from vtw_demo.evaluation.shared_encoding import shared_encoding
-from vtw_demo.evaluation.ways import FULL, PromptSize, Way
+from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -38,10 +39,6 @@ class Outcome:
     answer: str
     kl: float
     flops_left: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,55 +60,40 @@ class _Answered:
 def answer_samples(
     vlm: VisionLanguageModel,
     samples: Sequence[EvaluationSample],
-    ways: Sequence[Way],
+    variants: Sequence[Variant],
     max_new_tokens: int,
     batch_size: int,
     seed: int = 0,
     on_answers: Callable[[int], None] = lambda count: None,
-) -> list[dict[Way, Outcome]]:
-    """What each sample is answered in each of `ways`, which begin with `FULL`; greedy.
+) -> list[dict[Variant, Outcome]]:
+    """What each sample is answered in each of `variants`, which begin with `FULL`; greedy.
 
     The model answers `batch_size` questions at a time. `on_answers` is called with each number of further answers.
     What is drawn at random depends on `seed` and the sample alone.
 
-    Raises ValueError for other ways than these, and what `VisionLanguageModel.prepare_batch`, `sweep` and the ways'
-    contexts raise.
+    Raises what `VisionLanguageModel.prepare_batch`, `sweep` and the variants' contexts raise.
     """
-    if not ways or ways[0] != FULL:
-        raise UserError("An evaluation compares with the full model: it is the first way.")
-    withdrawn = [way for way in ways if way.kind == "withdrawn"]
-    found: list[dict[Way, Outcome]] = [{} for _ in samples]
-    left: dict[Way, list[int]] = {way: [] for way in ways[1:]}
+    assert variants[0] == FULL
+    withdrawn = [variant for variant in variants if variant.kind == "withdrawn"]
+    is_swept = len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm)
+    found: list[dict[Variant, Outcome]] = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
     with torch.inference_mode(), shared_encoding(vlm.model):
         for batch in _batches(range(len(samples)), batch_size):
             full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
+            decided = _agreeing(vlm, full, withdrawn) if is_swept else [{} for _ in batch]
             for row, index in enumerate(batch):
                 first[index] = full.first[row]
-                found[index][FULL] = _outcome(vlm, full, row, FULL, 0.0)
-            on_answers(len(batch))
-            if len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm):
-                decided = _agreeing(vlm, full, withdrawn)
-                for way, of_rows in decided.items():
-                    for index, outcome in zip(batch, of_rows, strict=True):
-                        if outcome is None:
-                            left[way].append(index)
-                        else:
-                            found[index][way] = outcome
-                    on_answers(sum(outcome is not None for outcome in of_rows))
-            else:
-                for way in withdrawn:
-                    left[way].extend(batch)
-            for way in left:
-                if way.kind != "withdrawn":
-                    left[way].extend(batch)
-        for way, indices in left.items():
-            for batch in _batches(indices, batch_size):
-                answered = _answer(vlm, [samples[i] for i in batch], way, max_new_tokens, seed)
+                found[index] = {FULL: _outcome(vlm, full, row, FULL, 0.0), **decided[row]}
+                on_answers(len(found[index]))
+        for variant in variants[1:]:
+            left = [index for index, outcomes in enumerate(found) if variant not in outcomes]
+            for batch in _batches(left, batch_size):
+                answered = _answer(vlm, [samples[i] for i in batch], variant, max_new_tokens, seed)
                 before = torch.stack([first[index] for index in batch])
                 kl = kl_div(before, answered.first, reduction="none", log_target=True).sum(-1).clamp_min(0).tolist()
                 for row, index in enumerate(batch):
-                    found[index][way] = _outcome(vlm, answered, row, way, kl[row])
+                    found[index][variant] = _outcome(vlm, answered, row, variant, kl[row])
                 on_answers(len(batch))
     return found
 
@@ -157,66 +139,57 @@ def seeds_of(samples: Sequence[EvaluationSample], seed: int) -> list[str]:
 
 
 def _answer(
-    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], way: Way, max_new_tokens: int, seed: int
+    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], variant: Variant, max_new_tokens: int, seed: int
 ) -> _Answered:
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
-    with way.context(vlm.model, sizes, seeds_of(samples, seed)), _FirstLogits(vlm) as seen:
+    with variant.context(vlm.model, sizes, seeds_of(samples, seed)), _first_logits(vlm.model) as logits:
         output = vlm.generate(**inputs, max_new_tokens=max_new_tokens)
     tokens = output[:, inputs["input_ids"].shape[1] :]
     ends = _end_tokens(vlm)
     lengths = []
     for row in tokens.tolist():
         lengths.append(next((place + 1 for place, token in enumerate(row) if token in ends), len(row)))
-    return _Answered(inputs, sizes, tokens, tuple(lengths), seen.logits.float().log_softmax(-1))
+    return _Answered(inputs, sizes, tokens, tuple(lengths), logits[0].float().log_softmax(-1))
 
 
-class _FirstLogits:
-    """The logits after the prompt, from the first forward pass of a `generate` inside a `with` block; those that
+@contextmanager
+def _first_logits(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """The logits after the prompt, (batch, vocabulary), from the first forward pass of a `generate` inside; those that
     `generate` returns itself are of every token, and take the memory of all."""
+    found: list[torch.Tensor] = []
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
-        self.model = vlm.model
-        self.found: torch.Tensor | None = None
+    def note(module: Any, args: tuple, output: Any) -> None:
+        if not found:
+            found.append(output.logits[:, -1])
 
-    @property
-    def logits(self) -> torch.Tensor:
-        assert self.found is not None
-        return self.found
-
-    def __enter__(self) -> _FirstLogits:
-        def note(module: Any, args: tuple, output: Any) -> None:
-            if self.found is None:
-                self.found = output.logits[:, -1]
-
-        self.handle = self.model.register_forward_hook(note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+    handle = model.register_forward_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
-def _agreeing(vlm: VisionLanguageModel, full: _Answered, ways: Sequence[Way]) -> dict[Way, list[Outcome | None]]:
-    """For each K and row the outcome, where the answer is the full model's own; None where it isn't."""
+def _agreeing(vlm: VisionLanguageModel, full: _Answered, withdrawn: Sequence[Variant]) -> list[dict[Variant, Outcome]]:
+    """For each row the outcomes at those K where the answer is the full model's own."""
     swept = sweep(vlm.model, full.inputs, full.tokens)
     assert swept.answer_choices is not None
     column = torch.arange(full.tokens.shape[1], device=full.tokens.device)
     beyond = column >= torch.tensor(full.lengths, device=full.tokens.device)[:, None]
     same = ((swept.answer_choices == full.tokens[:, None]) | beyond[:, None]).all(-1).tolist()
     divergence = swept.kl.tolist()
-    decided: dict[Way, list[Outcome | None]] = defaultdict(list)
-    for way in ways:
-        assert way.layer is not None
-        for row, by_layer in enumerate(same):
-            index = way.layer - 1
-            kl = divergence[row][index]
-            decided[way].append(_outcome(vlm, full, row, way, kl) if by_layer[index] else None)
+    decided: list[dict[Variant, Outcome]] = [{} for _ in same]
+    for variant in withdrawn:
+        assert variant.layer is not None
+        for row, outcomes in enumerate(decided):
+            if same[row][variant.layer - 1]:
+                outcomes[variant] = _outcome(vlm, full, row, variant, divergence[row][variant.layer - 1])
     return decided
 
 
-def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, way: Way, kl: float) -> Outcome:
+def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, variant: Variant, kl: float) -> Outcome:
     try:
-        left = way.flops_left(vlm.model.config, answered.sizes[row])
+        left = variant.flops_left(vlm.model.config, answered.sizes[row])
     except UserError:
         left = None
     tokens = answered.tokens[row, : answered.lengths[row]].tolist()

@@ -10,14 +10,14 @@ from typing import Any
 
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answering import Outcome
-from vtw_demo.evaluation.samples import EvaluationSample
+from vtw_demo.evaluation.data import EvaluationSample
 from vtw_demo.files import write_whole
 
 
 class AnswersFile:
     """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way.
 
-    Raises ValueError for a file with answers that depend on something else.
+    Raises UserError for a file with answers that depend on something else.
     """
 
     def __init__(self, path: Path, depends_on: dict[str, Any]) -> None:

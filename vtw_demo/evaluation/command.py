@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 from tqdm import tqdm
 
 from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
@@ -21,32 +22,23 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answers_file import AnswersFile
-from vtw_demo.evaluation.built_in_data import (
-    easy_vqa_test,
-    fresh_scenes,
-    otherwise_drawn,
-    rephrased_questions,
-    scene_descriptions,
-    unknown_photos,
-)
+from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, Columns, EvaluationData, read_data
 from vtw_demo.evaluation.evaluation import Evaluation, evaluate
-from vtw_demo.evaluation.files import Columns, read_data
-from vtw_demo.evaluation.intervals import CONFIDENCE, RESAMPLES
+from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.plots import (
     evaluation_figure,
     evaluation_markdown,
-    evaluation_png,
     evaluation_reading,
     evaluation_table,
     kinds_figure,
 )
-from vtw_demo.evaluation.samples import SHORT_ANSWER_TOKENS, EvaluationData
-from vtw_demo.evaluation.ways import ABLATIONS, FULL, Ablation, Way, obstacle
+from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
 from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.png import write_png
 
 HELP = "measure on data whether withdrawal keeps the quality of a model's answers"
 DESCRIPTION = (
@@ -54,14 +46,6 @@ DESCRIPTION = (
     "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
     "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
 )
-BUILT_IN = {
-    "scenes": fresh_scenes,
-    "rephrased": rephrased_questions,
-    "drawn-otherwise": otherwise_drawn,
-    "descriptions": scene_descriptions,
-    "easy-vqa": easy_vqa_test,
-    "photos": unknown_photos,
-}
 EMBEDDED_ONLY = "photos"
 """What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12
@@ -75,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         metavar="DATA",
-        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL or CSV file of "
-        "image, question and answer, or a folder that holds one with its pictures; a set of the package datasets, on "
-        "disk or from the hub",
+        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL, JSON or CSV "
+        "file of image, question and answer, or a folder that holds a JSONL or CSV file with its pictures; a set of "
+        "the package datasets, on disk or from the hub",
     )
     for name, holds in (
         ("image", "pictures"),
@@ -133,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
     compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
-    ways, left_out = _ways(vlm, layers, ablations, options.ablation_layers, compared)
+    variants, left_out = _variants(vlm, layers, ablations, options.ablation_layers, compared)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     evaluations = []
@@ -147,10 +131,12 @@ def run(options: argparse.Namespace) -> int:
             "seed": options.seed,
         }
         file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", depends_on)
-        for part, in_ways in _parts(data, ways, compared, options.curve_samples, options.seed):
+        for part, in_variants in _parts(data, variants, compared, options.curve_samples, options.seed):
             try:
-                with tqdm(total=len(part.samples) * len(in_ways), desc=name, unit="answer") as bar:
-                    evaluations.append(evaluate(vlm, part, in_ways, file, options.batch_size, options.seed, bar.update))
+                with tqdm(total=len(part.samples) * len(in_variants), desc=name, unit="answer") as bar:
+                    evaluations.append(
+                        evaluate(vlm, part, in_variants, file, options.batch_size, options.seed, bar.update)
+                    )
             except KeyboardInterrupt:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
@@ -184,15 +170,15 @@ def _data(name: str, options: argparse.Namespace) -> EvaluationData:
 
 
 def _parts(
-    data: EvaluationData, ways: Sequence[Way], compared: int, curve_samples: int | None, seed: int
-) -> list[tuple[EvaluationData, Sequence[Way]]]:
-    """What is asked in which ways: all in all of them; or some in all, and then all of the full model and at the K
+    data: EvaluationData, variants: Sequence[Variant], compared: int, curve_samples: int | None, seed: int
+) -> list[tuple[EvaluationData, Sequence[Variant]]]:
+    """What is asked of which variants: all of all of them; or some of all, and then all of the full model and at the K
     that is `compared`."""
     if curve_samples is None or curve_samples >= len(data.samples):
-        return [(data, ways)]
+        return [(data, variants)]
     chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
     some = replace(data, name=f"{data.name}, some at every K", samples=tuple(data.samples[i] for i in chosen))
-    return [(some, ways), (data, [FULL, Way("withdrawn", compared)])]
+    return [(some, variants), (data, [FULL, Variant("withdrawn", compared)])]
 
 
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
@@ -241,24 +227,27 @@ def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
     return sorted(found)
 
 
-def _ways(
+def _variants(
     vlm: VisionLanguageModel,
     layers: Sequence[int],
     ablations: Sequence[Ablation],
     ablation_layers: Sequence[str] | None,
     compared: int,
-) -> tuple[list[Way], list[str]]:
-    """The ways to answer, the full model first, and why some can't be."""
+) -> tuple[list[Variant], list[str]]:
+    """The variants to compare, the full model first, and why some can't be."""
     where = [compared] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
-    others = [Way(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)]
-    ways, left_out = [FULL, *(Way("withdrawn", layer) for layer in sorted({*layers, *(where if others else ())}))], []
-    for way in others:
-        reason = obstacle(vlm, way)
+    others = [
+        Variant(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)
+    ]
+    withdrawn = sorted({*layers, *(where if others else ())})
+    variants, left_out = [FULL, *(Variant("withdrawn", layer) for layer in withdrawn)], []
+    for variant in others:
+        reason = obstacle(vlm, variant)
         if reason is None:
-            ways.append(way)
+            variants.append(variant)
         else:
-            left_out.append(f"{way.name}: {reason}")
-    return ways, left_out
+            left_out.append(f"{variant.name}: {reason}")
+    return variants, left_out
 
 
 def _print(evaluation: Evaluation, calibrated: int | None) -> None:
@@ -267,22 +256,26 @@ def _print(evaluation: Evaluation, calibrated: int | None) -> None:
     if (chosen := _chosen(evaluation, calibrated)) is not None:
         print(evaluation_reading(evaluation, chosen))
     if evaluation.samples_per_second:
-        speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.ways)} ways"
+        speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.variants)} ways"
         print(f"{evaluation.answered} answered in {evaluation.seconds:.0f} s: {speed}.", flush=True)
 
 
 def _chosen(evaluation: Evaluation, calibrated: int | None) -> int | None:
-    layers = [way.layer for way in evaluation.ways if way.kind == "withdrawn"]
+    layers = [variant.layer for variant in evaluation.variants if variant.kind == "withdrawn"]
     return calibrated if calibrated in layers else None
 
 
 def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], calibrated: int | None) -> None:
-    figures = []
     contents: dict[str, bytes] = {"evaluation.json": json.dumps(result, indent=1).encode()}
-    markdown = []
+    figures, pictures, markdown = [], {}, []
     for evaluation in evaluations:
-        figures += [evaluation_figure(evaluation), kinds_figure(evaluation, calibrated)]
-        contents[f"{_slug(evaluation.data)}.png"] = evaluation_png(evaluation)
+        curve = evaluation_figure(evaluation)
+        figures += [curve, kinds_figure(evaluation, calibrated)]
+        # A picture has no text to hover over.
+        labelled = {"mode": "lines+markers+text", "textposition": "bottom right", "textfont": {"size": 9}}
+        pictures[out / f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
+            labelled, selector={"name": "agreement"}
+        )
         contents[f"{_slug(evaluation.data)}.csv"] = evaluation_table(evaluation).to_csv().encode()
         markdown.append(f"{evaluation.data}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
     contents["evaluation.md"] = "\n".join(markdown).encode()
@@ -295,6 +288,10 @@ def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation],
     for name, content in contents.items():
         write_whole(out / name, content)
         print(out / name)
+    if undrawn := write_png(pictures):
+        print(undrawn, file=sys.stderr)
+    else:
+        print(*pictures, sep="\n")
 
 
 def _slug(name: str) -> str:

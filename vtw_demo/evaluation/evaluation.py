@@ -1,4 +1,4 @@
-"""Accuracy, agreement and divergence of a model on a data set, in each way to answer."""
+"""Accuracy, agreement, divergence and prefill times of a model on a data set, in each variant."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from vtw_demo.comparison.timed_generate import timed_generate
+from vtw_demo.comparison.timing import in_turn, ratios
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.answering import Outcome, answer_samples
+from vtw_demo.evaluation.answering import Outcome, answer_samples, prompt_sizes, seeds_of
 from vtw_demo.evaluation.answers_file import AnswersFile, sample_key
-from vtw_demo.evaluation.intervals import Estimate, estimates
-from vtw_demo.evaluation.normalisation import normalise
-from vtw_demo.evaluation.prefill_times import PrefillTime, prefill_times
-from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample, picture_fingerprint
-from vtw_demo.evaluation.ways import FULL, Way
+from vtw_demo.evaluation.data import EvaluationData, EvaluationSample, picture_fingerprint
+from vtw_demo.evaluation.metrics import Estimate, estimates, normalise
+from vtw_demo.evaluation.variants import FULL, Variant
 from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 BATCHES_AT_ONCE = 4
 """After so many batches what was answered is kept: of the answers that differ from the full model's, full batches are
 made of several."""
+TIMED_ROUNDS = 3
+TIMED_PROMPTS = 5
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How a way to answer did on samples.
+    """How a variant did on samples.
 
     - `accuracy`: the mean score; `agreement`: the share of answers that are the full model's, normalised; `kl`: of the
       first token, in nats.
     - `change`: the accuracy less the full model's on the same samples.
     - `flops_left`: the mean share of the full prefill's FLOPs; None where costs aren't known.
-
-    Raises ValueError without samples.
     """
 
     samples: int
@@ -44,17 +45,34 @@ class Figures:
     kl: Estimate
     flops_left: float | None
 
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError("Figures are of at least one sample.")
+
+@dataclass(frozen=True)
+class PrefillTime:
+    """Prefills of some prompts, some rounds of each: milliseconds, and the ratio to the full model's in the same
+    round."""
+
+    milliseconds: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.milliseconds)
+
+    @property
+    def median_ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`, with the medians."""
+        return {**asdict(self), "median_ms": self.median_ms, "median_ratio": self.median_ratio}
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A model on a data set.
 
-    - `figures`: by the kind of question, `ALL` last, and by the way to answer, in the order that was asked for.
-    - `prefill`: the times of each way's prefill.
+    - `figures`: by the kind of question, `ALL` last, and by variant, in the order that was asked for.
+    - `prefill`: the times of each variant's prefill.
     - `layers`: L, of the model; `pictures`: how many different ones.
     - `answered`: the samples that were answered in this run and not before, in `seconds`.
     """
@@ -65,13 +83,13 @@ class Evaluation:
     pictures: int
     max_new_tokens: int
     score: str
-    figures: dict[str, dict[Way, Figures]]
-    prefill: dict[Way, PrefillTime]
+    figures: dict[str, dict[Variant, Figures]]
+    prefill: dict[Variant, PrefillTime]
     answered: int
     seconds: float
 
     @property
-    def ways(self) -> tuple[Way, ...]:
+    def variants(self) -> tuple[Variant, ...]:
         return tuple(self.figures[ALL])
 
     @property
@@ -82,27 +100,23 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
         return {
-            "data": self.data,
-            "layers": self.layers,
-            "samples": self.samples,
-            "pictures": self.pictures,
-            "max_new_tokens": self.max_new_tokens,
-            "score": self.score,
-            "answered": self.answered,
-            "seconds": self.seconds,
+            **vars(self),
             "samples_per_second": self.samples_per_second,
             "figures": {
-                kind: [{"way": way.name, "kind": way.kind, "layer": way.layer, **asdict(f)} for way, f in row.items()]
+                kind: [
+                    {"way": one.name, "kind": one.kind, "layer": one.layer, **asdict(found)}
+                    for one, found in row.items()
+                ]
                 for kind, row in self.figures.items()
             },
-            "prefill": {way.name: times.to_json() for way, times in self.prefill.items()},
+            "prefill": {variant.name: times.to_json() for variant, times in self.prefill.items()},
         }
 
 
 def evaluate(
     vlm: VisionLanguageModel,
     data: EvaluationData,
-    ways: Sequence[Way],
+    variants: Sequence[Variant],
     file: AnswersFile,
     batch_size: int = 16,
     seed: int = 0,
@@ -110,13 +124,13 @@ def evaluate(
 ) -> Evaluation:
     """Answer what `file` doesn't hold yet, keeping it there as it comes, and measure.
 
-    `on_answers` is called with each number of further answers, those of the file first. Raises ValueError for a batch
+    `on_answers` is called with each number of further answers, those of the file first. Raises UserError for a batch
     size below 1, and what `answer_samples` raises; OSError where the file can't be written.
     """
     if batch_size < 1:
         raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
-    prefill = on_model_thread(prefill_times, vlm, data.samples, ways)
-    known: list[dict[Way, Outcome]] = []
+    prefill = on_model_thread(prefill_times, vlm, data.samples, variants)
+    known: list[dict[Variant, Outcome]] = []
     pictures: list[str] = []
     for sample in data.samples:
         kept: dict[str, Outcome] = {}
@@ -124,15 +138,15 @@ def evaluate(
         if sample_key(sample) in file.lines:
             picture = picture_fingerprint(sample.open())
             kept = file.outcomes(sample, picture)
-        known.append({way: kept[way.name] for way in ways if way.name in kept})
+        known.append({variant: kept[variant.name] for variant in variants if variant.name in kept})
         pictures.append(picture)
-        again = FULL in known[-1] and len(known[-1]) < len(ways)
+        again = FULL in known[-1] and len(known[-1]) < len(variants)
         on_answers(len(known[-1]) - again)
     answered, start = 0, time.perf_counter()
-    for indices, missing in _left(known, ways, BATCHES_AT_ONCE * batch_size):
+    for indices, missing in _left(known, variants, BATCHES_AT_ONCE * batch_size):
         samples = [data.samples[index] for index in indices]
         # Again, where only others are missing: divergence is from the full model's distribution, which isn't kept.
-        asked = [FULL, *(way for way in missing if way != FULL)]
+        asked = [FULL, *(variant for variant in missing if variant != FULL)]
         found = on_model_thread(answer_samples, vlm, samples, asked, data.max_new_tokens, batch_size, seed, on_answers)
         rows = []
         for index, outcomes in zip(indices, found, strict=True):
@@ -140,7 +154,7 @@ def evaluate(
             known[index] |= outcomes
             pictures[index] = pictures[index] or picture_fingerprint(sample.open())
             held = file.outcomes(sample, pictures[index])
-            held |= {way.name: outcome for way, outcome in outcomes.items()}
+            held |= {variant.name: outcome for variant, outcome in outcomes.items()}
             rows.append(_row(data, sample, pictures[index], held))
         file.keep(rows)
         answered += len(rows)
@@ -154,20 +168,39 @@ def evaluate(
         pictures=len(set(pictures)),
         max_new_tokens=data.max_new_tokens,
         score=data.score.__name__,
-        figures=_figures(data, known, pictures, ways, seed),
+        figures=_figures(data, known, pictures, variants, seed),
         prefill=prefill,
         answered=answered,
         seconds=seconds,
     )
 
 
+def prefill_times(
+    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], variants: Sequence[Variant]
+) -> dict[Variant, PrefillTime]:
+    """Time each of `variants`, which hold `FULL`, on the first few samples, from the decoder's start to the first
+    token."""
+    times: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for sample in samples[:TIMED_PROMPTS]:
+        inputs = vlm.prepare(sample.open(), sample.question)
+        runs = {variant: partial(_prefill_ms, vlm, inputs, variant, seeds_of([sample], 0)) for variant in variants}
+        for variant, milliseconds in in_turn(runs, TIMED_ROUNDS):
+            times[variant].append(milliseconds)
+    return {variant: PrefillTime(tuple(taken), ratios(taken, times[FULL])) for variant, taken in times.items()}
+
+
+def _prefill_ms(vlm: VisionLanguageModel, inputs: dict[str, Any], variant: Variant, seeds: Sequence[str]) -> float:
+    context = variant.context(vlm.model, prompt_sizes(vlm, inputs), seeds)
+    return timed_generate(vlm.generate, vlm.model, inputs, context, max_new_tokens=1).prefill_ms
+
+
 def _left(
-    known: Sequence[Mapping[Way, Outcome]], ways: Sequence[Way], at_once: int
-) -> Iterator[tuple[list[int], tuple[Way, ...]]]:
-    """Samples to answer together, with the ways that they lack."""
-    lacking: dict[tuple[Way, ...], list[int]] = {}
+    known: Sequence[Mapping[Variant, Outcome]], variants: Sequence[Variant], at_once: int
+) -> Iterator[tuple[list[int], tuple[Variant, ...]]]:
+    """Samples to answer together, with the variants that they lack."""
+    lacking: dict[tuple[Variant, ...], list[int]] = {}
     for index, have in enumerate(known):
-        if missing := tuple(way for way in ways if way not in have):
+        if missing := tuple(variant for variant in variants if variant not in have):
             lacking.setdefault(missing, []).append(index)
     for missing, indices in lacking.items():
         for start in range(0, len(indices), at_once):
@@ -187,7 +220,7 @@ def _row(
         "references": sample.references,
         "ways": {
             name: {
-                **outcome.to_json(),
+                **asdict(outcome),
                 "score": data.score(outcome.answer, sample.references),
                 "agrees": normalise(outcome.answer) == full,
             }
@@ -198,30 +231,30 @@ def _row(
 
 def _figures(
     data: EvaluationData,
-    outcomes: Sequence[Mapping[Way, Outcome]],
+    outcomes: Sequence[Mapping[Variant, Outcome]],
     pictures: Sequence[str],
-    ways: Sequence[Way],
+    variants: Sequence[Variant],
     seed: int,
-) -> dict[str, dict[Way, Figures]]:
+) -> dict[str, dict[Variant, Figures]]:
     columns = []
     for sample, found in zip(data.samples, outcomes, strict=True):
         full = normalise(found[FULL].answer)
         right = data.score(found[FULL].answer, sample.references)
         row = []
-        for way in ways:
-            score = data.score(found[way].answer, sample.references)
-            row += [score, score - right, float(normalise(found[way].answer) == full), found[way].kl]
+        for variant in variants:
+            score = data.score(found[variant].answer, sample.references)
+            row += [score, score - right, float(normalise(found[variant].answer) == full), found[variant].kl]
         columns.append(row)
     kinds = sorted({sample.kind for sample in data.samples if sample.kind})
-    figures: dict[str, dict[Way, Figures]] = {}
+    figures: dict[str, dict[Variant, Figures]] = {}
     for kind in (*(kinds if len(kinds) > 1 else ()), ALL):
         chosen = [i for i, sample in enumerate(data.samples) if kind == ALL or sample.kind == kind]
         found_here = estimates([columns[i] for i in chosen], [pictures[i] for i in chosen], seed)
         figures[kind] = {}
-        for number, way in enumerate(ways):
-            shares = [outcomes[i][way].flops_left for i in chosen]
+        for number, variant in enumerate(variants):
+            shares = [outcomes[i][variant].flops_left for i in chosen]
             known = [share for share in shares if share is not None]
             accuracy, change, agreement, kl = found_here[4 * number : 4 * number + 4]
             left = statistics.fmean(known) if len(known) == len(shares) else None
-            figures[kind][way] = Figures(len(chosen), accuracy, change, agreement, kl, left)
+            figures[kind][variant] = Figures(len(chosen), accuracy, change, agreement, kl, left)
     return figures

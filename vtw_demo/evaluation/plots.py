@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from matplotlib.figure import Figure
 
 from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
-from vtw_demo.evaluation.intervals import Estimate
-from vtw_demo.evaluation.ways import FULL, Way
+from vtw_demo.evaluation.metrics import Estimate
+from vtw_demo.evaluation.variants import FULL, Variant
 from vtw_demo.formats import percent
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
 from vtw_demo.plots.table import Table
 
 ACCURACY_COLOUR, AGREEMENT_COLOUR = RUN_COLOURS["withdrawn"], "#0072B2"
 SYMBOLS = {"random": "x", "renumbered": "diamond", "blind": "square", "fastv": "triangle-up"}
-MARKERS = {"random": "x", "renumbered": "D", "blind": "s", "fastv": "^"}
 KIND_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8F98", "#B8A800", "#5D3A9B")
 
 
@@ -28,12 +25,12 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
     against_flops = _flops_known(of)
     for name, colour in (("accuracy", ACCURACY_COLOUR), ("agreement", AGREEMENT_COLOUR)):
         for kind in ("withdrawn", *SYMBOLS):
-            ways = _of_kind(of, kind)
-            if not ways:
+            variants = _of_kind(of, kind)
+            if not variants:
                 continue
-            found: list[Estimate] = [getattr(of[way], name) for way in ways]
+            found: list[Estimate] = [getattr(of[variant], name) for variant in variants]
             figure.add_scatter(
-                x=[_place(way, of[way], against_flops, evaluation) for way in ways],
+                x=[_place(variant, of[variant], against_flops, evaluation) for variant in variants],
                 y=[100 * one.mean for one in found],
                 error_y={
                     "type": "data",
@@ -43,7 +40,7 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
                     "thickness": 1,
                     "width": 3,
                 },
-                text=[way.name for way in ways],
+                text=[variant.name for variant in variants],
                 mode="lines+markers" if kind == "withdrawn" else "markers",
                 line={"color": colour},
                 marker={"color": colour, "symbol": SYMBOLS.get(kind, "circle"), "size": 8},
@@ -65,10 +62,10 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
     """Accuracy by K, a line for each kind of question; `calibrated` is marked."""
     figure = go.Figure()
     for number, (kind, of) in enumerate(evaluation.figures.items()):
-        ways = _curve(of)
+        variants = _curve(of)
         figure.add_scatter(
-            x=[_layer(way, evaluation) for way in ways],
-            y=[100 * of[way].accuracy.mean for way in ways],
+            x=[_layer(variant, evaluation) for variant in variants],
+            y=[100 * of[variant].accuracy.mean for variant in variants],
             mode="lines+markers",
             line={
                 "color": "#555" if kind == ALL else KIND_COLOURS[number % len(KIND_COLOURS)],
@@ -92,7 +89,7 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
 def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
     """What withdrawal at `layer` keeps and saves, in one sentence."""
     of = evaluation.figures[ALL]
-    found, full = of[Way("withdrawn", layer)], of[FULL]
+    found, full = of[Variant("withdrawn", layer)], of[FULL]
     flops = "" if found.flops_left is None else f" with {percent(found.flops_left)} of the prefill's FLOPs"
     return (
         f"On {evaluation.data} ({evaluation.samples} questions), withdrawal at K = {layer} is right in "
@@ -103,7 +100,7 @@ def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """A row for each kind of question and way to answer."""
+    """A row for each kind of question and variant."""
     columns = (
         "kind",
         "way",
@@ -123,7 +120,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     )
     rows = []
     for kind, of in evaluation.figures.items():
-        for way, found in of.items():
+        for variant, found in of.items():
             shares = [
                 100 * value
                 for one in (found.accuracy, found.change, found.agreement)
@@ -131,101 +128,62 @@ def evaluation_table(evaluation: Evaluation) -> Table:
             ]
             left = None if found.flops_left is None else 100 * found.flops_left
             rows.append(
-                (kind, way.name, found.samples, *shares, found.kl.mean, left, evaluation.prefill[way].median_ms)
+                (kind, variant.name, found.samples, *shares, found.kl.mean, left, evaluation.prefill[variant].median_ms)
             )
     return Table(columns, tuple(rows))
 
 
 def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -> str:
-    """All questions by way to answer, and accuracy by kind of question and K; as Markdown."""
+    """All questions by variant, and accuracy by kind of question and K; as Markdown."""
     lines = [
         "| way | accuracy | change, points | agreement | mean KL | FLOPs left | prefill, ms |",
         "|---|---|---|---|---|---|---|",
     ]
-    for way, found in evaluation.figures[ALL].items():
-        chosen = " (calibrated)" if way == Way("withdrawn", calibrated or 0) else ""
+    for variant, found in evaluation.figures[ALL].items():
+        chosen = " (calibrated)" if variant == Variant("withdrawn", calibrated or 0) else ""
         left = "unknown" if found.flops_left is None else f"{100 * found.flops_left:.1f} %"
-        time = evaluation.prefill[way]
+        time = evaluation.prefill[variant]
+        change = "–" if variant == FULL else _points(found.change)
         lines.append(
-            f"| {way.name}{chosen} | {_interval(found.accuracy)} | {'–' if way == FULL else _points(found.change)} | "
+            f"| {variant.name}{chosen} | {_interval(found.accuracy)} | {change} | "
             f"{_interval(found.agreement)} | {found.kl.mean:.2g} | {left} | {time.median_ms:.1f} "
             f"({time.median_ratio:.2f} of full) |"
         )
-    ways = _curve(evaluation.figures[ALL])
+    variants = _curve(evaluation.figures[ALL])
     if len(evaluation.figures) > 1:
-        heads = ["full" if way == FULL else way.name for way in ways]
-        lines += ["", f"| accuracy | questions | {' | '.join(heads)} |", f"|---|---|{'---|' * len(ways)}"]
+        heads = ["full" if variant == FULL else variant.name for variant in variants]
+        lines += ["", f"| accuracy | questions | {' | '.join(heads)} |", f"|---|---|{'---|' * len(variants)}"]
         for kind, of in evaluation.figures.items():
-            shares = " | ".join(f"{100 * of[way].accuracy.mean:.1f} %" for way in ways)
+            shares = " | ".join(f"{100 * of[variant].accuracy.mean:.1f} %" for variant in variants)
             lines.append(f"| {kind} | {of[FULL].samples} | {shares} |")
     return "\n".join(lines)
 
 
-def evaluation_png(evaluation: Evaluation) -> bytes:
-    """`evaluation_figure`, drawn without a browser."""
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    of = evaluation.figures[ALL]
-    against_flops = _flops_known(of)
-    for name, colour in (("accuracy", ACCURACY_COLOUR), ("agreement", AGREEMENT_COLOUR)):
-        for kind in ("withdrawn", *MARKERS):
-            ways = _of_kind(of, kind)
-            if not ways:
-                continue
-            found: list[Estimate] = [getattr(of[way], name) for way in ways]
-            axes.errorbar(
-                [_place(way, of[way], against_flops, evaluation) for way in ways],
-                [100 * one.mean for one in found],
-                yerr=[
-                    [max(0.0, 100 * (one.mean - one.low)) for one in found],
-                    [max(0.0, 100 * (one.high - one.mean)) for one in found],
-                ],
-                fmt="o-" if kind == "withdrawn" else MARKERS[kind],
-                color=colour,
-                capsize=2,
-                label=name if kind == "withdrawn" else f"{name}, {kind}",
-            )
-            if name == "agreement" and kind == "withdrawn":
-                for way, one in zip(ways, found, strict=True):
-                    place = (_place(way, of[way], against_flops, evaluation), 100 * one.mean)
-                    axes.annotate(way.name, place, xytext=(3, 5), textcoords="offset points", fontsize=6)
-    axes.set(
-        xlabel="prefill FLOPs left, %" if against_flops else "withdrawal layer K",
-        ylabel="share of the questions, %",
-        title=f"{evaluation.data}: {evaluation.samples} questions",
-    )
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="lower right")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
-
-
-def _flops_known(of: dict[Way, Figures]) -> bool:
+def _flops_known(of: dict[Variant, Figures]) -> bool:
     return all(found.flops_left is not None for found in of.values())
 
 
-def _place(way: Way, found: Figures, against_flops: bool, evaluation: Evaluation) -> float:
+def _place(variant: Variant, found: Figures, against_flops: bool, evaluation: Evaluation) -> float:
     if against_flops:
         assert found.flops_left is not None
         return 100 * found.flops_left
-    return _layer(way, evaluation)
+    return _layer(variant, evaluation)
 
 
-def _layer(way: Way, evaluation: Evaluation) -> int:
-    if way.kind == "full":
+def _layer(variant: Variant, evaluation: Evaluation) -> int:
+    if variant.kind == "full":
         return evaluation.layers
-    return 0 if way.layer is None else way.layer
+    return 0 if variant.layer is None else variant.layer
 
 
-def _of_kind(of: dict[Way, Figures], kind: str) -> Sequence[Way]:
+def _of_kind(of: dict[Variant, Figures], kind: str) -> Sequence[Variant]:
     """What is drawn alike; the full model ends the curve of withdrawal."""
-    return _curve(of) if kind == "withdrawn" else [way for way in of if way.kind == kind]
+    return _curve(of) if kind == "withdrawn" else [variant for variant in of if variant.kind == kind]
 
 
-def _curve(of: dict[Way, Figures]) -> Sequence[Way]:
+def _curve(of: dict[Variant, Figures]) -> Sequence[Variant]:
     """Withdrawal by K, the full model last."""
-    return [*(way for way in of if way.kind == "withdrawn"), FULL]
+    return [*(variant for variant in of if variant.kind == "withdrawn"), FULL]
 
 
 def _interval(estimate: Estimate) -> str:

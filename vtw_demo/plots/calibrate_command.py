@@ -22,7 +22,7 @@ from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
-from vtw_demo.plots.divergence_png import divergence_png
+from vtw_demo.plots.png import write_png
 
 HELP = "choose the withdrawal layer K for a model"
 DESCRIPTION = (
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        help="a JSONL or CSV file whose rows have an image (a path, relative to the file) and a question, or a folder "
-        "that holds one such file; without it, fresh scenes, descriptions of some, and easy-vqa where it "
-        "is installed",
+        help="a JSONL, JSON or CSV file whose rows have an image (a path, relative to the file) and a question, or a "
+        "folder that holds one JSONL or CSV file; without it, fresh scenes, descriptions of some, and easy-vqa where "
+        "it is installed",
     )
     parser.add_argument(
         "--answer-tokens",
@@ -85,14 +85,18 @@ def run(options: argparse.Namespace) -> int:
     print(calibration.sentence())
     folder = options.out or store.folder
     folder.mkdir(parents=True, exist_ok=True)
+    figure = divergence_figure(calibration, None)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
-        "calibration.html": divergence_figure(calibration, None).to_html(include_plotlyjs=True).encode(),
-        "calibration.png": divergence_png(calibration),
+        "calibration.html": figure.to_html(include_plotlyjs=True).encode(),
     }
     for name, content in contents.items():
         write_whole(folder / name, content)
         print(folder / name)
+    if undrawn := write_png({folder / "calibration.png": figure}):
+        print(undrawn, file=sys.stderr)
+    else:
+        print(folder / "calibration.png")
     if store.problem:
         raise OSError(store.problem)
     return 0

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from vtw_demo.evaluation.files import Columns, read_data
+from vtw_demo.evaluation.data import Columns, read_data
 
 COLOURS = ("red", "green", "blue")
 
@@ -59,20 +59,20 @@ def test_named_columns(folder):
         ("{not JSON", "no valid JSON"),
         ("[1]", "must be a JSON object"),
         (row("gone"), "there is no picture"),
-        (row(question=" "), "question must be text"),
+        (row(question=" "), "question is empty"),
         (row(answer=""), "answer: the answer is empty"),
         (row(answer=None), "answer: an answer must be"),
         (row(answer=[]), "answer: the answer is missing"),
-        (row(image=5), "image must be the path"),
+        (row(image=5), "image must be a picture or the path of one; this is 5"),
         (row(image="data.jsonl"), "not a picture"),
     ],
 )
 def test_bad_rows_are_skipped_and_told(folder, bad, reason):
     data, skipped = read_data(write(folder, row(), bad, row("blue")), Columns())
     assert len(data.samples) == 2
-    assert str(skipped[0]).startswith("data.jsonl:2: ")
+    assert str(skipped[0]).startswith("line 2: ")
     assert reason in str(skipped[0])
-    with pytest.raises(ValueError, match="no row with a picture, a question and an answer"):
+    with pytest.raises(ValueError, match="no row that can be used"):
         read_data(write(folder, bad), Columns())
 
 

@@ -1,4 +1,4 @@
-"""The ways to answer that an evaluation compares: the full model, withdrawal at each K, and the ablations."""
+"""The variants of a model that an evaluation compares: the full model, withdrawal at each K, and the ablations."""
 
 from __future__ import annotations
 
@@ -35,24 +35,18 @@ class PromptSize:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to answer.
+class Variant:
+    """One way to answer: the model as it is, or with a method that takes tokens out.
 
     - `kind`: "full"; "withdrawn", the visual tokens leave before decoder layer `layer`; or an ablation: "random", as
       many random tokens leave there; "renumbered", the visual tokens leave there and the others close ranks; "fastv",
       FastV drops visual tokens after 2 layers, so many that its prefill takes as many FLOPs as withdrawal at `layer`;
       "blind", no layer sees the picture.
     - `layer`: K; None for "full" and "blind".
-
-    Raises ValueError for a `layer` that is missing or too much.
     """
 
     kind: Literal["full", "withdrawn", "random", "renumbered", "blind", "fastv"]
     layer: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.layer is None) != (self.kind in ("full", "blind")):
-            raise ValueError(f"{self.kind!r} doesn't go with the layer {self.layer}.")
 
     @property
     def name(self) -> str:
@@ -80,7 +74,7 @@ class Way:
     def flops_left(self, config: PreTrainedConfig, size: PromptSize) -> float:
         """The share of the full prefill's FLOPs; what FastV's ranking takes isn't counted.
 
-        Raises ValueError for decoders whose costs aren't known.
+        Raises UserError for decoders whose costs aren't known.
         """
         layers = config.get_text_config().num_hidden_layers
         full = prefill_flops(config, size.tokens, size.visual, layers)
@@ -95,13 +89,13 @@ class Way:
         return prefill_flops(config, size.tokens, size.visual, self.layer) / full
 
 
-FULL = Way("full")
+FULL = Variant("full")
 
 
 def fastv_dropped(config: PreTrainedConfig, size: PromptSize, layer: int) -> int:
     """How many visual tokens FastV has to drop before its layer 2 to take no more FLOPs than withdrawal at `layer`.
 
-    Raises ValueError where it can't: at K = 1, and for decoders whose costs aren't known.
+    Raises UserError where it can't: at K = 1, and for decoders whose costs aren't known.
     """
     allowed = prefill_flops(config, size.tokens, size.visual, layer)
     low, high = 0, size.visual
@@ -125,17 +119,17 @@ def fastv_share(config: PreTrainedConfig, size: PromptSize, layer: int) -> float
     return min(1.0, (fastv_dropped(config, size, layer) + 0.5) / size.visual)
 
 
-def obstacle(vlm: VisionLanguageModel, way: Way) -> str | None:
-    """Why a model can't answer in that way, in a sentence; None if it can."""
+def obstacle(vlm: VisionLanguageModel, variant: Variant) -> str | None:
+    """Why a model can't answer so, in a sentence; None if it can."""
     try:
-        if way.kind == "random":
+        if variant.kind == "random":
             check_random(vlm.model)
-        elif way.kind == "renumbered":
+        elif variant.kind == "renumbered":
             check_renumbered(vlm.model)
-        elif way.kind == "fastv":
-            assert way.layer is not None
+        elif variant.kind == "fastv":
+            assert variant.layer is not None
             check_fastv(vlm.model, FASTV_SHARE, FASTV_LAYER)
-            fastv_dropped(vlm.model.config, PromptSize(64, 32), way.layer)
+            fastv_dropped(vlm.model.config, PromptSize(64, 32), variant.layer)
     except UserError as error:
         return str(error)
     return None

@@ -1,29 +1,143 @@
-"""Data that needs no file: fresh scenes, asked plainly and otherwise, drawn plainly and otherwise, their descriptions,
-photos, and the test split of easy-vqa."""
+"""What a model is asked in an evaluation: people's own data; and fresh scenes, asked plainly and otherwise, drawn
+plainly and otherwise, their descriptions, photos, and the test split of easy-vqa."""
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from vtw_demo.comparison.data_files import BadRow, find_file, read_file, read_set
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.samples import EvaluationData, EvaluationSample
-from vtw_demo.evaluation.scores import description_match
+from vtw_demo.evaluation.metrics import description_match, exact_match
+from vtw_demo.models.question import without_control_characters
 
+SHORT_ANSWER_TOKENS = 32
+DESCRIPTION_TOKENS = 256
 SCENES = 5000
 FURTHER = 300
 DESCRIPTIONS = 500
 PHOTOS = 200
-Subject = TypeVar("Subject")
-DESCRIPTION_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """One question about one picture.
+
+    - `name`: where it is from.
+    - `kind`: of question; "" where the data tells none.
+    - `references`: the right answers, one or several.
+    - `open`: gives the picture. Pictures are opened when they are asked about: thousands take too much memory.
+    """
+
+    name: str
+    kind: str
+    question: str
+    references: tuple[str, ...]
+    open: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """A data set.
+
+    - `score`: how right an answer is, 0 to 1, given the references.
+    - `max_new_tokens`: how long an answer may get.
+    """
+
+    name: str
+    samples: tuple[EvaluationSample, ...]
+    score: Callable[[str, Sequence[str]], float] = exact_match
+    max_new_tokens: int = SHORT_ANSWER_TOKENS
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which fields of a row hold what. A row without the field of `kind` has no kind."""
+
+    image: str = "image"
+    question: str = "question"
+    answer: str = "answer"
+    kind: str = "kind"
+
+
+def read_data(
+    name: str,
+    columns: Columns,
+    count: int | None = None,
+    split: str = "test",
+    config: str | None = None,
+    seed: int = 0,
+) -> tuple[EvaluationData, tuple[BadRow, ...]]:
+    """A user's data, and the rows that were skipped because they can't be used.
+
+    - `name`: a file of `vtw_demo.comparison.data_files`, or a folder that holds one, where paths of pictures are
+      relative to its folder; or a set of the package `datasets`.
+    - `count`: where there are more rows, a random choice of so many that depends on `seed` alone, in the data's order.
+    - `split`, `config`: of a set of `datasets`.
+
+    Raises UserError for data that isn't there or can't be read, a column that is missing, a split that isn't there, and
+    data without a row that can be used.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"At least 1 sample is needed; {count} were asked for.")
+    wanted = (columns.image, columns.question, columns.answer)
+    advice = "Name the columns with --image-column, --question-column and --answer-column."
+    file = find_file(Path(name))
+    rows = read_set(name, split, config, wanted, advice) if file is None else read_file(file, wanted, advice)
+
+    def sample(index: int) -> EvaluationSample:
+        fields = rows.fields(index)
+        picture, question = rows.picture(index, columns.image), rows.question(index, columns.question)
+        try:
+            references = references_of(fields.get(columns.answer))
+        except UserError as error:
+            raise UserError(f"{columns.answer}: {error}") from error
+        written = fields.get(columns.kind)
+        kind = "" if written is None else without_control_characters(str(written))
+        return EvaluationSample(rows.names[index], kind, question, references, picture)
+
+    order = list(range(len(rows.rows)))
+    random.Random(f"{seed} rows").shuffle(order)
+    found, bad = rows.usable(sample, order, count)
+    return EvaluationData(rows.title if file is None else name, tuple(found.values())), bad
+
+
+def picture_fingerprint(picture: Image.Image) -> str:
+    """Equal for pictures with the same pixels."""
+    said = f"{picture.mode} {picture.size}"
+    return hashlib.sha256(said.encode() + picture.tobytes()).hexdigest()[:16]
+
+
+def references_of(value: Any) -> tuple[str, ...]:
+    """The right answers that a field holds: one, or a list of them; those of VQA are objects with an `answer`.
+
+    Raises UserError for an empty field, and what is no answer.
+    """
+    listed = value if isinstance(value, list | tuple) else [value]
+    found = []
+    for item in listed:
+        written = item.get("answer") if isinstance(item, dict) else item
+        if not isinstance(written, str | int | float):
+            raise UserError(f"an answer must be text, a number, or a list of these; this is {value!r}")
+        text = {True: "yes", False: "no"}[written] if isinstance(written, bool) else str(written)
+        text = without_control_characters(text)
+        if not text.strip():
+            raise UserError("the answer is empty")
+        found.append(text)
+    if not found:
+        raise UserError("the answer is missing")
+    return tuple(found)
 
 
 def fresh_scenes(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
@@ -34,9 +148,7 @@ def fresh_scenes(count: int | None = None, seed: int = 0, objects: int = MAXIMUM
     samples = []
     for number in range(SCENES if count is None else count):
         scene, asked = _asked(f"{seed} evaluation {number}", objects)
-        samples.append(
-            EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), partial(draw, scene))
-        )
+        samples.append(_about_scene(number, asked, partial(draw, scene)))
     return EvaluationData(f"fresh scenes of 1 to {objects} objects", tuple(samples))
 
 
@@ -45,6 +157,10 @@ def _asked(seed: str, objects: int) -> tuple[Scene, Question]:
     scene = random_scene(generator, generator.randint(1, objects))
     (asked,) = ask_several(scene, 1, generator, SHORT_ANSWER_KINDS)
     return scene, asked
+
+
+def _about_scene(number: int, asked: Question, shown: Callable[[], Image.Image]) -> EvaluationSample:
+    return EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown)
 
 
 def rephrased_questions(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
@@ -57,7 +173,7 @@ def rephrased_questions(count: int | None = None, seed: int = 0, objects: int = 
         while asked is None or said is None or said.text == asked.text:
             scene, asked = _asked(f"{of_sample} {generator.random()}", objects)
             said = rephrased(asked, generator, TESTED)
-        samples.append(EvaluationSample(f"scene {number}", said.kind, said.text, (said.answer,), partial(draw, scene)))
+        samples.append(_about_scene(number, said, partial(draw, scene)))
     return EvaluationData("questions in words never trained on", tuple(samples))
 
 
@@ -69,11 +185,11 @@ def otherwise_drawn(count: int | None = None, seed: int = 0, objects: int = MAXI
         of_sample = f"{seed} evaluation drawn {number}"
         scene, asked = _asked(of_sample, objects)
         shown = partial(_seeded, _otherwise, scene, of_sample)
-        samples.append(EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown))
+        samples.append(_about_scene(number, asked, shown))
     return EvaluationData("scenes drawn and kept otherwise", tuple(samples))
 
 
-def _seeded(make: Callable[[Subject, random.Random], Image.Image], subject: Subject, seed: str) -> Image.Image:
+def _seeded(make: Callable[[Any, random.Random], Image.Image], subject: Any, seed: str) -> Image.Image:
     """The same picture each time: an evaluation opens it more than once."""
     return make(subject, random.Random(f"{seed} picture"))
 
@@ -86,7 +202,7 @@ def _otherwise(scene: Scene, generator: random.Random) -> Image.Image:
 def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
     """Parts of photos that training never saw, with questions about shapes: right is the modest answer alone.
 
-    Raises ValueError where the package scikit-image isn't installed.
+    Raises UserError where the package scikit-image isn't installed.
     """
     try:
         from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, part_of_photo, photos
@@ -110,16 +226,14 @@ def scene_descriptions(count: int | None = None, seed: int = 0, objects: int = M
         scene = random_scene(generator, generator.randint(1, objects))
         asked = ask(scene, "description", generator)
         assert asked is not None
-        samples.append(
-            EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), partial(draw, scene))
-        )
+        samples.append(_about_scene(number, asked, partial(draw, scene)))
     name = f"descriptions of scenes of 1 to {objects} objects"
     return EvaluationData(name, tuple(samples), description_match, DESCRIPTION_TOKENS)
 
 
 def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
     """The questions of easy-vqa's test split, or `count` of them at random, picture by picture; the kind of question is
-    what it asks for. Raises ValueError where the package isn't installed."""
+    what it asks for. Raises UserError where the package isn't installed."""
     try:
         from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
     except ImportError as error:
@@ -142,3 +256,13 @@ def _easy_vqa_kind(question: str, answer: str) -> str:
     if answer in ("yes", "no"):
         return "yes or no"
     return "colour" if "color" in question else "shape"
+
+
+BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
+    "scenes": fresh_scenes,
+    "rephrased": rephrased_questions,
+    "drawn-otherwise": otherwise_drawn,
+    "descriptions": scene_descriptions,
+    "easy-vqa": easy_vqa_test,
+    "photos": unknown_photos,
+}

@@ -1,0 +1,115 @@
+"""How right answers are, as the VQA evaluations compare them, and means over a data set with their 95 % intervals.
+
+Normalised as the VQA v2 evaluation does (visualqa.org/evaluation): lower case, digits for number words, no articles,
+contractions with their apostrophe, no punctuation of sentences; signs such as %, $, colons and apostrophes stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_DRAWN_AT_ONCE = 4_000_000
+NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
+           "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
+ARTICLES = ("a", "an", "the")
+# None that is another word without its apostrophe: its, were, well, ill, shed and the like stay as they are.
+WITH_APOSTROPHE = (
+    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't",
+    "he'd", "he's", "how'd", "how'll", "how's", "i'm", "i've", "isn't", "it'd", "it'll", "ma'am", "might've",
+    "mightn't", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "shan't", "she's", "should've",
+    "shouldn't", "somebody's", "someone's", "something's", "that's", "there'd", "there're", "there's", "they'd",
+    "they'll", "they're", "they've", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's",
+    "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't",
+    "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
+)  # fmt: skip
+CONTRACTIONS = {written.replace("'", ""): written for written in WITH_APOSTROPHE}
+
+_DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_PERIOD = re.compile(r"\.(?!\d)")
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_OBJECT = re.compile(
+    rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b(?: with an? \w on it)?,? (?:at|in) the "
+    # The longest first: a regular expression takes the first that fits.
+    rf"({'|'.join(sorted((place for row in PLACES for place in row), key=len, reverse=True))})\b"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and the interval that holds it in 95 % of the resamples."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def normalise(answer: str) -> str:
+    """The answer as it is compared with others; "" where nothing but punctuation is left.
+
+    Unlike in the VQA evaluation, an answer that is nothing but an article stays: "A" may be a letter.
+    """
+    text = " ".join(answer.lower().replace("’", "'").split())
+    bare = text
+    for mark in _PUNCTUATION:
+        # Between words it parts them; at a word's end, and in numbers, it is dropped.
+        is_dropped = f"{mark} " in text or f" {mark}" in text or _DIGIT_COMMA.search(text)
+        bare = bare.replace(mark, "" if is_dropped else " ")
+    words = [NUMBERS.get(word, word) for word in _PERIOD.sub("", bare).split()]
+    words = [word for word in words if word not in ARTICLES] or words
+    return " ".join(CONTRACTIONS.get(word, word) for word in words)
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """1 for an answer that is one of the references, normalised as the VQA evaluations do; else 0."""
+    said = normalise(answer)
+    return float(bool(said) and any(said == normalise(reference) for reference in references))
+
+
+def description_match(answer: str, references: Sequence[str]) -> float:
+    """1 for a description of a scene that has every object with its colour and place, and no other; else 0."""
+    said = _objects(answer)
+    return float(bool(said) and any(said == _objects(reference) for reference in references))
+
+
+def _objects(description: str) -> Counter[tuple[str, ...]]:
+    """(colour, shape, place) of each object that a description tells of."""
+    return Counter(_OBJECT.findall(description.lower()))
+
+
+def estimates(values: Sequence[Sequence[float]], groups: Sequence[str], seed: int = 0) -> tuple[Estimate, ...]:
+    """The mean of each column with its interval (the bootstrap's percentiles 2.5 and 97.5).
+
+    - `values`, (samples, columns); `groups`: of each sample, its picture. What is drawn again is pictures, each with
+      all its questions: those about one picture aren't independent. All columns are drawn alike, so that the difference
+      of two is as steady as it is on the samples.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    assert len(table) == len(groups) > 0
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.zeros((len(names), table.shape[1]))
+    np.add.at(sums, group, table)
+    counts = np.bincount(group).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    means = []
+    at_once = max(1, _DRAWN_AT_ONCE // len(names))
+    for start in range(0, RESAMPLES, at_once):
+        rows = min(at_once, RESAMPLES - start)
+        drawn = generator.integers(len(names), size=(rows, len(names)))
+        times = np.bincount((drawn + np.arange(rows)[:, None] * len(names)).ravel(), minlength=rows * len(names))
+        weights = times.reshape(rows, len(names)).astype(np.float64)
+        means.append((weights @ sums) / (weights @ counts)[:, None])
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside], axis=0)
+    return tuple(
+        Estimate(float(mean), float(least), float(most))
+        for mean, least, most in zip(table.mean(0), low, high, strict=True)
+    )
