@@ -34,7 +34,7 @@ from vtw_demo.withdrawal.kept_tokens import (
     keep_tokens,
     scatter_hidden_states,
 )
-from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names
+from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names, tile
 from vtw_demo.withdrawal.segments import visual_token_mask
 
 Changed = tuple[tuple, dict[str, Any]] | None
@@ -233,7 +233,8 @@ class TokenPruning:
         forward = self.forward
         if forward is None or forward.kept is None or forward.is_tail:
             return None
-        return rescale_query(attention, output, forward.inputs.before, forward.kept.index)
+        index = forward.kept.index
+        return rescale_query(attention, output, forward.inputs.before, tile(index, len(output) // len(index)))
 
 
 @contextmanager
