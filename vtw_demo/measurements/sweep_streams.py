@@ -107,7 +107,7 @@ class SweepStreams(Withdrawal):
         assert kept is not None
         branch = gather_hidden_states(entering, kept)
         hidden = branch if self.hidden is None else torch.cat([self.hidden.to(branch.device), branch], dim=-3)
-        batch, source, shared = len(kept.index), self.key_sources[index], given.get("shared_kv_states")
+        batch, source, shared = len(kept.index), self.key_source(index, given), given.get("shared_kv_states")
         positions_at_once = self.positions_at_once or batch * forward.inputs.sequence_length
         parts, stored = [], []
         for first, last, sees_all in _chunks(index, source, max(1, positions_at_once // kept.index.numel())):

@@ -109,13 +109,13 @@ def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
     That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
     that one is below K, they see the keys of visual tokens too, which have to be masked.
     """
-    modes = getattr(config, "kv_sharing_modes", None) or [None] * layer_count
-    stored: dict[str, int] = {}
-    sources = []
-    for index, mode in enumerate(modes):
-        if mode == "store":
-            stored[config.layer_types[index]] = index
-        sources.append(stored[config.layer_types[index]] if mode == "reuse" else index)
+    sources = list(range(layer_count))
+    first_shared = layer_count - (getattr(config, "num_kv_shared_layers", None) or 0)
+    for index in range(first_shared, layer_count):
+        of_its_type = [
+            source for source in range(first_shared) if config.layer_types[source] == config.layer_types[index]
+        ]
+        sources[index] = of_its_type[-1]
     return sources
 
 

@@ -29,8 +29,9 @@ class PrunedCacheLayer(CacheLayerMixin):
         missing = 0 if self.positions is None else self.positions.sequence_length - self.positions.count
         return super().get_seq_length() + missing  # type: ignore[safe-super]
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return key_span(self, self.get_seq_length(), query_length)
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        count = query_length if isinstance(query_length, int) else len(query_length)  # positions, in transformers 5.0
+        return key_span(self, self.get_seq_length(), count)
 
     def reset(self) -> None:
         super().reset()
@@ -79,6 +80,12 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
     """The KV cache among a module's arguments."""
     return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+
+
+def find_cache_layer(given: Mapping[str, Any], index: int) -> Any:
+    """The KV cache's layer of this index among a module's arguments; None if there is none, or none yet."""
+    cache = find_cache(given)
+    return cache.layers[index] if cache is not None and index < len(cache.layers) else None
 
 
 def count_positions(cache: Cache | None, sequence_length: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import StaticLayer
 
 from vtw_demo.withdrawal.architectures import check_flash_window
 from vtw_demo.withdrawal.cache import key_span
@@ -76,9 +77,10 @@ class LayerInputs:
         """
         replaced = dict(given)
         if self.kept is not None and not is_tail:
-            for name, value in given.items():
-                if name != "attention_mask":
-                    replaced[name] = self.gather(module, name, value, times)
+            for name in given.keys() - {"attention_mask", "cache_position"}:
+                replaced[name] = self.gather(module, name, given[name], times)
+        if given.get("cache_position") is not None:
+            replaced["cache_position"] = self.cache_position(given["cache_position"], query_count, cache_layer)
         if self.is_flash:
             check_flash_window(module, self.before + self.sequence_length)
             replaced["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
@@ -96,6 +98,16 @@ class LayerInputs:
         if dim is None:
             return value
         return tile(self._once((name, id(value)), value, lambda: gather_positions(value, index, dim)), times, dim - 1)
+
+    def cache_position(self, given: torch.Tensor, query_count: int, cache_layer: Any) -> torch.Tensor:
+        """By which layers of transformers 5.0 count their queries, and static caches place keys."""
+        assert self.positions is not None
+        first = given[-1] + 1 - query_count
+        if isinstance(cache_layer, StaticLayer):
+            first = first - self.positions.sequence_length + self.positions.count
+        elif self.kept is not None and query_count == self.kept.count:
+            first = given[0]
+        return first + torch.arange(query_count, device=given.device)
 
     def mask(
         self,

@@ -26,7 +26,7 @@ from vtw_demo.withdrawal.architectures import (
     scales_attention_by_position,
     without_late_features,
 )
-from vtw_demo.withdrawal.cache import count_positions, find_cache, note_positions, noted_positions
+from vtw_demo.withdrawal.cache import count_positions, find_cache, find_cache_layer, note_positions, noted_positions
 from vtw_demo.withdrawal.kept_tokens import (
     KeptTokens,
     add_kept,
@@ -34,7 +34,7 @@ from vtw_demo.withdrawal.kept_tokens import (
     keep_tokens,
     scatter_hidden_states,
 )
-from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names
+from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names, tile
 from vtw_demo.withdrawal.segments import visual_token_mask
 
 Changed = tuple[tuple, dict[str, Any]] | None
@@ -198,24 +198,36 @@ class TokenPruning:
             forward.is_tail = forward.is_tail or hidden_states.shape[-2] != expected
             if is_whole and not forward.is_tail:
                 hidden_states = gather_hidden_states(hidden_states, forward.kept)
-        cache, source = find_cache(given), self.key_sources[index]
+        source = self.key_source(index, given)
         replaced = forward.inputs.replace(
             module,
             given,
             query_count=hidden_states.shape[-2],
-            cache_layer=cache.layers[source] if cache is not None and source < len(cache.layers) else None,
+            cache_layer=find_cache_layer(given, source),
             sees_all=source < self.layer,
             is_tail=forward.is_tail,
         )
         return (hidden_states,), replaced
 
+    def key_source(self, index: int, given: dict[str, Any]) -> int:
+        """The layer whose keys and values layer `index`, called with `given`, attends to."""
+        # In transformers 5.0 layers share them through the cache alone.
+        shares = "shared_kv_states" in given or find_cache(given) is not None
+        return self.key_sources[index] if shares else index
+
     def after_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         forward = self.forward
         if forward is None or forward.kept is None:
             return None
-        if (cache := find_cache(kwargs)) is not None:
+        if (cache_layer := find_cache_layer(kwargs, index)) is not None:
             assert forward.inputs.positions is not None
-            note_positions(cache.layers[index], forward.inputs.positions)
+            note_positions(cache_layer, forward.inputs.positions)
+        elif index == self.layer and find_cache(kwargs) is not None:
+            raise RuntimeError(
+                f"Decoder layer {index} of this {type(self.model).__name__} uses the keys of another layer, and up to "
+                "transformers 5.17 has no place in the KV cache where withdrawal can be noted. Update transformers, or "
+                "withdraw at an earlier layer."
+            )
         is_last = index == len(self.layers) - 1
         if forward.is_tail or not (forward.restore_each_layer or is_last):
             return None
@@ -233,7 +245,8 @@ class TokenPruning:
         forward = self.forward
         if forward is None or forward.kept is None or forward.is_tail:
             return None
-        return rescale_query(attention, output, forward.inputs.before, forward.kept.index)
+        index = forward.kept.index
+        return rescale_query(attention, output, forward.inputs.before, tile(index, len(output) // len(index)))
 
 
 @contextmanager
