@@ -4,7 +4,8 @@
 """
 
 import functools
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -103,6 +104,9 @@ def positioned_patches(count: int) -> dict[str, torch.Tensor]:
 
 def positioned_frames(count: int) -> dict[str, torch.Tensor]:
     frames = positioned_patches(count * 2)
+    if "num_frames_per_video" not in inspect.signature(hf.Gemma4ForConditionalGeneration.forward).parameters:
+        # Up to 5.17 with a dimension for the frames of a video.
+        frames = {name: tensor.unflatten(0, (count, 2)) for name, tensor in frames.items()}
     return {
         "pixel_values_videos": frames["pixel_values"],
         "video_position_ids": frames["image_position_ids"],
@@ -214,6 +218,9 @@ QWEN_VIDEOS = patches("pixel_values_videos", "video_grid_thw", 2)
 ONE_FRAME = patches("pixel_values_videos", "video_grid_thw", 1)
 """For families that put text between frames, so that each frame is a video to `prompt`."""
 
+# Before there were types of tokens, it told videos by tokens that prompts here don't have.
+GLM_HAS_TYPES = "mm_token_type_ids" in inspect.signature(hf.Glm4vForConditionalGeneration.forward).parameters
+
 _FAMILIES: dict[str, Family] = {
     "llava": Family("LlavaForConditionalGeneration", llava_like(hf.LlavaConfig)),
     "llava_next": Family(
@@ -247,7 +254,7 @@ _FAMILIES: dict[str, Family] = {
     ),
     "vipllava": Family(
         "VipLlavaForConditionalGeneration",
-        llava_like(hf.VipLlavaConfig, vision_feature_layer=(-1, -2)),
+        llava_like(hf.VipLlavaConfig, vision_feature_layer=(-1, -2), vision_feature_layers=(-1, -2)),
     ),
     "pixtral (in llava)": Family(
         "LlavaForConditionalGeneration",
@@ -256,7 +263,7 @@ _FAMILIES: dict[str, Family] = {
     ),
     "mistral3": Family(
         "Mistral3ForConditionalGeneration",
-        llava_like(hf.Mistral3Config, "mistral", PIXTRAL, spatial_merge_size=2),
+        llava_like(hf.Mistral3Config, "mistral", {**PIXTRAL, "image_size": 16}, spatial_merge_size=2),
         lambda count: {
             "pixel_values": pixels(count, 3, 16, 16),
             "image_sizes": torch.tensor([[16, 16]] * count),
@@ -423,7 +430,7 @@ _FAMILIES: dict[str, Family] = {
         "AriaForConditionalGeneration",
         lambda: hf.AriaConfig(
             vision_config={"model_type": "idefics3_vision", **VISION},
-            text_config={**TEXT, "moe_num_experts": 4},
+            text_config=text("aria_text", moe_num_experts=4),
             projector_patch_to_query_dict={4: 4},
             image_token_index=IMAGE,
         ),
@@ -514,7 +521,7 @@ _FAMILIES: dict[str, Family] = {
         "Glm4vForConditionalGeneration",
         qwen_like(hf.Glm4vConfig, {"out_hidden_size": HIDDEN, "image_size": 16}),
         QWEN_IMAGES,
-        ONE_FRAME,
+        ONE_FRAME if GLM_HAS_TYPES else None,
         around=True,
         video_is_image=True,
         token_types="mm_token_type_ids",
@@ -543,14 +550,23 @@ _FAMILIES: dict[str, Family] = {
             image_token_index=IMAGE,
             boi_token_index=START,
             eoi_token_index=END,
+            pad_token_id=0,
         ),
         lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
     ),
 }
 
-FAMILIES = {name: family for name, family in _FAMILIES.items() if hasattr(hf, family.model)}
-LEFT_OUT = tuple(name for name in _FAMILIES if name not in FAMILIES)
-"""Those that this version of transformers doesn't have."""
+FAILING = {"llama4": ("5.0.", "5.24.")}
+"""Families whose own forward pass fails at a picture, and the versions of transformers that they do so in."""
+
+LEFT_OUT = {
+    name: "isn't there" if not hasattr(hf, family.model) else "fails at pictures"
+    for name, family in _FAMILIES.items()
+    if not hasattr(hf, family.model) or hf.__version__.startswith(FAILING.get(name, ()))
+}
+"""Families that aren't tried with this version of transformers, and why."""
+
+FAMILIES = {name: family for name, family in _FAMILIES.items() if name not in LEFT_OUT}
 
 
 BRANCHES = (
@@ -588,6 +604,11 @@ class TinyModel:
     counts: dict[str, int] = field(default_factory=dict)
     """How many visual tokens a picture ("image") and a video ("video") have."""
 
+    @property
+    def parameters(self) -> Collection[str]:
+        """The inputs that the model takes: older versions of some know fewer."""
+        return inspect.signature(self.model.forward).parameters
+
     def prompt(self, *rows: list[int | str]) -> dict[str, torch.Tensor]:
         """A left-padded batch; in a row, "image" and "video" stand for one of these."""
         config = self.model.config
@@ -612,7 +633,7 @@ class TinyModel:
             "input_ids": torch.tensor([[0] * (length - len(row)) + row for row in ids]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids]),
         }
-        if self.family.token_types:
+        if self.family.token_types in self.parameters:
             padded = torch.tensor([[0] * (length - len(row)) + row for row in types])
             inputs[self.family.token_types] = padded * (not self.family.one_type)
         for name, make in (("image", self.family.images), ("video", self.family.videos)):
@@ -622,10 +643,11 @@ class TinyModel:
         return inputs
 
     def cast(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same with numbers of the model's own type."""
+        """Those that the model takes, with numbers of its own type."""
         return {
             name: tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inputs.items()
+            if name in self.parameters
         }
 
 
@@ -643,7 +665,7 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> TinyModel:
         with mock.patch.object(
             hf.AutoModel,
             "from_config",
-            lambda part, **options: stand_in(part) if part.model_type in NEEDS_TIMM else real(part, **options),
+            lambda config, **options: stand_in(config) if config.model_type in NEEDS_TIMM else real(config, **options),
         ):
             model = model_class._from_config(config, dtype=dtype)
     model = model.eval()
@@ -656,15 +678,21 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> TinyModel:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         tiny = TinyModel(family, model)
         encoder = getattr(model, "model", model)
-        tiny.counts["image"] = count_features(encoder.get_image_features(**tiny.cast(family.images(1))))
+        images = encoder.get_image_features
+        # Older versions of llama4 want it, and don't use it.
+        unused = {"vision_feature_select_strategy": "default"} if name == "llama4" else {}
+        tiny.counts["image"] = count_features(images(**tiny.cast(family.images(1)), **unused))
         if family.videos is not None:
             encode = getattr(encoder, "get_video_features", encoder.get_image_features)
             tiny.counts["video"] = count_features(encode(*tiny.cast(family.videos(1)).values()))
+            if name == "llava_onevision":
+                tiny.counts["video"] = 3  # older versions count the two frames, not the token that ends a video
     return tiny
 
 
 def count_features(encoded: Any) -> int:
-    features = encoded.last_hidden_state if encoded.pooler_output is None else encoded.pooler_output
+    pooled = getattr(encoded, "pooler_output", None)
+    features = encoded.last_hidden_state if pooled is None else pooled
     parts = [features] if isinstance(features, torch.Tensor) else features
     return sum(part[..., 0].numel() for part in parts)
 

@@ -3,41 +3,37 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-from vtw_demo.benchmark import command as bench
-from vtw_demo.benchmark.load_test import command as loadtest
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation import command as evaluate
-from vtw_demo.models import command as models
-from vtw_demo.plots import calibrate_command as calibrate
-from vtw_demo.plots import compare_command as compare
-from vtw_demo.server.space import command as space
+
+# The module of each command, which is imported when it is asked for: some need packages of the extra `demo`.
+COMMANDS = {
+    "compare": ("plots.compare_command", "answer one question twice, with and without withdrawal"),
+    "calibrate": ("plots.calibrate_command", "choose the withdrawal layer K for a model"),
+    "evaluate": ("evaluation.command", "measure on data whether withdrawal keeps the quality of a model's answers"),
+    "models": ("models.command", "list the models that are known to work"),
+    "space": ("server.space.command", "check and send the Hugging Face Space"),
+    "bench": ("benchmark.command", "measure what withdrawal saves, and what this library's own passes cost"),
+    "loadtest": ("benchmark.load_test.command", "let many visitors ask the real server at once, and watch its memory"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 2 where it can't do what it was asked for, 130 after Ctrl+C."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m vtw_demo", description="Visual Tokens Withdrawal from the shell.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    modules = {
-        "compare": compare,
-        "calibrate": calibrate,
-        "evaluate": evaluate,
-        "models": models,
-        "space": space,
-        "bench": bench,
-        "loadtest": loadtest,
-    }
-    for name, module in modules.items():
-        command = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.DESCRIPTION,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
     try:
+        for name, (module_name, help_) in COMMANDS.items():
+            command = commands.add_parser(name, help=help_, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+            if name in given[:1]:
+                module = _command(name, module_name)
+                command.description = module.DESCRIPTION
+                module.add_arguments(command)
+                command.set_defaults(run=module.run)
+        options = parser.parse_args(given)
         return options.run(options)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,6 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+def _command(name: str, module: str) -> Any:
+    try:
+        return import_module(f"vtw_demo.{module}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The command {name} needs the package {error.name}, which isn't installed: install this project with its "
+            "extra `demo` (pip install '.[demo]')."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers as hf
+from packaging.version import Version
 
 from tests.families import (
     BRANCHES,
@@ -84,6 +85,8 @@ TRANSFORMERS_CANNOT = {
     ("llama4", "beams"),
     ("llama4", "chunked prefill"),
 }
+if Version(hf.__version__) < Version("5.18"):
+    del WAYS["chunked prefill"]  # with pictures it fails by itself, or gives another answer
 
 
 @pytest.mark.parametrize(

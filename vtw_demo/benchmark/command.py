@@ -30,7 +30,6 @@ from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
-HELP = "measure what withdrawal saves, and what this library's own passes cost"
 DESCRIPTION = (
     "Time image encoding, prefill and decoding at each withdrawal layer against the bare model, and the library's own "
     "passes against a prefill. Runs are interleaved: ratios are taken within a round, figures are medians. A shape is "

@@ -40,7 +40,6 @@ from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.png import write_png
 
-HELP = "measure on data whether withdrawal keeps the quality of a model's answers"
 DESCRIPTION = (
     "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
     "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "

@@ -6,7 +6,6 @@ import argparse
 
 from vtw_demo.models.registry import KNOWN_MODELS, KnownModel
 
-HELP = "list the models that are known to work"
 DESCRIPTION = (
     "What to know of each model before choosing it. Memory is that of the weights with the decoder layers in 4 bits "
     "and the rest in bfloat16; running takes about a tenth and 0.5 GB more. Visual tokens are those of one picture "

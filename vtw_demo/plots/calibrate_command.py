@@ -24,7 +24,6 @@ from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.png import write_png
 
-HELP = "choose the withdrawal layer K for a model"
 DESCRIPTION = (
     "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
     "first K at which the mean is at most the threshold. What was measured is kept in the user's cache folder: a "

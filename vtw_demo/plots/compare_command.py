@@ -19,7 +19,6 @@ from vtw_demo.models.image import open_picture
 from vtw_demo.models.video import Shown, find_clip, is_clip
 from vtw_demo.plots.report import report_data, report_html
 
-HELP = "answer one question twice, with and without withdrawal"
 DESCRIPTION = (
     "Answer a question about a picture with every layer seeing the picture and with the visual tokens withdrawn at "
     "layer K, and write what explains the two answers: one HTML file that opens offline, or JSON."

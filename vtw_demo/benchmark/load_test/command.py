@@ -23,7 +23,6 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
 
-HELP = "let many visitors ask the real server at once, and watch its memory"
 DESCRIPTION = (
     "Start the page with the embedded model as a process of its own, on an address that only this machine reaches. "
     "Many visitors ask it at once, each with pictures, questions and withdrawal layers of their own, and every answer "

@@ -11,7 +11,6 @@ from vtw_demo.server.space.check import LARGEST_PLAIN_FILE, README, SpaceCheck, 
 from vtw_demo.server.space.description import HARDWARE, read_spacefile, with_front_matter
 from vtw_demo.server.space.push import push_space
 
-HELP = "check and send the Hugging Face Space"
 DESCRIPTION = "The demo as a Hugging Face Space, which the Spacefile describes."
 ROOT = Path(__file__).resolve().parents[3]
 NOT_IN_ORDER = 2
