@@ -145,7 +145,13 @@ def run(options: argparse.Namespace) -> int:
         "revision": vlm.revision,
         "precision": vlm.precision,
         "layers": vlm.layers,
-        "calibration": None if calibration is None else _of_calibration(calibration),
+        "calibration": None
+        if calibration is None
+        else {
+            **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
+            "samples": len(calibration.samples),
+            "sentence": calibration.sentence(),
+        },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": this_machine().to_json(),
         "seed": options.seed,
@@ -191,17 +197,6 @@ def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
     *_, made = tqdm(events, desc="calibrating", total=len(samples) + 1)
     assert isinstance(made, Calibration)
     return made
-
-
-def _of_calibration(calibration: Calibration) -> dict[str, Any]:
-    return {
-        "layer": calibration.layer,
-        "nearest_layer": calibration.nearest_layer,
-        "threshold": calibration.threshold,
-        "data": calibration.data,
-        "samples": len(calibration.samples),
-        "sentence": calibration.sentence(),
-    }
 
 
 def _layers(written: Sequence[str] | None, layer_count: int, calibrated: int | None) -> list[int]:
@@ -252,16 +247,11 @@ def _variants(
 def _print(evaluation: Evaluation, calibrated: int | None) -> None:
     pictures = f"{evaluation.samples} questions about {evaluation.pictures} pictures"
     print(f"\n{evaluation.data}: {pictures}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
-    if (chosen := _chosen(evaluation, calibrated)) is not None:
-        print(evaluation_reading(evaluation, chosen))
+    if calibrated is not None and Variant("withdrawn", calibrated) in evaluation.variants:
+        print(evaluation_reading(evaluation, calibrated))
     if evaluation.samples_per_second:
         speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.variants)} ways"
         print(f"{evaluation.answered} answered in {evaluation.seconds:.0f} s: {speed}.", flush=True)
-
-
-def _chosen(evaluation: Evaluation, calibrated: int | None) -> int | None:
-    layers = [variant.layer for variant in evaluation.variants if variant.kind == "withdrawn"]
-    return calibrated if calibrated in layers else None
 
 
 def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], calibrated: int | None) -> None:

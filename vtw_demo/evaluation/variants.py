@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -78,15 +79,12 @@ class Variant:
         """
         layers = config.get_text_config().num_hidden_layers
         full = prefill_flops(config, size.tokens, size.visual, layers)
-        if self.kind == "full":
-            return 1.0
         if self.kind == "blind":
             return prefill_flops(config, max(1, size.tokens - size.visual), 0, layers) / full
-        assert self.layer is not None
+        layer = self.layer or layers
         if self.kind == "fastv":
-            dropped = fastv_dropped(config, size, self.layer)
-            return prefill_flops(config, size.tokens, dropped, FASTV_LAYER) / full
-        return prefill_flops(config, size.tokens, size.visual, self.layer) / full
+            return prefill_flops(config, size.tokens, fastv_dropped(config, size, layer), FASTV_LAYER) / full
+        return prefill_flops(config, size.tokens, size.visual, layer) / full
 
 
 FULL = Variant("full")
@@ -98,18 +96,15 @@ def fastv_dropped(config: PreTrainedConfig, size: PromptSize, layer: int) -> int
     Raises UserError where it can't: at K = 1, and for decoders whose costs aren't known.
     """
     allowed = prefill_flops(config, size.tokens, size.visual, layer)
-    low, high = 0, size.visual
-    if prefill_flops(config, size.tokens, high, FASTV_LAYER) > allowed:
+
+    def is_enough(dropped: int) -> bool:
+        return prefill_flops(config, size.tokens, dropped, FASTV_LAYER) <= allowed
+
+    if not is_enough(size.visual):
         raise UserError(
             f"FastV drops tokens after {FASTV_LAYER} layers, and can't save as much as withdrawal at K = {layer}."
         )
-    while low < high:
-        middle = (low + high) // 2
-        if prefill_flops(config, size.tokens, middle, FASTV_LAYER) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return bisect_left(range(size.visual), True, key=is_enough)
 
 
 def fastv_share(config: PreTrainedConfig, size: PromptSize, layer: int) -> float:

@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     for name, content in contents.items():
         write_whole(folder / name, content)
         print(folder / name)
+    figure.update_layout(title={"text": calibration.model, "font": {"size": 14}})
     if undrawn := write_png({folder / "calibration.png": figure}):
         print(undrawn, file=sys.stderr)
     else:
