@@ -1,7 +1,6 @@
 import math
 
 import pytest
-
 from vtw_demo.benchmark.load_test.crowd import Load
 from vtw_demo.benchmark.load_test.memory import Memory, Reading
 from vtw_demo.benchmark.load_test.results import load_misses, load_table, memory_misses, memory_table

@@ -1,5 +1,4 @@
 import pytest
-
 from vtw_demo.benchmark.load_test.server import check_loopback
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from vtw_demo.benchmark.load_test.protocol import FailedError, Page, QueueFullError, Visitor
 
 from tests.serving import free_port
 from vtw_demo.__main__ import main
-from vtw_demo.benchmark.load_test.protocol import FailedError, Page, QueueFullError, Visitor
 from vtw_demo.comparison.calibration import calibrate, stored_calibration
 from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
 from vtw_demo.comparison.samples import read_samples
