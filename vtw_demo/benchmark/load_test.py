@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -61,40 +60,18 @@ SHOWN_SENTENCES = 5
 QUANTILES = (("half of them", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("all", 1.0))
 
 Measured = TypeVar("Measured")
-# The text and the tokens of each run.
+# The text and the tokens of each run: what has to be the same whoever else is there.
 Answers = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running app of L = `layers`; it keeps visitors' pictures in `uploads`, and theirs are in `pictures`."""
+    """A running app whose model has `layers`; it keeps visitors' pictures in `uploads`, theirs are in `pictures`."""
 
     app: AppProcess
     uploads: Path
     pictures: Path
     layers: int
-
-    def read(self, comparisons: int) -> Reading:
-        process = self.app.process
-        sizes = [path.stat().st_size for path in self.uploads.rglob("*") if path.is_file()]
-        return Reading(
-            comparisons=comparisons,
-            resident_bytes=sum(one.memory_info().rss for one in (process, *process.children(recursive=True))),
-            threads=process.num_threads(),
-            open_files=process.num_fds(),
-            uploads=len(sizes),
-            upload_bytes=sum(sizes),
-        )
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What came of one request: `seconds` to its answer, None for one that is lost. The others are as in `Load`."""
-
-    refused: int
-    seconds: float | None = None
-    wrong: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,9 +96,16 @@ class Load:
     wrong: tuple[str, ...]
     lost: tuple[str, ...]
 
-    def quantile(self, share: float) -> float | None:
-        """The seconds in which so large a share (0 to 1) of the answers came; None without answers."""
-        return float(np.quantile(self.answer_seconds, share, method="nearest")) if self.answer_seconds else None
+
+@dataclass(frozen=True)
+class Visit:
+    """What came of one request: `answer` and `seconds` are None where it is lost."""
+
+    refused: int
+    answer: dict[str, Any] | None = None
+    seconds: float | None = None
+    wrong: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,28 +121,6 @@ class Reading:
     upload_bytes: int
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Two readings or more, the first after 50 comparisons."""
-
-    readings: tuple[Reading, ...]
-
-    @property
-    def growth(self) -> float:
-        """The last reading's memory beside the first's: 1.05 is 5 % more."""
-        return self.readings[-1].resident_bytes / self.readings[0].resident_bytes
-
-    @property
-    def bytes_a_comparison(self) -> float:
-        """How steeply memory rises over the second half, where the allocator's own reserves are full: a leak goes on
-        rising, fragmentation levels off. NaN with fewer than two readings there."""
-        half = self.readings[len(self.readings) // 2 :]
-        if len(half) < 2:
-            return math.nan
-        made, held = [r.comparisons for r in half], [r.resident_bytes for r in half]
-        return statistics.linear_regression(made, held).slope
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=50, help="visitors at once; one in ten of them uses the page")
     parser.add_argument("--seconds", type=float, default=120, help="how long they go on asking; 0 leaves this out")
@@ -171,26 +133,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not 1 <= options.clients <= MOST_CLIENTS:
-        raise UserError(f"There must be from 1 to {MOST_CLIENTS} clients; this is {options.clients}.")
-    if not 0 <= options.seconds <= 3600:
-        raise UserError(f"The seconds must be from 0 to 3600; this is {options.seconds:g}.")
-    if options.comparisons != 0 and options.comparisons <= EVERY:
-        raise UserError(f"Growth is measured from {EVERY} comparisons on: ask for more; this is {options.comparisons}.")
+    clients, seconds, comparisons = options.clients, options.seconds, options.comparisons
+    if not 1 <= clients <= MOST_CLIENTS:
+        raise UserError(f"There must be from 1 to {MOST_CLIENTS} clients; this is {clients}.")
+    if not 0 <= seconds <= 3600:
+        raise UserError(f"The seconds must be from 0 to 3600; this is {seconds:g}.")
+    if comparisons != 0 and comparisons <= EVERY:
+        raise UserError(f"Growth is measured from {EVERY} comparisons on: ask for more; this is {comparisons}.")
     machine, today = this_machine(), date.today().isoformat()
     print(f"{today}; {machine}", end="\n\n")
     result: dict[str, Any] = {"date": today, "machine": machine.to_json()}
     misses: list[str] = []
-    if options.seconds:
-        load, ending = _with_server(measure_load, options)
+    if seconds:
+        load, ending = _with_server(lambda server: measure_load(server, clients, seconds), options)
         print(load_table(load), end="\n\n")
         result["load"] = asdict(load)
         misses += load_misses(load) + ending
-    if options.comparisons:
-        memory, ending = _with_server(measure_memory, options)
-        print(memory_table(memory), end="\n\n")
-        result["memory"] = asdict(memory)
-        misses += memory_misses(memory) + ending
+    if comparisons:
+        readings, ending = _with_server(lambda server: measure_memory(server, clients, comparisons), options)
+        print(memory_table(readings), end="\n\n")
+        result["memory"] = {"readings": [asdict(reading) for reading in readings]}
+        misses += memory_misses(readings) + ending
     result["missed"] = misses
     print("\n".join(misses) or "Every bar is met.")
     if options.json:
@@ -199,40 +162,37 @@ def run(options: argparse.Namespace) -> int:
     return 1 if misses else 0
 
 
-def _with_server(
-    measure: Callable[[Server, argparse.Namespace], Measured], options: argparse.Namespace
-) -> tuple[Measured, list[str]]:
+def _with_server(measure: Callable[[Server], Measured], options: argparse.Namespace) -> tuple[Measured, list[str]]:
     """What `measure` finds on a server of its own, and a sentence if that doesn't end well."""
     with TemporaryDirectory(prefix="vtw-loadtest-") as name:
-        folder = Path(name)
-        uploads, pictures = folder / "uploads", folder / "pictures"
+        uploads, pictures = Path(name, "uploads"), Path(name, "pictures")
         pictures.mkdir()
         environment = {
             "GRADIO_TEMP_DIR": str(uploads),
-            "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_CACHE_HOME": str(Path(name, "cache")),
             "HF_HUB_OFFLINE": "1",
             "no_proxy": options.host,
         }
         with app_process((), environment, options.host, options.port) as app:
             # Also warms the server up.
             first = compare(connect(app.url), random_requests(1, 1, LONGEST_ANSWER, pictures)[0])
-            found = measure(Server(app, uploads, pictures, first["layers"]), options)
+            found = measure(Server(app, uploads, pictures, first["layers"]))
             ending = app.end()
     return found, [ending] if ending else []
 
 
-def measure_load(server: Server, options: argparse.Namespace) -> Load:
-    """Ask all requests one after the other, then all again by `--clients` visitors at once for `--seconds`.
+def measure_load(server: Server, clients: int, seconds: float) -> Load:
+    """Ask all requests one after the other, then all again by `clients` visitors at once for so many seconds.
 
     Each visitor has requests of their own, asked again and again, and is waited for at the end. Raises QueueFullError
     and FailedError where a request gets no answer alone.
     """
-    clients, browsers = options.clients, options.clients // VISITORS_A_BROWSER
     requests = random_requests(REQUESTS_EACH * clients, server.layers, LONGEST_ANSWER, server.pictures)
     first = connect(server.app.url)
     alone = {request: _answers(compare(first, request)) for request in requests}
     visitors = [connect(server.app.url) for _ in range(clients)]
-    end = time.monotonic() + options.seconds
+    browsers = clients // VISITORS_A_BROWSER
+    end = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as pool:
         going = [
             pool.submit(_go_on_asking, visitor, index < browsers, requests[index::clients], alone, end)
@@ -242,7 +202,7 @@ def measure_load(server: Server, options: argparse.Namespace) -> Load:
     return Load(
         clients=clients,
         browsers=browsers,
-        seconds=options.seconds,
+        seconds=seconds,
         distinct=len(alone),
         sent=len(visits),
         refused=sum(visit.refused for visit in visits),
@@ -259,51 +219,47 @@ def _go_on_asking(
     answered: list[Request] = []
     while time.monotonic() < end:
         request = own[len(visits) % len(own)]
-        answer, visit = _ask(visitor, is_on_page, request)
-        if answer is not None:
+        visit = _ask(visitor, is_on_page, request)
+        if visit.answer is not None:
             answered.append(request)
-            wrong = _wrong_on_page(answer, answered, alone) if is_on_page else _wrong(answer, request, alone)
-            visit = replace(visit, wrong=tuple(wrong))
+            wrong = _wrong_on_page if is_on_page else _wrong
+            visit = replace(visit, answer=None, wrong=tuple(wrong(visit.answer, answered, alone[request])))
         visits.append(visit)
     return visits
 
 
-def _ask(visitor: Client, is_on_page: bool, request: Request) -> tuple[dict[str, Any] | None, Visit]:
-    """The answer at the latest try; None for a request that is lost."""
+def _ask(visitor: Client, is_on_page: bool, request: Request) -> Visit:
+    """Again while the queue is full."""
     begun, refused = time.monotonic(), 0
     while True:
         left = LONGEST_WAIT_SECONDS - (time.monotonic() - begun)
         try:
             answer = (run_on_page if is_on_page else compare)(visitor, request, left)
-            return answer, Visit(refused, time.monotonic() - begun)
+            return Visit(refused, answer, time.monotonic() - begun)
         except QueueFullError:
             refused += 1
             time.sleep(random.uniform(0.5, 1.5))
         except FailedError as error:
-            return None, Visit(refused, lost=(str(error),))
+            return Visit(refused, lost=(str(error),))
 
 
 def _answers(comparison: dict[str, Any]) -> Answers:
-    """Both runs' texts and tokens: what has to be the same whoever else is there."""
     return tuple((comparison[run]["answer"], tuple(comparison[run]["tokens"])) for run in ("full", "withdrawn"))
 
 
-def _wrong(comparison: dict[str, Any], request: Request, alone: dict[Request, Answers]) -> list[str]:
-    found = _answers(comparison)
-    return [] if found == alone[request] else [f"{request}: {found}"]
+def _wrong(comparison: dict[str, Any], answered: Sequence[Request], alone: Answers) -> Iterator[str]:
+    if _answers(comparison) != alone:
+        yield f"{answered[-1]}: {_answers(comparison)}"
 
 
-def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: dict[Request, Answers]) -> list[str]:
-    wrong = []
+def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: Answers) -> Iterator[str]:
     cards = [_answer_on(shown["full"]), _answer_on(shown["withdrawn"])]
-    if cards != [answer for answer, _ in alone[answered[-1]]]:
-        wrong.append(f"{answered[-1]}, on the page: {cards}")
-    latest = [(past.question, str(past.layer)) for past in reversed(answered[-KEPT_COMPARISONS:])]
+    if cards != [answer for answer, _ in alone]:
+        yield f"{answered[-1]}, on the page: {cards}"
     rows = re.findall(r"<tr><th[^>]*>\d+</th><td>(.*?)</td><td>(\d+)</td>", shown["history-table"] or "", re.DOTALL)
-    history = [(unescape(question), layer) for question, layer in rows]
-    if history != latest:
-        wrong.append(f"the page's history isn't the visitor's own: {history}")
-    return wrong
+    history = [(unescape(question), int(layer)) for question, layer in rows]
+    if history != [(past.question, past.layer) for past in reversed(answered[-KEPT_COMPARISONS:])]:
+        yield f"the page's history isn't the visitor's own: {history}"
 
 
 def _answer_on(card: str) -> str | None:
@@ -311,56 +267,70 @@ def _answer_on(card: str) -> str | None:
     return unescape(found[1]).strip() if found else None
 
 
-def measure_memory(server: Server, options: argparse.Namespace) -> Memory:
-    """Read after 50 comparisons, and after each 50 more up to `--comparisons`: each with a picture of its own, its
-    answers cut after 2 tokens, by the visitors in turn, four at once.
+def measure_memory(server: Server, clients: int, comparisons: int) -> list[Reading]:
+    """Read after 50 comparisons, and after each 50 more up to `comparisons`: each with a picture of its own, its
+    answers cut after 2 tokens, by so many visitors in turn, four at once.
 
     Gradio keeps a copy of the page for each visitor: more than 50 would be measured, too. Raises QueueFullError and
     FailedError where one gets no answer.
     """
-    visitors = [connect(server.app.url) for _ in range(min(options.clients, EVERY))]
-    readings: list[Reading] = []
+    visitors = [connect(server.app.url) for _ in range(min(clients, EVERY))]
+    readings = []
     with ThreadPoolExecutor(min(AT_ONCE, len(visitors))) as pool:
-        for made in range(0, options.comparisons, EVERY):
-            count = min(EVERY, options.comparisons - made)
-            requests = random_requests(count, server.layers, ANSWER_TOKENS, server.pictures, seed=made)
-            list(pool.map(compare, cycle(visitors), requests))
-            readings.append(server.read(made + count))
-    return Memory(tuple(readings))
+        for made in range(0, comparisons, EVERY):
+            number = min(EVERY, comparisons - made)
+            requests = random_requests(number, server.layers, ANSWER_TOKENS, server.pictures, seed=made)
+            for _ in pool.map(compare, cycle(visitors), requests):
+                pass
+            readings.append(_read(server, made + number))
+    return readings
+
+
+def _read(server: Server, comparisons: int) -> Reading:
+    process = server.app.process
+    sizes = [path.stat().st_size for path in server.uploads.rglob("*") if path.is_file()]
+    return Reading(
+        comparisons=comparisons,
+        resident_bytes=sum(one.memory_info().rss for one in (process, *process.children(recursive=True))),
+        threads=process.num_threads(),
+        open_files=process.num_fds(),
+        uploads=len(sizes),
+        upload_bytes=sum(sizes),
+    )
 
 
 def load_table(load: Load) -> str:
     """As Markdown."""
+    times = load.answer_seconds
     rows = [
         ("visitors at once", f"{load.clients}, {load.browsers} of them on the page, the others by the API"),
         ("for", f"{load.seconds:g} s, {load.distinct} different requests"),
         ("requests sent", f"{load.sent}"),
-        ("answered", f"{len(load.answer_seconds)}"),
-        ("as alone", f"{len(load.answer_seconds) - len(load.wrong)}"),
+        ("answered", f"{len(times)}"),
+        ("as alone", f"{len(times) - len(load.wrong)}"),
         ("told that the queue is full, tried again", f"{load.refused}"),
         ("lost", f"{len(load.lost)}"),
     ]
     for name, share in QUANTILES:
-        seconds = load.quantile(share)
-        rows.append((f"answered within, {name}", MISSING if seconds is None else f"{seconds:.2f} s"))
+        seconds = f"{np.quantile(times, share, method='nearest'):.2f} s" if times else MISSING
+        rows.append((f"answered within, {name}", seconds))
     return _table(("what", "figure"), rows)
 
 
-def memory_table(memory: Memory) -> str:
+def memory_table(readings: Sequence[Reading]) -> str:
     """As Markdown."""
     heads = ("comparisons", "resident memory", "to the first", "threads", "open files", "pictures kept", "their bytes")
-    first = memory.readings[0].resident_bytes
     rows = [
         (
             f"{reading.comparisons}",
             amount(reading.resident_bytes, "B"),
-            f"{reading.resident_bytes / first:.3f}",
+            f"{reading.resident_bytes / readings[0].resident_bytes:.3f}",
             f"{reading.threads}",
             f"{reading.open_files}",
             f"{reading.uploads}",
             amount(reading.upload_bytes, "B"),
         )
-        for reading in memory.readings
+        for reading in readings
     ]
     return _table(heads, rows)
 
@@ -379,14 +349,19 @@ def load_misses(load: Load) -> list[str]:
     return misses
 
 
-def memory_misses(memory: Memory) -> list[str]:
-    """A sentence where memory has grown by more than 5 %."""
-    if memory.growth <= LARGEST_GROWTH:
+def memory_misses(readings: Sequence[Reading]) -> list[str]:
+    """A sentence where memory has grown by more than 5 %; and how steeply it rises over the second half, where the
+    allocator's own reserves are full: a leak goes on rising, fragmentation levels off."""
+    first, last, half = readings[0], readings[-1], readings[len(readings) // 2 :]
+    growth = last.resident_bytes / first.resident_bytes
+    if growth <= LARGEST_GROWTH:
         return []
-    first, last = memory.readings[0], memory.readings[-1]
-    slope = memory.bytes_a_comparison
-    rising = "" if math.isnan(slope) else f", in the second half by {amount(max(slope, 0), 'B')} a comparison"
+    rising = ""
+    if len(half) > 1:
+        made, held = [reading.comparisons for reading in half], [reading.resident_bytes for reading in half]
+        slope = max(statistics.linear_regression(made, held).slope, 0)
+        rising = f", in the second half by {amount(slope, 'B')} a comparison"
     return [
-        f"Memory after {last.comparisons} comparisons is {100 * (memory.growth - 1):.1f} % above that after "
+        f"Memory after {last.comparisons} comparisons is {100 * (growth - 1):.1f} % above that after "
         f"{first.comparisons}; at most {100 * (LARGEST_GROWTH - 1):.0f} % are allowed{rising}."
     ]
