@@ -5,7 +5,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock

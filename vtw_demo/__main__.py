@@ -14,9 +14,9 @@ COMMANDS = {
     "calibrate": ("plots.calibrate_command", "choose the withdrawal layer K for a model"),
     "evaluate": ("evaluation.command", "measure on data whether withdrawal keeps the quality of a model's answers"),
     "models": ("models.command", "list the models that are known to work"),
-    "space": ("server.space.command", "check and send the Hugging Face Space"),
+    "space": ("server.space_command", "check and send the Hugging Face Space"),
     "bench": ("benchmark.command", "measure what withdrawal saves, and what this library's own passes cost"),
-    "loadtest": ("benchmark.load_test.command", "let many visitors ask the real server at once, and watch its memory"),
+    "loadtest": ("benchmark.load_test", "let many visitors ask the real server at once, and watch its memory"),
 }
 
 
