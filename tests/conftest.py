@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(items):
     """A file's tests share a process, with its fixtures; and so do those of all files that ask the one server."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            group = "server" if "server" in item.fixturenames else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+            is_asked = {"server", "embedded_server"} & set(item.fixturenames)
+            item.add_marker(pytest.mark.xdist_group("server" if is_asked else item.path.stem))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ spell text in bytes.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -398,3 +399,25 @@ def save(name: str, folder: Path, as_on_hub: bool = False) -> None:
     """Write a family's model and processor into a folder, as one from the hub has them. Raises what `build` does."""
     for part in build(name, as_on_hub):
         part.save_pretrained(folder)
+
+
+def save_small(folder: Path) -> None:
+    """Write a model that answers what the embedded one does in a tenth of its time.
+
+    Its layers, its tokens and the visual tokens of a picture are as many, and each picture, question and withdrawal
+    layer has answers of its own; its weights are few and random. A third of its tokens end an answer.
+    """
+    from vtw_demo.models.loading import EMBEDDED_FOLDER
+
+    shutil.copytree(EMBEDDED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    config = hf.AutoConfig.from_pretrained(EMBEDDED_FOLDER)
+    small = {"num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 32}
+    vars(config.vision_config).update(small, num_hidden_layers=1, projection_dim=32)
+    vars(config.text_config).update(small, hidden_size=64, num_key_value_heads=1, head_dim=16)
+    torch.manual_seed(0)
+    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    model.generation_config.eos_token_id = list(range(2, config.text_config.vocab_size, 3))
+    model.save_pretrained(folder)

@@ -28,37 +28,81 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """The page's address, served by `python app.py` itself; it must end well on SIGTERM."""
-    folder = tmp_path_factory.mktemp("server")
+def small_folder(tmp_path_factory):
+    """The folder of `saved_models.save_small`."""
+    from tests import saved_models
+
+    folder = tmp_path_factory.mktemp("small")
+    saved_models.save_small(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_folder):
+    """The model in it. It is shared: a test leaves it as it was."""
+    from vtw_demo.models.loading import load
+
+    return load(str(small_folder), device="cpu")
+
+
+@contextmanager
+def started(folder, *arguments, **environment):
+    """`python app.py` in a process of its own: the address of its page, the process and the file of its log.
+
+    It is told to end at the end. `folder` is for what it writes.
+    """
     port, log = free_port(), folder / "log"
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), "--layer", "8"],
+            [sys.executable, "app.py", "--device", "cpu", "--port", str(port), *map(str, arguments)],
             cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-            env=os.environ | {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(folder)},
+            env=os.environ | {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(folder)} | environment,
         )  # fmt: skip
         try:
             deadline = time.monotonic() + START_SECONDS
             while True:
                 try:
-                    urllib.request.urlopen(url, timeout=5).close()
+                    urllib.request.urlopen(f"{url}/gradio_api/app_id", timeout=5).close()
                     break
-                except (urllib.error.URLError, OSError):
+                except urllib.error.HTTPError:
+                    break  # it lets only some in
+                except OSError:
                     assert process.poll() is None, log.read_text()
                     assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.3)
-            yield url
+                    time.sleep(0.1)
+            yield url, process, log
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                code = process.wait(30)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
                 raise
-    assert code == 0, log.read_text()
+
+
+@contextmanager
+def ends_well(folder, *arguments):
+    """The address of a page whose server must end well on SIGTERM, whatever was asked of it."""
+    with started(folder, *arguments) as (url, process, log):
+        yield url
+    assert process.returncode == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, small_folder):
+    """The address of a page with the small model, served by `python app.py` itself."""
+    with ends_well(tmp_path_factory.mktemp("server"), "--model", small_folder, "--layer", 8) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory):
+    """The same with the embedded model."""
+    with ends_well(tmp_path_factory.mktemp("server"), "--model", "embedded", "--layer", 8) as url:
+        yield url
 
 
 @contextmanager
@@ -79,15 +123,39 @@ def served(engine, first_layer=None):
         page.close()
 
 
+@pytest.fixture(scope="session")
+def tab(browser):
+    """It is used again and again: a page that is loaded again takes a third of the time of a new one."""
+    tab = browser.new_page()
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def page(browser, server):
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+def open_page(tab):
+    """Opens an address as a new visitor, in the window of that size. No script on it may fail."""
     problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(server)
-    yield page
-    page.close()
+
+    def note(error):
+        problems.append(str(error))
+
+    def go(address, width=1440, height=1000):
+        if tab.url.startswith("http"):
+            tab.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
+        tab.context.clear_cookies()
+        tab.set_viewport_size({"width": width, "height": height})
+        tab.on("pageerror", note)
+        tab.goto(address)
+        return tab
+
+    yield go
+    tab.remove_listener("pageerror", note)
     assert not problems
+
+
+@pytest.fixture
+def page(open_page, server):
+    return open_page(server)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The page in a real browser: a real server, a real model, headless Chromium."""
+"""The page in a real browser: a real server, headless Chromium; a small model, and in some tests the embedded one."""
 
 import re
 
@@ -8,7 +8,6 @@ from playwright.sync_api import expect
 
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.image import open_picture
-from vtw_demo.models.loading import load
 from vtw_demo.page.examples import load_examples
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
@@ -42,7 +41,14 @@ def answer(page, run):
     return page.locator(f"#{run} .answer").inner_text()
 
 
-def test_the_first_example_is_answered_unasked(page):
+@pytest.fixture(params=["small", "embedded"])
+def either_page(request, open_page):
+    """The page of the small model, and of the embedded one."""
+    return open_page(request.getfixturevalue("server" if request.param == "small" else "embedded_server"))
+
+
+def test_the_first_example_is_answered_unasked(either_page):
+    page = either_page
     wait_for_verdict(page)
     assert answer(page, "full").strip()
     assert answer(page, "withdrawn").strip()
@@ -50,7 +56,8 @@ def test_the_first_example_is_answered_unasked(page):
     expect(page.locator("#attention-reading")).to_contain_text("of the attention")
 
 
-def test_a_question_is_answered_twice_and_the_slider_reruns_the_withdrawn_side(page):
+def test_a_question_is_answered_twice_and_the_slider_reruns_the_withdrawn_side(either_page):
+    page = either_page
     wait_for_attention(page, 8)
     ask(page, "How many objects are there?")
     expect(page.locator("#full .figures")).to_have_count(0, timeout=WAIT)
@@ -86,8 +93,9 @@ def test_a_bad_picture_gets_one_sentence_and_the_page_goes_on(page, tmp_path, co
     file = tmp_path / "picture.png"
     file.write_bytes(content)
     page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
-    page.locator("#picture input[type=file]").first.set_input_files(file)
-    page.wait_for_timeout(1500)
+    with page.expect_response(re.compile("/upload")):
+        page.locator("#picture input[type=file]").first.set_input_files(file)
+    expect(page.get_by_label("Remove").or_(page.get_by_label("Clear")).first).to_be_visible(timeout=WAIT)
     ask(page, "What is it?")
     expect(page.locator("#verdict .problem")).to_contain_text("picture", timeout=WAIT)
     assert "Traceback" not in page.content()
@@ -106,7 +114,8 @@ def test_an_own_picture_is_answered(page, tmp_path):
     wait_for_verdict(page)
 
 
-def test_an_example_a_suggestion_and_a_random_scene_run_at_once(page):
+def test_an_example_a_suggestion_and_a_random_scene_run_at_once(either_page):
+    page = either_page
     wait_for_attention(page, 8)
     page.locator("#examples button").nth(2).click()
     expect(page.get_by_label("Question")).not_to_have_value(load_examples()[0].question, timeout=WAIT)
@@ -145,12 +154,10 @@ def test_the_attention_of_an_answer_token_is_shown_when_clicked(page):
     expect(strip.get_by_role("button").nth(2)).to_have_attribute("aria-pressed", "true", timeout=WAIT)
 
 
-def test_a_phone_has_no_sideways_scrolling(browser, server):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(server)
+def test_a_phone_has_no_sideways_scrolling(open_page, server):
+    page = open_page(server, 390, 844)
     wait_for_verdict(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
 
 
 def wait_for_sweep(page):
@@ -158,10 +165,10 @@ def wait_for_sweep(page):
 
 
 @pytest.fixture(scope="module")
-def first_example_kl():
+def first_example_kl(small):
     """The divergence of the first example's question at each K, from the library."""
-    vlm, example = load("embedded", device="cpu"), load_examples()[0]
-    return sweep(vlm.model, vlm.prepare(open_picture(example.picture), example.question)).kl[0].tolist()
+    example = load_examples()[0]
+    return sweep(small.model, small.prepare(open_picture(example.picture), example.question)).kl[0].tolist()
 
 
 def test_the_slider_is_live_while_it_is_dragged_and_no_run_is_started(page, first_example_kl):

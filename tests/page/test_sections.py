@@ -20,13 +20,18 @@ def open_tab(page, title):
     page.get_by_role("tab", name=title, exact=True).click()
 
 
-def wait_for_section(page, title):
-    """Until the plot in an opened tab is drawn, and its sentence says something of it."""
-    open_tab(page, title)
+def wait_until_drawn(page, title):
     name = SECTIONS[title]
     drawn = ".main-svg" if title in FIGURES else ".attention-map" if title == "Where it looks" else ".explained"
     expect(page.locator(f"#{name} {drawn}").first).to_be_visible(timeout=WAIT)
     expect(page.locator(f"#{name}-reading .waiting")).to_have_count(0, timeout=WAIT)
+
+
+def wait_for_section(page, title):
+    """Until the plot in an opened tab is drawn, and its sentence says something of it."""
+    open_tab(page, title)
+    wait_until_drawn(page, title)
+    name = SECTIONS[title]
     sentence = page.locator(f"#{name}-reading").inner_text()
     assert re.search(r"\d", sentence)
     return sentence
@@ -223,12 +228,10 @@ def test_a_random_scenes_link_draws_it_again(page, browser):
     other.close()
 
 
-def test_a_link_that_cannot_be_restored_says_so(browser, server):
-    page = browser.new_page()
-    page.goto(f"{server}/?example=two-shapes&layer=99&question=What%20is%20it%3F")
+def test_a_link_that_cannot_be_restored_says_so(open_page, server):
+    page = open_page(f"{server}/?example=two-shapes&layer=99&question=What%20is%20it%3F")
     expect(page.locator("#note .problem")).to_contain_text("from 1 to 12; this is '99'", timeout=WAIT)
     wait_for_verdict(page)
-    page.close()
 
 
 def test_two_comparisons_of_the_history_are_overlaid(page):
@@ -254,9 +257,8 @@ def test_terms_are_explained_and_the_page_says_what_it_shows(page):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_no_tab_scrolls_sideways(browser, server, width):
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.goto(server)
+def test_no_tab_scrolls_sideways(open_page, server, width):
+    page = open_page(server, width, 900)
     wait_for_verdict(page)
     for title in [*SECTIONS, "Every K", "History", "Take away"]:
         tab = page.get_by_role("tab", name=title, exact=True)
@@ -264,17 +266,16 @@ def test_no_tab_scrolls_sideways(browser, server, width):
             page.locator("#tabs .overflow-menu > button").click()
             tab = page.locator("#tabs .overflow-dropdown button", has_text=title)
         tab.click()
-        page.wait_for_timeout(1500)
+        expect(tab).to_have_attribute("aria-selected", "true")
+        if title in SECTIONS:
+            wait_until_drawn(page, title)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, title
-    page.close()
 
 
-def test_one_screen_tells_the_story(browser, server):
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(server)
+def test_one_screen_tells_the_story(open_page, server):
+    page = open_page(server, 1440, 900)
     wait_for_attention(page, 8)
     for part in ("#picture", "#question", "#layer", "#full", "#withdrawn", "#verdict", "#attention .main-svg"):
         box = page.locator(part).first.bounding_box()
         assert box["y"] >= 0
         assert box["y"] + box["height"] <= 900, part
-    page.close()
