@@ -7,7 +7,7 @@ from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, RunProgress
-from vtw_demo.server.caller import Caller, LostConnection
+from vtw_demo.server.access import Caller, LostConnection
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError

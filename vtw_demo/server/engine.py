@@ -33,7 +33,7 @@ PREFILLS_OF_A_SWEEP = 3
 class Engine:
     """Whatever uses the model takes a turn of `turns`, and yields its places in the queue before anything else; what
     takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where the model
-    that a request is for (`vlm`) has made way for another one, ValueError says so in its turn.
+    that a request is for (`vlm`) has made way for another one, UserError says so in its turn.
 
     `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
     """
@@ -155,10 +155,11 @@ class Engine:
     def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Analysis:
         """Both runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
         prompt = query.prompt(vlm)
-        for event in self.compare(visitor, vlm, query, prompt, stop=stop):
-            if isinstance(event, Comparison):
-                return Analysis(vlm, prompt, event)
-        raise UserError(STOPPED)
+        # To their end: a turn that is left at the comparison counts as stopped.
+        events = list(self.compare(visitor, vlm, query, prompt, stop=stop))
+        if not events or not isinstance(events[-1], Comparison):
+            raise UserError(STOPPED)
+        return Analysis(vlm, prompt, events[-1])
 
     def close(self) -> None:
         """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""
