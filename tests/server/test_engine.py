@@ -1,13 +1,13 @@
 import threading
 from contextlib import closing
-from functools import partial
 
 import pytest
 
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, RunProgress
-from vtw_demo.server.caller import Caller, LostConnection
+from vtw_demo.server.access import Caller, LostConnection
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError
@@ -23,47 +23,54 @@ def query(picture):
     return Query(picture, "Describe the picture.", 6, 64)
 
 
-def measured(engine, visitor="other"):
-    """What a measurement gives, and the places that its visitor had before."""
-    places, steps = [], engine.measure(visitor, engine.vlm, lambda: "measured", threading.Event())
-    while True:
-        try:
-            places.append(next(steps))
-        except StopIteration as end:
-            return end.value, places
+@pytest.fixture
+def analysis(vlm, query, make_comparison):
+    return Analysis(vlm, query.prompt(vlm), make_comparison())
 
 
-def test_a_comparison_begins_with_its_place_and_ends_its_turn(engine, query):
-    events = list(engine.compare("a", engine.vlm, query))
+def compare(engine, query, visitor="a", stop=None):
+    return engine.compare(visitor, engine.vlm, query, query.prompt(engine.vlm), stop=stop)
+
+
+def measured(engine, analysis):
+    """The places that a visitor had before a measurement, which is made then."""
+    places = list(engine.measure("other", analysis, Part("staircase"), threading.Event()))
+    assert analysis.known(Part("staircase")) is not None
+    return places
+
+
+def test_a_comparison_begins_with_its_place_and_ends_its_turn(engine, query, analysis):
+    events = list(compare(engine, query))
     assert events[0] == Place(0)
     assert isinstance(events[-1], Comparison)
-    assert measured(engine) == ("measured", [Place(0)])
+    assert measured(engine, analysis) == [Place(0)]
+    assert measured(engine, analysis) == [], "what is known takes no turn"
 
 
-def test_closing_a_comparison_frees_the_model_within_a_token(engine, query):
+def test_closing_a_comparison_frees_the_model_within_a_token(engine, query, analysis):
     seen = threading.Event()
-    with closing(engine.compare("a", engine.vlm, query)) as events:
+    with closing(compare(engine, query)) as events:
         assert next(events) == Place(0)
         while not isinstance(next(events), RunProgress):
             pass
-        other = threading.Thread(target=lambda: measured(engine) and seen.set())
+        other = threading.Thread(target=lambda: measured(engine, analysis) and seen.set())
         other.start()
         assert not seen.wait(0.3)
     other.join(30)
     assert seen.is_set()
 
 
-def test_a_lost_connection_ends_the_run_within_a_token(engine, query):
+def test_a_lost_connection_ends_the_run_within_a_token(engine, query, analysis):
     """The caller of the API is told nothing before the end: only the stop can end their run."""
     lost, tokens = threading.Event(), []
     stop = LostConnection(Caller("program", lost.is_set))
-    for event in engine.compare("program", engine.vlm, query, stop=stop):
+    for event in compare(engine, query, "program", stop):
         if isinstance(event, RunProgress):
             tokens.append(event.new_tokens)
             if event.new_tokens == 3:
                 lost.set()
     assert tokens[-1] <= 4
-    assert measured(engine)[0] == "measured"
+    assert measured(engine, analysis)
     with pytest.raises(ValueError, match="stopped before its end"):
         engine.compare_to_end("program", engine.vlm, query, stop)
 
@@ -71,8 +78,8 @@ def test_a_lost_connection_ends_the_run_within_a_token(engine, query):
 def test_a_calibration_lets_others_go_first_between_its_samples(engine, query):
     stop, answered = threading.Event(), threading.Event()
 
-    def compare():
-        assert isinstance(list(engine.compare("short", engine.vlm, query))[-1], Comparison)
+    def ask():
+        assert isinstance(list(compare(engine, query, "short"))[-1], Comparison)
         answered.set()
 
     progress, places, other = [], [], None
@@ -83,7 +90,7 @@ def test_a_calibration_lets_others_go_first_between_its_samples(engine, query):
             elif isinstance(event, CalibrationProgress):
                 progress.append(event.measured)
                 if other is None:
-                    other = threading.Thread(target=compare)
+                    other = threading.Thread(target=ask)
                     other.start()
                     assert _until(lambda: engine.turns.waiting == 1)
                 elif len(progress) == 2:
@@ -97,26 +104,26 @@ def test_a_calibration_lets_others_go_first_between_its_samples(engine, query):
     other.join(30)
 
 
-def test_a_measurement_that_is_stopped_while_it_waits_is_never_made(engine, query):
-    stop, made = threading.Event(), []
-    with closing(engine.compare("a", engine.vlm, query)) as events:
+def test_a_measurement_that_is_stopped_while_it_waits_is_never_made(engine, query, analysis):
+    stop, part = threading.Event(), Part("sweep")
+    with closing(compare(engine, query)) as events:
         next(events)
-        steps = engine.measure("b", engine.vlm, partial(made.append, 1), stop)
+        steps = engine.measure("b", analysis, part, stop)
         assert next(steps).ahead == 1
         stop.set()
         with pytest.raises(StoppedError):
             next(steps)
-    assert not made
+    assert analysis.known(part) is None
 
 
 def test_a_closed_engine_runs_nothing_more(engine, query):
-    running = engine.compare("a", engine.vlm, query)
+    running = compare(engine, query)
     next(running)
     closer = threading.Thread(target=engine.close)
     closer.start()
     assert not [event for event in running if isinstance(event, Comparison)]
     closer.join(30)
-    assert list(engine.compare("b", engine.vlm, query)) == []
+    assert list(compare(engine, query, "b")) == []
     with pytest.raises(ValueError, match="stopped"):
         engine.compare_to_end("c", engine.vlm, query, threading.Event())
 

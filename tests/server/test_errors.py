@@ -7,7 +7,6 @@ import logging
 import threading
 import weakref
 from contextlib import contextmanager
-from functools import partial
 
 import httpx
 import plotly.graph_objects as go
@@ -20,7 +19,7 @@ from playwright.sync_api import expect
 
 from tests.page.test_browser import WAIT
 from tests.serving import served
-from vtw_demo.comparison.analysis import Examination, FullExamination
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.models.loading import load
 from vtw_demo.page.examples import load_examples
@@ -122,36 +121,29 @@ def test_a_run_that_fails_says_so_frees_its_memory_and_the_next_one_answers(engi
         assert after[run]["tokens"] == before[run]["tokens"]
 
 
-@pytest.mark.parametrize("part", ["sweep", "attention", "withdrawn attention", "patches and maps"])
+PARTS = (Part("sweep"), Part("attention", "full"), Part("attention", "withdrawn"), Part("attention_maps", "full"))
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.name} {part.run}")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_measurement_that_fails_is_measured_the_next_time(engine, query, fault, part):
-    comparison = engine.compare_to_end("a", engine.vlm, query, threading.Event())
-    full = FullExamination(engine.vlm, query.picture, query.question, comparison.full)
-    examination = Examination(full, comparison)
-    measure = {
-        "sweep": partial(getattr, full, "sweep"),
-        "attention": partial(getattr, full, "attention"),
-        "withdrawn attention": partial(getattr, examination, "attention"),
-        "patches and maps": partial(full.attention_map, None),
-    }[part]
+    comparison = engine.compare_to_end("a", engine.vlm, query, threading.Event()).comparison
+    analysis = Analysis(engine.vlm, query.prompt(engine.vlm), comparison)
 
-    def measured():
-        steps = engine.measure("a", engine.vlm, measure, threading.Event())
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+    def measure():
+        list(engine.measure("a", analysis, part, threading.Event()))
 
     kinds = (KeyError, ValueError, RuntimeError)
     with failing(engine, fault, lambda length: length > 1) as held, pytest.raises(kinds) as failure:
-        measured()
+        measure()
     assert fault_of(failure.value).kind == FAULTS[fault]
+    assert analysis.known(part) is None
     if FAULTS[fault] == OUT_OF_MEMORY:
         assert [reference() for reference in held] == [None] * len(held)
-    assert measured() is not None
+    measure()
+    assert analysis.known(part) is not None
     again = engine.compare_to_end("a", engine.vlm, query, threading.Event())
-    assert again.full.tokens == comparison.full.tokens
+    assert again.comparison.full.tokens == comparison.full.tokens
 
 
 def test_a_tokenizer_that_fails(engine, client, monkeypatch):

@@ -28,4 +28,5 @@ def parsed(before: str) -> int:
 
 def test_no_stub_is_made_and_components_have_their_events():
     assert parsed("") > 20
-    assert parsed("import vtw_demo.page") == 0
+    for room in ("server", "page"):
+        assert parsed(f"import vtw_demo.{room}") == 0

@@ -23,7 +23,7 @@ from tests.bad_input import encoded, scene
 from tests.page.test_bad_input import data_uri
 from tests.serving import ROOT, START_SECONDS, free_port
 from vtw_demo.page.command_line import build_parser, main
-from vtw_demo.server.accounts import read_accounts
+from vtw_demo.server.access import read_accounts
 from vtw_demo.server.uploads import UNCLAIMED_SECONDS, Uploads
 
 SECRETS = (

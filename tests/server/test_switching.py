@@ -19,6 +19,7 @@ from tests import saved_models
 from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
 from tests.serving import free_port
 from vtw_demo import load
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress
@@ -64,7 +65,8 @@ def switched(switching, name, quantization="none", stop=None):
 
 
 def answered(engine, picture):
-    *_, last = engine.compare("visitor", engine.vlm, Query(picture, "What is shown?", 2, 4))
+    query = Query(picture, "What is shown?", 2, 4)
+    *_, last = engine.compare("visitor", engine.vlm, query, query.prompt(engine.vlm))
     assert isinstance(last, Comparison)
     return last
 
@@ -73,6 +75,8 @@ def test_another_model_answers_and_the_one_before_is_gone(hub, switching, pictur
     engine, before = switching.engine, switching.engine.vlm
     engine.calibration, store = "of the model before", engine.store
     query = Query(picture, "What is shown?", 2, 4)
+    analysis = engine.compare_to_end("visitor", before, query, threading.Event())
+    prompt = analysis.prompt
     events = switched(switching, "some/llava", "4bit")
     steps = [event.step for event in events if isinstance(event, LoadProgress)]
     assert Place(0) in events
@@ -86,9 +90,9 @@ def test_another_model_answers_and_the_one_before_is_gone(hub, switching, pictur
     assert sum(p.numel() for p in before.model.parameters()) == 0, "its memory is given back"
     assert answered(engine, picture).model == "some/llava"
     for steps in (
-        engine.compare("late", before, query),
-        engine.measure("late", before, lambda: None, threading.Event()),
-        engine.answer_at_layers("late", before, query, (1, 2), None, threading.Event()),
+        engine.compare("late", before, query, prompt),
+        engine.measure("late", analysis, Part("sweep"), threading.Event()),
+        engine.answer_at_layers("late", before, prompt, (1, 2), analysis.comparison.full, 4, threading.Event()),
     ):
         with pytest.raises(ValueError, match="has been switched since this was asked: ask again"):
             list(steps)
@@ -100,7 +104,8 @@ def test_it_is_loaded_in_a_turn_of_its_own(hub, switching, picture):
     """Neither begins while a comparison runs, nor does one begin while a model is loaded."""
     engine = switching.engine
     before = engine.vlm
-    running = engine.compare("other", before, Query(picture, "Describe the picture.", 6, 8))
+    query = Query(picture, "Describe the picture.", 6, 8)
+    running = engine.compare("other", before, query, query.prompt(before))
     assert next(running) == Place(0)
     switch = switching.switch("visitor", "some/llava", "none", threading.Event())
     for event in switch:

@@ -14,7 +14,6 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -90,7 +89,7 @@ def stubborn(vlm, stop):
     yield "too late"
 
 
-def fails(kind):
+def fails(vlm, kind):
     yield 1
     raise kind("a sentence for people")
 
@@ -102,15 +101,6 @@ def request():
 
     payload = base64.urlsafe_b64encode(json.dumps({"user": "someone"}).encode()).decode().rstrip("=")
     return gr.Request(Request({"type": "http", "headers": [(b"x-ip-token", f"a.{payload}.c".encode())]}))
-
-
-def of(steps):
-    """What a measurement gives at its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def start():
@@ -134,11 +124,9 @@ def use(engine, asked):
     from gradio.context import LocalContext
     from PIL import Image
 
-    from vtw_demo.comparison.analysis import Examination, FullExamination
-    from vtw_demo.comparison.compare import compare
-    from vtw_demo.plots.attention import LAST_PROMPT
-    from vtw_demo.plots.tabs import attention_plot
-    from vtw_demo.server.lease import leased
+    from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+    from vtw_demo.comparison.compare import compare_prompt
+    from vtw_demo.server.hosts import leased
     from vtw_demo.server.query import Query
     from vtw_demo.server.queue import Place
 
@@ -148,8 +136,10 @@ def use(engine, asked):
     asked.clear()
     found, vlm, stop = {}, engine.vlm, threading.Event()
     query = Query(Image.open("assets/examples/two-shapes.png"), "What is the blue thing?", 9, 8)
+    prompt = query.prompt(vlm)
+    found["prompt waits on"] = sorted({str(value.device) for value in (*prompt.inputs.values(), prompt.segments)})
     LocalContext.request.set(request())
-    events = without_places(engine.compare("a", engine.vlm, query, stop=stop))
+    events = without_places(engine.compare("a", vlm, query, prompt, stop=stop))
     LocalContext.request.set(None)
     comparison = events[-1]
     found["kinds"] = [type(event).__name__ for event in events]
@@ -158,31 +148,30 @@ def use(engine, asked):
     found["tokens"] = [comparison.full.tokens, comparison.withdrawn.tokens]
     found["asked by a comparison"] = list(asked)
 
-    full = FullExamination(vlm, query.picture, query.question, comparison.full)
-    examination = Examination(full, comparison)
-    plot = of(engine.measure("a", engine.vlm, partial(attention_plot, examination, LAST_PROMPT), stop))
-    found["reading"] = plot.reading
-    for part in examination.measurements:
-        of(engine.measure("a", engine.vlm, part, stop))
+    analysis = Analysis(vlm, prompt, comparison)
+    for part in ALL_PARTS:
+        list(engine.measure("a", analysis, part, stop))
     before = len(asked)
-    found["examination"] = examination.to_json()
+    for part in ALL_PARTS:
+        list(engine.measure("a", analysis, part, stop))
+    found["analysis"] = analysis.to_json()
     found["leases of what is known"] = len(asked) - before
-    rounds = without_places(engine.repeat_timing("a", examination, 2, stop))
-    found["rounds"] = [examination.timing.rounds, len(rounds)]
-    answers = without_places(engine.answer_at_layers("a", engine.vlm, query, (3, 9), comparison.full, stop))
+    rounds = without_places(engine.repeat_timing("a", analysis, 2, stop))
+    found["rounds"] = [analysis.timing.rounds, len(rounds)]
+    answers = without_places(engine.answer_at_layers("a", vlm, prompt, (3, 9), comparison.full, 8, stop))
     found["answers at layers"] = [[answer.layer, answer.run.answer] for answer in answers]
     calibration = without_places(engine.calibrate("a", 2, 0.003, stop))[-1]
     found["calibrated"] = [len(calibration.measurements), engine.calibration is calibration]
     found["leases of three more"] = sum(path == "/schedule" for path, _ in asked[before:])
 
     note = Path(os.environ["NOTE"])
-    run = leased(stubborn, vlm, 1)(vlm, stop)
+    run = leased(stubborn, vlm, 1)(stop=stop)
     workers = {next(run)}
     stop.set()
     found["after stop"] = list(run)
     found["note after stop"] = note.read_text()
     note.unlink()
-    run = leased(stubborn, vlm, 1)(vlm, threading.Event())
+    run = leased(stubborn, vlm, 1)(stop=threading.Event())
     workers.add(next(run))
     run.close()
     found["note after close"] = note.read_text()
@@ -194,19 +183,19 @@ def use(engine, asked):
         except Exception as error:
             found[f"raised {kind.__name__}"] = [type(error).__name__, str(error)]
     try:
-        list(leased(compare, vlm, 2, 8)(vlm, query.picture, query.question, 99, 8))
+        list(leased(compare_prompt, vlm, 2, 8)(prompt, 99, 8))
     except Exception as error:
         found["refused"] = [type(error).__name__, str(error)]
     before = len(asked)
     for name, model, new_tokens in (("another model", replace(vlm), 8), ("too long", vlm, 10**6)):
         try:
-            list(leased(compare, model, 2, new_tokens)(model, query.picture, query.question, 9, 8))
+            list(leased(compare_prompt, model, 2, new_tokens)(prompt, 9, 8))
         except ValueError as error:
             found[name] = str(error)
     found["leases of these"] = len(asked) - before
     Service.refuses = True
     try:
-        list(engine.compare("a", engine.vlm, query))
+        list(engine.compare("a", vlm, query, prompt))
     except ValueError as error:
         found["without quota"] = str(error)
     found["scheduled"] = sum(path == "/schedule" for path, _ in asked)

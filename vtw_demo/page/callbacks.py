@@ -43,7 +43,7 @@ from vtw_demo.plots.every_layer import answers_plot
 from vtw_demo.plots.overlay import overlay_figure, overlay_reading
 from vtw_demo.plots.report import report_data
 from vtw_demo.plots.tab import SURFACES
-from vtw_demo.server.caller import LostConnection, caller
+from vtw_demo.server.access import LostConnection, caller
 from vtw_demo.server.engine import STOPPED, SWITCHED, Engine
 from vtw_demo.server.query import Query, layer_range, read_threshold, whole_number
 from vtw_demo.server.queue import Place, StoppedError

@@ -18,7 +18,7 @@ from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.registry import DEFAULT_MODEL, ModelChoice, from_environment
 from vtw_demo.page.build import build_page
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
-from vtw_demo.server.accounts import read_accounts
+from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.monitoring import Monitoring, OneLine
 from vtw_demo.server.queue import PLACES

@@ -1,44 +1,84 @@
-"""What comes to the server first: who may come in, which of Gradio's routes are open, and how much may be sent."""
+"""Who asks, and what for: accounts, which of Gradio's routes are open, how much may be sent, who still listens.
+
+Gradio asks for no account where something is cancelled or an MCP tool called, and knows no HTTP Basic; it fetches
+addresses behind `file=` and follows links; it limits an upload's files, and no other body. In
+tests/server/test_security.py: test_only_those_with_an_account_come_in, test_no_address_is_ever_fetched,
+test_links_out_of_the_upload_folder_lead_nowhere, test_what_the_page_does_not_use_is_closed; in
+tests/page/test_bad_input.py: test_200_mb_are_refused_however_they_come.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
-from http.cookies import CookieError, SimpleCookie
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from gradio.context import LocalContext
 from gradio.route_utils import compare_passwords_securely
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vtw_demo.errors import UserError
 from vtw_demo.server.monitoring import HEALTH
-from vtw_demo.server.uploads import Uploads
+from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, TOO_LARGE, Uploads
 
+HOW = "Give --auth a file, or VTW_AUTH a text, that has user:password on each line."
 API = "/gradio_api/"
 FILE = f"{API}file="
 HEARTBEAT = f"{API}heartbeat/"
-UPLOAD = f"{API}upload"
 # The page uses none of these. They edit sources, read other servers, run ffmpeg, or hand out what others made.
 UNUSED = (
     *(f"{API}{name}" for name in ("proxy=", "file/", "process_recording", "vibe-", "undo-vibe-", "component_server")),
-    *(f"{API}{name}" for name in ("custom_component/", "stream/", "deep_link", "run-history", "runs", "dev/")),
-    *(f"{API}profiling", "/monitoring"),
+    *(f"{API}{name}" for name in ("custom_component/", "stream/", "deep_link", "dev/")),
+    "/monitoring",
 )
 # What a browser needs to show the form in which one logs in; /config and the like ask Gradio itself.
 OPEN = ("/static/", "/assets/", "/svelte/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
 OPEN_ALSO = ("/", "/robots.txt", HEALTH, f"{API}theme.css", f"{API}startup-events", f"{API}app_id", f"{API}login_check")
-MAXIMUM_UPLOAD_BYTES = 20_000_000
 # In base64 a picture is a third longer; beside it there are a question and the form's own words.
 MAXIMUM_BODY_BYTES = MAXIMUM_UPLOAD_BYTES * 4 // 3 + 1_000_000
-TOO_LARGE = f"This is too large: a picture's file may have up to {MAXIMUM_UPLOAD_BYTES // 1_000_000} MB."
+
+
+def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] | None:
+    """Users with their passwords: of `file` where there is one, else of `text`; None where there is neither.
+
+    A line is `user:password`; blank lines and those that begin with # say nothing. The password may have colons.
+    Raises UserError, whose sentence never holds what was given: it may be a password.
+    """
+    if file is None and text is None:
+        return None
+    if file is not None:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                "--auth takes a file, and what was given is none that can be read; a password itself would be seen in "
+                f"the list of processes. {HOW}"
+            ) from error
+    accounts: dict[str, str] = {}
+    for number, line in enumerate((text or "").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, colon, password = line.strip().partition(":")
+        if not user.strip() or not colon or not password:
+            raise UserError(f"Line {number} of the accounts is not user:password. {HOW}")
+        if user.strip() in accounts:
+            raise UserError(f"Line {number} of the accounts names a user again. {HOW}")
+        accounts[user.strip()] = password
+    if not accounts:
+        raise UserError(f"There is no account: nobody could log in. {HOW}")
+    return list(accounts.items())
 
 
 class Access:
-    """An ASGI middleware of the page's own app. `uploads` are told which sessions are open."""
+    """An ASGI middleware, before all routes of the page. `uploads` are told which sessions are open."""
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
         self.app = app
@@ -48,93 +88,51 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, headers = scope["path"].removeprefix(scope.get("root_path", "")), Headers(scope=scope)
+        request, path = Request(scope), scope["path"].removeprefix(scope.get("root_path", ""))
+        length = request.headers.get("content-length", "")
         if path.startswith(UNUSED):
             await _answer("There is nothing here.", 404)(scope, receive, send)
-        elif not _is_open(path) and not _may_enter(scope["app"], headers):
+        elif path not in OPEN_ALSO and not path.startswith(OPEN) and not _may_enter(request):
             # As Gradio says it: its clients look for this.
             await _answer({"error": "Not authenticated", "auth_message": None}, 401)(scope, receive, send)
         elif path.startswith(FILE) and not self.uploads.holds(unquote(path.removeprefix(FILE))):
             await _answer("This file is not one that the page shows.", 403)(scope, receive, send)
-        elif path.startswith(HEARTBEAT) and headers.get("x-gradio-user") != "mcp":
+        elif length.isdecimal() and int(length) > MAXIMUM_BODY_BYTES:
+            await _answer(TOO_LARGE, 413)(scope, receive, send)
+        elif path.startswith(HEARTBEAT) and request.headers.get("x-gradio-user") != "mcp":
             with self.uploads.opened(path.removeprefix(HEARTBEAT).strip("/")):
                 await self.app(scope, receive, send)
-        elif scope["method"] in ("POST", "PUT", "PATCH"):
-            await self._limited(scope, receive, send, streams=path.startswith(UPLOAD))
         else:
-            await self.app(scope, receive, send)
-
-    async def _limited(self, scope: Scope, receive: Receive, send: Send, streams: bool) -> None:
-        """No more than fits is read into memory or files; the rest is read and left, so that the sender hears why."""
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > MAXIMUM_BODY_BYTES:
-            await _drain(receive)
-            await _answer(TOO_LARGE, 413)(scope, receive, send)
-        elif streams:
-            await self.app(scope, _cut_off(receive), send)
-        else:
-            chunks, size = [], 0
-            try:
-                async for chunk in Request(scope, receive).stream():
-                    size += len(chunk)
-                    if size <= MAXIMUM_BODY_BYTES:
-                        chunks.append(chunk)
-            except ClientDisconnect:
-                return
-            if size > MAXIMUM_BODY_BYTES:
-                await _answer(TOO_LARGE, 413)(scope, receive, send)
-            else:
-                await self.app(scope, _replayed(b"".join(chunks), receive), send)
+            await self.app(scope, _limited(receive), send)
 
 
 def _answer(detail: Any, status: int) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=status)
 
 
-async def _drain(receive: Receive) -> None:
-    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-        pass
-
-
-def _cut_off(receive: Receive) -> Receive:
-    """Gradio counts what comes file by file: all of them together may have no more than one."""
+def _limited(receive: Receive) -> Receive:
     size = 0
 
     async def next_message() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        return message if size <= MAXIMUM_BODY_BYTES else {"type": "http.disconnect"}
+        if size > MAXIMUM_BODY_BYTES:
+            raise HTTPException(413, TOO_LARGE)
+        return message
 
     return next_message
 
 
-def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return next_message
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_ALSO or path.startswith(OPEN)
-
-
-def _may_enter(app: Any, headers: Headers) -> bool:
+def _may_enter(request: Request) -> bool:
     """Whether there is nothing to log in to, the browser has logged in, or a program says who it is (HTTP Basic)."""
+    app = request.app
     if app.auth is None:
         return True
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(headers.get("cookie", ""))
-    except CookieError:
-        return False
-    for name in (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"):
-        if name in cookies and cookies[name].value in app.tokens:
-            return True
-    scheme, _, encoded = headers.get("authorization", "").partition(" ")
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    if any(request.cookies.get(name) in app.tokens for name in names):
+        return True
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return False
     try:
@@ -142,3 +140,34 @@ def _may_enter(app: Any, headers: Headers) -> bool:
     except (binascii.Error, UnicodeDecodeError):
         return False
     return user in app.auth and compare_passwords_securely(password, app.auth[user])
+
+
+@dataclass(frozen=True)
+class Caller:
+    """`session`: the page's or the program's, as Gradio names it; `is_lost` says whether its connection is."""
+
+    session: str
+    is_lost: Callable[[], bool]
+
+
+def caller() -> Caller:
+    """Of the function of the page that is being called, in its own thread."""
+    blocks, event_id, request = LocalContext.blocks.get(), LocalContext.event_id.get(), LocalContext.request.get()
+
+    def is_lost() -> bool:
+        # Gradio's queue forgets an event at its end, and marks one whose reader has gone.
+        event = blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
+        return event is not None and not event.alive
+
+    return Caller(getattr(request, "session_hash", None) or event_id or "", is_lost)
+
+
+class LostConnection(threading.Event):
+    """A stop that is set as soon as the caller's connection is lost: nobody would read what is run on."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__()
+        self._is_lost = caller.is_lost
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._is_lost()

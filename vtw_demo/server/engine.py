@@ -17,10 +17,10 @@ from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
-from vtw_demo.server.lease import leased, measured, place
+from vtw_demo.server.hosts import leased, measured, place
 from vtw_demo.server.monitoring import Monitoring
 from vtw_demo.server.query import Query
-from vtw_demo.server.queue import Place, StoppedError, Turn, Turns
+from vtw_demo.server.queue import Place, StoppedError, Turns
 
 # How long a run in hand may take to end when the page closes: it ends within a token.
 CLOSING_SECONDS = 8.0
@@ -33,7 +33,7 @@ PREFILLS_OF_A_SWEEP = 3
 class Engine:
     """Whatever uses the model takes a turn of `turns`, and yields its places in the queue before anything else; what
     takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where the model
-    that a request is for (`vlm`) has made way for another one, ValueError says so in its turn.
+    that a request is for (`vlm`) has made way for another one, UserError says so in its turn.
 
     `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
     """
@@ -57,15 +57,9 @@ class Engine:
         self.calibration = stored_calibration(store)
         self.monitoring.loaded(vlm.name, vlm.precision)
 
-    def _begin(self, turn: Turn, vlm: VisionLanguageModel) -> Iterator[Place]:
-        yield from turn.wait()
-        self._check(vlm)
-
-    def _give_way(self, turn: Turn, vlm: VisionLanguageModel) -> Iterator[Place]:
-        yield from turn.give_way()
-        self._check(vlm)
-
-    def _check(self, vlm: VisionLanguageModel) -> None:
+    def _until(self, places: Iterator[Place], vlm: VisionLanguageModel) -> Iterator[Place]:
+        """`places` up to the turn, in which it must still be this model's."""
+        yield from places
         if vlm is not self.vlm:
             raise UserError(SWITCHED)
 
@@ -80,11 +74,11 @@ class Engine:
     ) -> Iterator[Place | Event]:
         """Both runs of `query`, whose `prompt` has been made; the withdrawn one alone where there is a full one."""
         with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
-            yield from self._begin(turn, vlm)
+            yield from self._until(turn.wait(), vlm)
             self.monitoring.asked(query.question, query.layer)
             runs = 2 if full is None else 1
             yield from leased(compare_prompt, vlm, runs, runs * query.max_new_tokens)(
-                vlm, prompt, query.layer, query.max_new_tokens, full=full, stop=turn.stop
+                prompt, query.layer, query.max_new_tokens, full, stop=turn.stop
             )
 
     def answer_at_layers(
@@ -99,12 +93,12 @@ class Engine:
     ) -> Iterator[Place | LayerAnswer]:
         """`prompt` answered at each of `layers`."""
         with suppress(StoppedError), self.turns.asked(visitor, "answer", stop) as turn:
-            yield from self._begin(turn, vlm)
+            yield from self._until(turn.wait(), vlm)
             for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * max_new_tokens)(
-                vlm, prompt, layers, full, max_new_tokens, stop=stop
+                prompt, layers, full, max_new_tokens, stop=stop
             ):
                 yield answer
-                yield from self._give_way(turn, vlm)
+                yield from self._until(turn.give_way(), vlm)
 
     def calibrate(
         self, visitor: str, samples: int, threshold: float, stop: threading.Event
@@ -112,16 +106,16 @@ class Engine:
         """Calibrate the model on samples that need no file."""
         vlm, store = self.vlm, self.store
         with suppress(StoppedError), self.turns.asked(visitor, "calibration sample", stop) as turn:
-            yield from self._begin(turn, vlm)
+            yield from self._until(turn.wait(), vlm)
             chosen = embedded_samples(samples)
             decoded = sum(sample.answer_tokens for sample in chosen if sample.answer_tokens > 1)
             for event in leased(calibrate, vlm, PREFILLS_OF_A_SWEEP * samples, decoded)(
-                vlm, chosen, threshold, EMBEDDED_DATA, store, stop
+                chosen, threshold, EMBEDDED_DATA, store, stop=stop
             ):
                 if isinstance(event, Calibration):
                     self.calibration = event
                 yield event
-                yield from self._give_way(turn, vlm)
+                yield from self._until(turn.give_way(), vlm)
 
     def repeat_timing(
         self, visitor: str, analysis: Analysis, rounds: int, stop: threading.Event
@@ -129,14 +123,14 @@ class Engine:
         """Both runs of a comparison again and again; `analysis` keeps what is measured so far."""
         vlm, longest = analysis.vlm, analysis.longest
         with suppress(StoppedError), self.turns.asked(visitor, "timing round", stop) as turn:
-            yield from self._begin(turn, vlm)
+            yield from self._until(turn.wait(), vlm)
             runs = 2 * (rounds + 1)
             for timing in leased(repeat_timing, vlm, runs, runs * longest)(
-                vlm, analysis.prompt, analysis.layer, longest, rounds, stop
+                analysis.prompt, analysis.layer, longest, rounds, stop=stop
             ):
                 analysis.timing = timing
                 yield timing
-                yield from self._give_way(turn, vlm)
+                yield from self._until(turn.give_way(), vlm)
 
     def measure(
         self,
@@ -155,16 +149,17 @@ class Engine:
         if analysis.known(part) is not None:
             return
         with self.turns.asked(visitor, "measurement", stop, follows=follows) as turn:
-            yield from self._begin(turn, analysis.vlm)
+            yield from self._until(turn.wait(), analysis.vlm)
             measured(analysis, part)
 
     def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Analysis:
         """Both runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
         prompt = query.prompt(vlm)
-        for event in self.compare(visitor, vlm, query, prompt, stop=stop):
-            if isinstance(event, Comparison):
-                return Analysis(vlm, prompt, event)
-        raise UserError(STOPPED)
+        # To their end: a turn that is left at the comparison counts as stopped.
+        events = list(self.compare(visitor, vlm, query, prompt, stop=stop))
+        if not events or not isinstance(events[-1], Comparison):
+            raise UserError(STOPPED)
+        return Analysis(vlm, prompt, events[-1])
 
     def close(self) -> None:
         """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""

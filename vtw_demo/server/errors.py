@@ -19,41 +19,32 @@ SENTENCES = {
     DISK_FULL: "The server's disk is full: nothing was written, and what was there before is as it was.",
     FAILED: "This failed, and the server's log says why; the model is ready for the next request.",
 }
-
-
 # What a line of the log has room for: where it went wrong is at the end.
 TRACED_FRAMES = 12
 
 
 class QueueFullError(UserError):
-    """No more may wait: said at once, in a sentence for people."""
+    """No more may wait: said at once."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` is one of the names above. Raises ValueError for another one, or without a sentence."""
+    """`kind` is one of the names above."""
 
     kind: str
     sentence: str
 
-    def __post_init__(self) -> None:
-        if self.kind not in (REFUSED, QUEUE_FULL, *SENTENCES):
-            raise ValueError(f"Unknown kind of fault {self.kind!r}.")
-        if not self.sentence:
-            raise ValueError(f"A fault of the kind {self.kind!r} needs a sentence.")
-
 
 def fault_of(error: Exception) -> Fault:
     """What to say of `error`: its own sentence where it is meant for people, else one of SENTENCES."""
-    if isinstance(error, QueueFullError):
-        return Fault(QUEUE_FULL, str(error))
-    if is_out_of_memory(error):
-        return Fault(OUT_OF_MEMORY, SENTENCES[OUT_OF_MEMORY])
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(DISK_FULL, SENTENCES[DISK_FULL])
     if isinstance(error, UserError):
-        return Fault(REFUSED, str(error))
-    return Fault(FAILED, SENTENCES[FAILED])
+        return Fault(QUEUE_FULL if isinstance(error, QueueFullError) else REFUSED, str(error))
+    kind = FAILED
+    if is_out_of_memory(error):
+        kind = OUT_OF_MEMORY
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        kind = DISK_FULL
+    return Fault(kind, SENTENCES[kind])
 
 
 def free_what_failed(error: Exception) -> None:

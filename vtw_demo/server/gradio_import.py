@@ -9,14 +9,12 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 _MODULE = "gradio.component_meta"
-_STUBS = "create_or_modify_pyi"
 
 
 class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        if hasattr(module, _STUBS):
-            setattr(module, _STUBS, lambda *_: None)
+        vars(module)["create_or_modify_pyi"] = lambda *_: None
 
 
 class _Finder(MetaPathFinder):
@@ -24,9 +22,8 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path) if fullname == _MODULE else None
-        if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
-            return None
-        spec.loader = _Loader(fullname, spec.origin)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _Loader(fullname, spec.origin)
         return spec
 
 

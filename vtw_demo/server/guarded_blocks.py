@@ -1,10 +1,16 @@
-"""Gradio's page, which answers what a program sends wrongly with a sentence, and takes files from its uploads only."""
+"""Gradio's page, which answers what a program sends wrongly with a sentence, and takes files from its uploads only.
+
+Gradio reads addresses in place of uploads, says several lines or nothing where values are missing or too many, and its
+MCP server can't ask a page that has accounts. In tests/server/test_security.py:
+test_no_function_reads_a_file_that_was_not_uploaded, test_only_those_with_an_account_come_in; in
+tests/page/test_bad_input.py: test_calls_with_missing_extra_and_mistyped_values, test_bodies_that_mean_nothing.
+"""
 
 from __future__ import annotations
 
 import inspect
-import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +25,10 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from vtw_demo.server.access import MAXIMUM_UPLOAD_BYTES, Access
-from vtw_demo.server.caller import Caller, called_by
-from vtw_demo.server.data_uris import DataUris
+from vtw_demo.server.access import Access
 from vtw_demo.server.errors import REFUSED, Fault
-from vtw_demo.server.monitoring import Monitoring, StatusRoutes
-from vtw_demo.server.uploads import SWEEP_SECONDS, Uploads
+from vtw_demo.server.monitoring import Monitoring, status_routes
+from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, SWEEP_SECONDS, Uploads
 
 NOT_UPLOADED = "The picture must be uploaded to this server first: other files and addresses are never read."
 UNREADABLE = "What was sent can't be read: /gradio_api/info lists the functions and what each takes, as a JSON list."
@@ -40,32 +44,22 @@ class GuardedBlocks(gr.Blocks):
         self._monitoring = monitoring
         self._is_closing = is_closing
         self.uploads = Uploads(Path(get_upload_folder()))
-        self._closed = threading.Event()
 
     async def process_api(  # type: ignore[override]  # the rest is Gradio's own affair
         self, block_fn: BlockFunction | int, inputs: list[Any], **options: Any
     ) -> dict[str, Any]:
-        """As Gradio does, with the session's files noted as its own."""
-        files = list(_files(inputs))
-        if not all(self.uploads.holds(file) for file in files):
-            raise _problem(NOT_UPLOADED)
-        for file in files:
-            self.uploads.claim(options.get("session_hash") or "", file)
-        with called_by(self._caller(options)):
-            return await super().process_api(block_fn, inputs, **options)
-
-    def _caller(self, options: dict[str, Any]) -> Caller:
-        event_id = options.get("event_id")
-
-        def is_lost() -> bool:
-            # Gradio's queue forgets an event at its end, and marks one whose reader has gone.
-            event = None if event_id is None else self._queue.event_ids_to_events.get(event_id)
-            return event is not None and not event.alive
-
-        return Caller(options.get("session_hash") or event_id or "", is_lost)
+        """As Gradio does, with the session's files noted as its own when a call begins."""
+        if options.get("iterator") is None:
+            for file in _files(inputs):
+                if not self.uploads.holds(file):
+                    raise _problem(NOT_UPLOADED)
+                self.uploads.claim(options.get("session_hash") or "", file)
+        return await super().process_api(block_fn, inputs, **options)
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *rest: Any, **options: Any) -> list:
         """As Gradio does; whatever goes wrong is said in a sentence."""
+        if len(inputs) != len(block_fn.inputs):
+            raise _problem(_wrong_number(block_fn, len(inputs)))
         try:
             return await super().preprocess_data(block_fn, inputs, *rest, **options)
         except gr.Error as error:
@@ -74,72 +68,57 @@ class GuardedBlocks(gr.Blocks):
             self._monitoring.refused(Fault(REFUSED, UNREADABLE), type(error).__name__)
             raise _problem(UNREADABLE) from error
 
-    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
-        """Neither more nor fewer values than the function takes."""
-        wanted = [block for block in block_fn.inputs if not getattr(block, "skip_api", False)]
-        if len(inputs) != len(block_fn.inputs):
-            names = ", ".join(_parameters(block_fn)) or "none"
-            given = len(inputs) - (len(block_fn.inputs) - len(wanted))
-            raise _problem(f"{block_fn.api_name} takes {len(wanted)} values ({names}); {max(given, 0)} came.")
-
     def launch(  # type: ignore[override]  # the rest is Gradio's own affair
         self, *, auth: list[tuple[str, str]] | None = None, **options: Any
     ) -> Any:
-        """As Gradio does, without waiting for the end, and guarded: see `Access` and `DataUris`."""
+        """As Gradio does, without waiting for the end, and guarded."""
         self.uploads.keep_present()
         launched = super().launch(
             **options,
             auth=auth,
             max_file_size=MAXIMUM_UPLOAD_BYTES,
             app_kwargs={
-                "middleware": [
-                    Middleware(Access, uploads=self.uploads),
-                    Middleware(StatusRoutes, monitoring=self._monitoring, is_closing=self._is_closing),
-                ],
+                "middleware": [Middleware(Access, uploads=self.uploads)],
+                "routes": status_routes(self._monitoring, self._is_closing),
                 "exception_handlers": dict.fromkeys(MISTAKES, self._bad_request),
             },
             prevent_thread_lock=True,
         )
         if self.mcp_server_obj is not None:
-            self.mcp_server_obj.convert_strings_to_filedata = DataUris(self.uploads.folder).replaced  # type: ignore
-            if self.app.auth is not None:
-                self.mcp_server_obj._client_instance = self._own_client()
+            self.mcp_server_obj.convert_strings_to_filedata = self.uploads.store_data_uris  # type: ignore
+            if auth is not None:
+                # Gradio's own asks the page without having logged in.
+                self.mcp_server_obj._client_instance = Client(
+                    self.local_url,
+                    auth=auth[0],
+                    headers={"x-gradio-user": "mcp"},
+                    download_files=False,
+                    verbose=False,
+                    analytics_enabled=False,
+                    ssl_verify=False,
+                    _skip_components=False,
+                )
         threading.Thread(target=self._sweep_uploads, name="uploads", daemon=True).start()
         return launched
-
-    def close(self, verbose: bool = True) -> None:
-        self._closed.set()
-        super().close(verbose)
 
     async def _bad_request(self, request: Request, error: Exception) -> JSONResponse:
         """What comes before any function of the page: a body or an address that means nothing."""
         self._monitoring.refused(Fault(REFUSED, UNREADABLE), type(error).__name__)
         return JSONResponse({"detail": UNREADABLE}, status_code=400)
 
-    def _own_client(self) -> Client:
-        """With which Gradio's MCP server asks the page, for those who have logged in: Gradio's own has not."""
-        token = secrets.token_urlsafe(32)
-        self.app.tokens[token] = "mcp"
-        return Client(
-            self.local_url,
-            download_files=False,
-            verbose=False,
-            analytics_enabled=False,
-            ssl_verify=False,
-            _skip_components=False,
-            headers={"x-gradio-user": "mcp", "Cookie": f"access-token-unsecure-{self.app.cookie_id}={token}"},
-        )
-
     def _sweep_uploads(self) -> None:
-        while not self._closed.wait(SWEEP_SECONDS):
+        while self.is_running:
             self.uploads.sweep()
+            time.sleep(SWEEP_SECONDS)
 
 
-def _parameters(block_fn: BlockFunction) -> list[str]:
-    if block_fn.fn is None:
-        return []
-    names = list(inspect.signature(block_fn.fn).parameters)
-    return [name for name in names if name not in ("session", "request")]
+def _wrong_number(block_fn: BlockFunction, given: int) -> str:
+    # A session's state isn't sent.
+    states = sum(bool(getattr(block, "skip_api", False)) for block in block_fn.inputs)
+    parameters = [] if block_fn.fn is None else inspect.signature(block_fn.fn).parameters
+    names = ", ".join(name for name in parameters if name not in ("session", "request")) or "none"
+    wanted, came = len(block_fn.inputs) - states, max(given - states, 0)
+    return f"{block_fn.api_name} takes {wanted} values ({names}); {came} came."
 
 
 def _files(value: Any) -> Iterator[str]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
 
 from vtw_demo.server.errors import QUEUE_FULL, REFUSED, Fault, fault_of, trace_of
 
@@ -84,24 +85,17 @@ class Monitoring:
         return generate_latest(self._registry)
 
 
-class StatusRoutes:
-    """An ASGI middleware that answers `/health` and `/metrics`: 200 while the page serves, 503 once it closes."""
+def status_routes(monitoring: Monitoring, is_closing: Callable[[], bool]) -> list[Route]:
+    """`/metrics`, and `/health`: 200 while the page serves, 503 once it closes."""
 
-    def __init__(self, app: ASGIApp, monitoring: Monitoring, is_closing: Callable[[], bool]) -> None:
-        self.app = app
-        self.monitoring = monitoring
-        self.is_closing = is_closing
+    async def metrics(request: Request) -> Response:
+        return Response(monitoring.text(), media_type=CONTENT_TYPE_LATEST)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or path not in (HEALTH, METRICS) or scope["method"] not in ("GET", "HEAD"):
-            await self.app(scope, receive, send)
-        elif path == METRICS:
-            await Response(self.monitoring.text(), media_type=CONTENT_TYPE_LATEST)(scope, receive, send)
-        else:
-            closing = self.is_closing()
-            said = {"status": "closing" if closing else "ready"}
-            await JSONResponse(said, 503 if closing else 200)(scope, receive, send)
+    async def health(request: Request) -> Response:
+        closing = is_closing()
+        return JSONResponse({"status": "closing" if closing else "ready"}, 503 if closing else 200)
+
+    return [Route(METRICS, metrics), Route(HEALTH, health)]
 
 
 class OneLine(logging.Formatter):

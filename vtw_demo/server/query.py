@@ -1,4 +1,4 @@
-"""What a visitor asks for, checked as far as that takes no model."""
+"""What a visitor asks for, checked as far as that takes no model; what is wrong is raised as UserError."""
 
 from __future__ import annotations
 
@@ -39,10 +39,7 @@ class Query:
         max_new_tokens: Any,
         sampling: FrameSampling | None = None,
     ) -> Query:
-        """From what the browser or an API client sent, for a model with this `sampling` of clips.
-
-        Raises ValueError, in a sentence for people.
-        """
+        """From what the browser or an API client sent, for a model with this `sampling` of clips."""
         text = read_question(question)
         if len(text) > LONGEST_QUESTION:
             raise UserError(
@@ -91,7 +88,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
-    """The withdrawal layers from `first` to `last`. Raises ValueError, in a sentence for people."""
+    """The withdrawal layers from `first` to `last`."""
     first, last = whole_number("first K", first), whole_number("last K", last)
     if not 1 <= first <= last <= layers:
         raise UserError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
@@ -99,7 +96,7 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
 
 
 def read_threshold(value: Any) -> float:
-    """A threshold of KL divergence. Raises ValueError, in a sentence for people."""
+    """A threshold of KL divergence."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise UserError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
     return float(value)

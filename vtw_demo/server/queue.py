@@ -1,4 +1,11 @@
-"""Who uses the one model next: one visitor at a time, in turn, however much each of them asks for."""
+"""Who uses the one model next: one visitor at a time, in turn, however much each of them asks for.
+
+Gradio's queue serves who came first, holds its place from a generator's first step to its last, refuses what goes on
+with something begun when it is full, and tells functions nothing of places. In tests/server/test_queue.py:
+test_one_at_a_time_and_each_visitor_in_turn_however_much_one_asks_for,
+test_what_takes_long_lets_those_who_wait_go_first_between_its_steps, test_places_and_expected_seconds,
+test_a_full_queue_says_so_at_once_and_what_follows_a_turn_may_wait_all_the_same.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +39,10 @@ class StoppedError(Exception):
 @dataclass(frozen=True)
 class Place:
     """A place in the queue: `ahead` turns come first, the one in hand among them, and this one begins in about so many
-    seconds; None before any turn has shown how long one takes. With none ahead it has begun.
-
-    Raises ValueError for a negative number of turns or seconds.
-    """
+    seconds; None before any turn has shown how long one takes. With none ahead it has begun."""
 
     ahead: int
     seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.ahead < 0 or (self.seconds or 0.0) < 0:
-            raise ValueError(f"A place has no negative numbers; these are {self.ahead} and {self.seconds}.")
 
     def __str__(self) -> str:
         if not self.ahead:
@@ -67,9 +67,7 @@ class Turn:
         self.visitor = visitor
         self.kind = kind
         self.stop = stop
-        self.is_held = False
-        self.asked_at = time.monotonic()
-        self.begun_at = self.asked_at
+        self.asked_at = self.begun_at = time.monotonic()
 
     def wait(self) -> Iterator[Place]:
         """Places in the queue until this turn has begun, as they change; the last has none ahead. Raises StoppedError
@@ -159,11 +157,11 @@ class Turns:
     def _place(self, turn: Turn) -> Place:
         """Where `turn` is, after a moment unless it has begun."""
         with self._changed:
-            self._changed.wait_for(lambda: turn.is_held or self._is_stopped(turn), LOOK_SECONDS)
+            self._changed.wait_for(lambda: self._held is turn or self._is_stopped(turn), LOOK_SECONDS)
             if self._is_stopped(turn):
                 turn.stop.set()
                 raise StoppedError
-            if turn.is_held:
+            if self._held is turn:
                 return Place(0)
             order = self._order()
             ahead = order[: order.index(turn)]
@@ -177,7 +175,7 @@ class Turns:
             if not self._waiting:
                 return False
             self._over(turn)
-            turn.is_held, turn.asked_at = False, time.monotonic()
+            turn.asked_at = time.monotonic()
             self._waiting.append(turn)
             self._next()
             return True
@@ -210,7 +208,7 @@ class Turns:
         if self._held is None and self._waiting:
             turn = self._held = self._order()[0]
             self._waiting.remove(turn)
-            turn.is_held, turn.begun_at = True, time.monotonic()
+            turn.begun_at = time.monotonic()
             self._changed.notify_all()
         self._tell_waiting()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,8 +46,8 @@ class Switching:
         """Check the model, download it while others go on with the one that is loaded, then take a turn: free that
         one's memory, and load.
 
-        Raises ValueError, in a sentence for people: what `check_model` and `load` refuse, with the model that was
-        loaded there again; StoppedError once `stop` is set, likewise.
+        Raises UserError for what `check_model` and `load` refuse, with the model that was loaded there again;
+        StoppedError once `stop` is set, likewise.
         """
         choice = self._choice(name, quantization)
         yield from _followed(partial(self._fetch, choice), stop)
@@ -116,45 +115,33 @@ class Switching:
         return replace(self.loaded, revision=revision) if is_hubs and revision else self.loaded
 
 
-class _Work(threading.Thread):
-    """Something that reports progress, in a thread of its own."""
-
-    def __init__(self, work: Callable[[OnProgress], None], stop: threading.Event) -> None:
-        super().__init__(name="model switch", daemon=True)
-        self.work = work
-        self.stop = stop
-        self.reported: queue.SimpleQueue[LoadProgress] = queue.SimpleQueue()
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.work(self._report)
-        except BaseException as error:  # raised again by whoever follows
-            self.error = error
-
-    def _report(self, progress: LoadProgress) -> None:
-        if self.stop.is_set():
-            raise StoppedError
-        self.reported.put(progress)
-
-
 def _followed(work: Callable[[OnProgress], None], stop: threading.Event) -> Generator[LoadProgress, None, None]:
     """What `work` reports, the latest from time to time; at the end what it raised. Closing this stops it."""
-    working = _Work(work, stop)
-    working.start()
+    latest: list[LoadProgress] = []
+    end: Future[None] = Future()
+
+    def report(progress: LoadProgress) -> None:
+        if stop.is_set():
+            raise StoppedError
+        latest[:] = [progress]
+
+    def run() -> None:
+        try:
+            work(report)
+        except BaseException as error:  # raised again by whoever follows
+            end.set_exception(error)
+        else:
+            end.set_result(None)
+
+    threading.Thread(target=run, name="model switch", daemon=True).start()
     try:
-        while working.is_alive():
-            working.join(TELL_SECONDS)
-            latest = None
-            with suppress(queue.Empty):
-                while True:
-                    latest = working.reported.get_nowait()
-            if latest is not None:
-                yield latest
+        while not end.done():
+            wait([end], TELL_SECONDS)
+            if latest:
+                yield latest.pop()
     except GeneratorExit:
         stop.set()
         raise
     finally:
-        working.join()
-    if working.error is not None:
-        raise working.error
+        wait([end])
+    end.result()

@@ -1,17 +1,31 @@
-"""Files that visitors send, in a folder of this server's own: each is kept as long as a session uses it."""
+"""Files that visitors send, in a folder of this server's own: each is kept as long as a session uses it.
+
+Gradio's `delete_cache` deletes by age alone, also what an open page still shows, and keeps until then what a session
+that has ended leaves; its MCP server reads addresses that it is given. In tests/server/test_security.py:
+test_what_no_session_uses_is_swept_after_an_hour, test_an_upload_goes_with_the_session_of_a_program,
+test_no_address_is_ever_fetched.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import os
-import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from vtw_demo.errors import UserError
+
+MAXIMUM_UPLOAD_BYTES = 20_000_000
+TOO_LARGE = f"This is too large: a picture's file may have up to {MAXIMUM_UPLOAD_BYTES // 1_000_000} MB."
+WANTED = "The picture must be a data URI, data:image/png;base64,... : files and addresses are never read."
 # What no open session uses goes this long after it came: programs may send a picture once and ask about it again.
 UNCLAIMED_SECONDS = 3600.0
 SWEEP_SECONDS = 60.0
@@ -26,7 +40,8 @@ class Uploads:
         self._kept: frozenset[Path] = frozenset()
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
-        self._claims: dict[str, set[Path]] = {}
+        # The sessions that have used a file.
+        self._sessions: defaultdict[Path, set[str]] = defaultdict(set)
 
     def holds(self, path: str | Path) -> bool:
         """Whether a path, followed to its end, lies in the folder. What isn't there is the folder's by its name."""
@@ -43,7 +58,7 @@ class Uploads:
         """`session` uses the file: it is there until the session ends, or, of one that never opened, an hour more."""
         file = Path(path).resolve()
         with self._lock:
-            self._claims.setdefault(session, set()).add(file)
+            self._sessions[file].add(session)
             if file.exists():
                 os.utime(file)
 
@@ -59,33 +74,60 @@ class Uploads:
                 self._open[session] -= 1
                 if not self._open[session]:
                     del self._open[session]
-                    left = self._claims.pop(session, set())
-                    for file in left.difference(self._kept, *self._claims.values()):
-                        self._remove(file)
+                    self._leave(session)
 
     def sweep(self) -> None:
         """Remove what no open session uses and nobody has asked for in an hour."""
         oldest = time.time() - UNCLAIMED_SECONDS
         with self._lock:
-            in_use = self._in_use() | self._kept
             for file in [path for path in self.folder.rglob("*") if path.is_file()]:
+                is_used = any(session in self._open for session in self._sessions.get(file, ()))
                 with suppress(FileNotFoundError):  # Gradio moves what has come in whole
-                    if file not in in_use and file.stat().st_mtime < oldest:
+                    if not is_used and file.stat().st_mtime < oldest:
                         self._remove(file)
-            there = {session: {file for file in files if file.exists()} for session, files in self._claims.items()}
-            self._claims = {session: files for session, files in there.items() if files or session in self._open}
+            for file in [file for file in self._sessions if not file.exists()]:
+                del self._sessions[file]
 
-    def _in_use(self) -> set[Path]:
-        return {file for session in self._open for file in self._claims.get(session, set())}
+    def store_data_uris(self, arguments: dict[str, Any], positions: list[list[str | int]]) -> dict[str, Any]:
+        """An MCP tool's arguments, with a reference to a stored file at each of the `positions` where Gradio wants one.
+
+        Raises UserError where something else than a picture's data URI stands there.
+        """
+        names = {position[0] for position in positions}
+        return {name: self._stored(value) if name in names else value for name, value in arguments.items()}
+
+    def _stored(self, uri: Any) -> dict[str, str]:
+        head, _, encoded = uri.partition(",") if isinstance(uri, str) else ("", "", "")
+        if not head.startswith("data:") or not head.endswith(";base64"):
+            raise UserError(WANTED)
+        if len(encoded) > MAXIMUM_UPLOAD_BYTES * 4 // 3 + 4:
+            raise UserError(TOO_LARGE)
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(f"The picture's base64 is broken. {WANTED}") from error
+        file = self.folder / hashlib.sha256(content).hexdigest() / "picture"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return {"path": str(file)}
+
+    def _leave(self, session: str) -> None:
+        for file in [file for file, sessions in self._sessions.items() if session in sessions]:
+            self._sessions[file].remove(session)
+            if not self._sessions[file]:
+                del self._sessions[file]
+                self._remove(file)
 
     def _remove(self, file: Path) -> None:
+        if file in self._kept:
+            return
         file.unlink(missing_ok=True)
         if file.parent != self.folder and file.parent.exists() and not any(file.parent.iterdir()):
             file.parent.rmdir()
 
 
 @contextmanager
-def own_upload_folder() -> Iterator[Path]:
+def own_upload_folder() -> Iterator[None]:
     """A new folder that only this user can read, where Gradio keeps files of pages that are built within the block.
 
     It is made in Gradio's own temporary folder, and removed at the end with all that is in it.
@@ -93,13 +135,12 @@ def own_upload_folder() -> Iterator[Path]:
     before = os.environ.get(FOLDER_VARIABLE)
     if before:
         Path(before).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="vtw-demo-", dir=before)).resolve()
-    os.environ[FOLDER_VARIABLE] = str(folder)
-    try:
-        yield folder
-    finally:
-        if before is None:
-            del os.environ[FOLDER_VARIABLE]
-        else:
-            os.environ[FOLDER_VARIABLE] = before
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="vtw-demo-", dir=before, ignore_cleanup_errors=True) as folder:
+        os.environ[FOLDER_VARIABLE] = str(Path(folder).resolve())
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[FOLDER_VARIABLE]
+            else:
+                os.environ[FOLDER_VARIABLE] = before

@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.server.test_space_start import free_port
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import compare
-from vtw_demo.server.lease import leased, measured, place
+from vtw_demo.server.hosts import leased, measured, place
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is the blue thing?"
@@ -51,6 +51,10 @@ def test_the_model_is_placed_before_the_page_is_served(found):
     assert found["told at the start"] == ["/startup-report"]
 
 
+def test_a_prompt_waits_for_its_lease_in_this_machines_memory(found):
+    assert found["prompt waits on"] == ["cpu"]
+
+
 def test_a_comparison_is_one_lease_for_as_long_as_its_work_takes_on_the_quota_of_who_asked(found):
     asked = [(path, parameters) for path, parameters in found["asked by a comparison"] if path != "/allow"]
     assert [path for path, _ in asked] == ["/schedule", "/release"]
@@ -70,8 +74,8 @@ def test_a_comparison_gives_the_events_and_the_answers_that_it_gives_without_a_l
 
 def test_what_a_lease_has_measured_stays_known(found):
     assert found["leases of what is known"] == 0
-    assert QUESTION in json.dumps(found["examination"])
-    assert "Seen by every layer, the picture gets" in found["reading"]
+    assert QUESTION in json.dumps(found["analysis"])
+    assert {name for name, row in found["analysis"].items() if "unknown" in (row or {})} == set()
 
 
 def test_timings_answers_by_layer_and_calibrations_are_a_lease_each(found):
@@ -94,7 +98,7 @@ def test_a_worker_is_another_process_and_is_used_again(found):
 
 def test_what_is_refused_in_a_lease_is_said_here_and_what_fails_there_fails_here(found):
     kind, sentence = found["refused"]
-    assert kind == "ValueError"
+    assert kind == "UserError"
     assert "12" in sentence
     assert "99" in sentence
     assert found["raised MemoryError"] == ["MemoryError", "MemoryError"]
@@ -115,10 +119,11 @@ def test_a_used_up_quota_is_said_and_every_lease_is_given_back(found):
     assert found["scheduled"] == found["released"] + 1  # the one that was refused
 
 
-def test_elsewhere_nothing_is_leased_though_the_package_is_installed(vlm, picture):
+def test_elsewhere_nothing_is_leased_though_the_package_is_installed(vlm, picture, make_comparison):
     pytest.importorskip("spaces")
     place(vlm)
-    assert leased(compare, vlm, 2, 8) is compare
-    assert measured(partial(len, "four"), vlm) == 4
-    kinds = [type(event).__name__ for event in leased(compare, vlm, 2, 8)(vlm, picture, QUESTION, 9, 8)]
+    analysis, part = Analysis(vlm, vlm.prompt(picture, QUESTION), make_comparison()), Part("attention", "full")
+    measured(analysis, part)
+    assert analysis.known(part) is not None
+    kinds = [type(event).__name__ for event in leased(compare, vlm, 2, 8)(picture, QUESTION, 9, 8)]
     assert kinds[-1] == "Comparison"
