@@ -23,10 +23,9 @@ import gradio as gr
 from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, measure
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.errors import UserError
-from vtw_demo.models.model_thread import on_model_thread
+from vtw_demo.models.devices import on_model_thread, on_zero_gpu
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.models.zero_gpu import on_zero_gpu
 from vtw_demo.server.errors import OUT_OF_MEMORY, REFUSED, fault_of, free_what_failed, trace_of
 
 logger = logging.getLogger(__name__)
