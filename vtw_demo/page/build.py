@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from vtw_demo.models.registry import starting_layer
-from vtw_demo.page.bindings import connect
+from vtw_demo.page.api import connect_api
+from vtw_demo.page.asking import Asking
 from vtw_demo.page.examples import load_examples
-from vtw_demo.page.layout import default_layer, lay_out
+from vtw_demo.page.layout import Layout, default_layer
+from vtw_demo.page.page import Page
+from vtw_demo.page.tabs import lay_out_tabs
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.guarded_blocks import GuardedBlocks
 from vtw_demo.server.switching import Switching
@@ -16,7 +19,7 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
     """The page of the one model in `engine`, not yet launched.
 
     It starts with the withdrawal layer `first_layer`; None takes the calibrated one or, where there is none, the
-    registry's or the default. With `switching`, visitors may put another model in its place. Raises ValueError for a
+    registry's or the default. With `switching`, visitors may put another model in its place. Raises UserError for a
     layer that the model hasn't.
     """
     examples, vlm = load_examples(), engine.vlm
@@ -24,9 +27,13 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
     check_layer(layer, vlm.layers)
     with GuardedBlocks(
         engine.monitoring, lambda: engine.turns.is_closing, title="VTW Demo", analytics_enabled=False, fill_width=True
-    ) as page:
-        layout = lay_out(examples, vlm, layer, engine.calibration, switchable=switching is not None)
-        connect(page, layout, engine, examples, first_layer, switching)
+    ) as blocks:
+        page = Page(engine, Layout(examples, vlm, layer, engine.calibration), first_layer)
+        lay_out_tabs(page, switching)
+        Asking(page, examples).connect(blocks.load)
+        for tab in page.tabs:
+            tab.connect()
+        connect_api(engine)
     # On a Space, Gradio would put a header over the page whose fonts and pictures come from other hosts.
-    page.space_id = None
-    return page
+    blocks.space_id = None
+    return blocks

@@ -1,5 +1,5 @@
 // What the last question's sweep says of withdrawal at K, while the slider is dragged: no server is asked.
-(layer, swept) => {
+const line = (swept, layer) => {
   const escaped = (text) =>
     String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
   if (!swept || !swept.kl) {
@@ -36,3 +36,15 @@
     `</div><p class="note">For “${escaped(swept.question)}”</p></div>`
   );
 };
+
+let layer = props.layer;
+const show = () => {
+  element.innerHTML = line(props.value, layer);
+};
+// asking.py tells it of the slider.
+window.addEventListener("layer", (event) => {
+  layer = event.detail;
+  show();
+});
+watch("value", show);
+show();

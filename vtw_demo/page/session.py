@@ -32,10 +32,10 @@ class Session:
     """- `visitor`: tells this visitor apart from others where they take turns.
     - `vlm`: the model that the page is about; None before its start. `is_told_of_switch`: a line on the page says
       that another visitor has switched it.
-    - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a section's plot.
+    - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a tab's plot.
     - `analysis`: of the comparison that is shown; None while there is none.
-    - `plots`: those of its sections that are drawn, by the section's name; `open_section` is the one in view.
-    - `attention_query`, `map_token`, `surface`: what is chosen in the sections.
+    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view.
+    - `attention_query`, `map_token`, `surface`: what is chosen in the tabs.
     - `history`: the visitor's comparisons, the oldest first.
     """
 
@@ -47,7 +47,7 @@ class Session:
         self.measuring = threading.Event()
         self.analysis: Analysis | None = None
         self.plots: dict[str, Plot] = {}
-        self.open_section = "attention"
+        self.open_tab = "attention"
         self.attention_query: AttentionQuery = LAST_PROMPT
         self.map_token: int | None = None
         self.surface: Surface = "tokens"
@@ -81,7 +81,7 @@ class Session:
             self.forget()
 
     def hide(self) -> None:
-        """A new comparison begins: the sections show an older one."""
+        """A new comparison begins: the tabs show an older one."""
         self.analysis = None
         self.plots.clear()
 
@@ -113,3 +113,7 @@ class Session:
         number = self.history[-1].number + 1 if self.history else 1
         overlaid = Overlaid(f"{number}: {comparison.question}", comparison.layer, full, withdrawn, kl)
         self.history = [*self.history[1 - KEPT_COMPARISONS :], PastComparison(number, comparison, overlaid)]
+
+    def past(self, number: int | None) -> PastComparison | None:
+        """The comparison of that number, if it is still remembered."""
+        return next((past for past in self.history if past.number == number), None)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.plots.style import RUN_COLOURS, styled
-from vtw_demo.plots.tab import Plot
+from vtw_demo.plots.tab import Plot, Tab
 from vtw_demo.plots.table import Table
 
 
@@ -72,11 +72,14 @@ def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
 
 
 def answers_plot(full: Run, answers: Sequence[LayerAnswer]) -> Plot:
-    """Of the answers at every K of a range, which no report includes: they are runs of their own."""
+    """Of the answers at every K of a range."""
     return Plot(
-        "every-k",
+        TAB.name,
         "What an answer costs at each K",
         stable_sentence(full, answers),
         partial(answer_times_table, full, answers),
         answer_times_figure(full, answers),
     )
+
+
+TAB = Tab("every-k", "Every K")

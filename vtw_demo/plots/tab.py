@@ -62,11 +62,12 @@ class Tab:
     - `label`: as it stands on the tab.
     - `parts`: what has to be measured before, which depends on what is chosen.
     - `plot`: draws it of an analysis in which these are known; raises UserError for what can't be shown of a model.
+      None where the tab's own button draws it, of runs of their own, which no report includes.
     - `is_html`: it is drawn as HTML, not as a figure.
     """
 
     name: str
     label: str
-    parts: Callable[[View], tuple[Part, ...]]
-    plot: Callable[[Analysis, View], Plot]
+    parts: Callable[[View], tuple[Part, ...]] = lambda view: ()
+    plot: Callable[[Analysis, View], Plot] | None = None
     is_html: bool = False

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.errors import UserError
-from vtw_demo.plots import attention, attention_map, differences, divergence, migration, staircase, timing, words
+from vtw_demo.plots import (
+    attention,
+    attention_map,
+    differences,
+    divergence,
+    every_layer,
+    migration,
+    staircase,
+    timing,
+    words,
+)
 from vtw_demo.plots.tab import Plot, Tab, View
 
 TABS: tuple[Tab, ...] = (
@@ -18,6 +28,7 @@ TABS: tuple[Tab, ...] = (
     timing.TAB,
     divergence.TAB,
     words.TAB,
+    every_layer.TAB,
     differences.TAB,
 )
 
@@ -28,7 +39,8 @@ def all_plots(analysis: Analysis, view: View) -> tuple[tuple[Plot, ...], tuple[s
     made, missing = [], []
     for tab in TABS:
         try:
-            made.append(tab.plot(analysis, view))
+            if tab.plot is not None:
+                made.append(tab.plot(analysis, view))
         except UserError as error:
             missing.append(str(error))
     return tuple(made), tuple(missing)

@@ -1,8 +1,9 @@
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.page.history import history_choices, history_table, past_comparison
+from vtw_demo.page.html import history_table
 from vtw_demo.page.session import KEPT_COMPARISONS, Session
+from vtw_demo.page.tabs.history import choices
 
 SHARES = ((0.5, 0.5),) * 12
 
@@ -24,13 +25,13 @@ def test_the_latest_comes_first_and_text_is_escaped(session):
 
 
 def test_choices_name_number_layer_and_question(session):
-    assert history_choices(session.history) == [
+    assert choices(session.history) == [
         ("1: K = 6, What color is it?", 1),
         ("2: K = 6, What color is it?", 2),
     ]
-    assert past_comparison(session.history, 2) is session.history[1]
-    assert past_comparison(session.history, 3) is None
-    assert past_comparison(session.history, None) is None
+    assert session.past(2) is session.history[1]
+    assert session.past(3) is None
+    assert session.past(None) is None
 
 
 def test_the_oldest_are_dropped_and_numbers_go_on(session):

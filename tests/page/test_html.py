@@ -1,0 +1,84 @@
+import re
+
+import pytest
+
+from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.comparison.compare import compare_prompt
+from vtw_demo.comparison.every_layer import LayerAnswer
+from vtw_demo.page.html import (
+    answers_table,
+    header,
+    problem_line,
+    reading_line,
+    token_strip,
+    verdict_line,
+)
+from vtw_demo.plots.every_layer import stable_sentence
+
+
+def test_whatever_is_shown_is_escaped():
+    assert "<i>" not in header("<i>", "float32", "cpu", 12, None)
+    for line in (problem_line, reading_line, verdict_line):
+        assert "&lt;script&gt;" in line("<script>")
+
+
+def test_the_header_names_what_runs():
+    shown = header("embedded", "4-bit", "cpu", 12, 196)
+    for fact in ("model embedded", "4-bit", "cpu", "12 decoder layers", "196 visual tokens"):
+        assert fact in shown
+    assert "visual tokens" not in header("embedded", "4-bit", "cpu", 12, None)
+
+
+def test_the_header_says_what_the_embedded_model_is_for():
+    assert "coloured shapes only, and no photos" in header("embedded", "float32", "cpu", 12, None)
+    assert "photos" not in header("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32, None)
+
+
+def at(make_run, *words):
+    return [LayerAnswer(layer, make_run(word, (hash(word),))) for layer, word in enumerate(words, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [("red red red", 1), ("blue red red", 2), ("red blue red", 3), ("red red blue", None), ("blue blue blue", None)],
+)
+def test_the_first_layer_from_which_the_answer_stays_is_marked(make_run, words, first):
+    (full,) = at(make_run, "red")
+    answers = at(make_run, *words.split())
+    table = answers_table(full.run, answers, is_complete=True)
+    assert table.count("same from here on") == (first is not None)
+    assert table.count("differs</small>") == words.split().count("blue")
+    assert "same from here on" not in answers_table(full.run, answers, is_complete=False)
+    said = stable_sentence(full.run, answers)
+    assert f"K = {first or 3}" in said
+
+
+def test_what_differs_is_marked_and_escaped(make_run):
+    full = make_run("a <b> star", (1,))
+    answers = [LayerAnswer(1, make_run("a <i> star", (2,))), LayerAnswer(2, make_run("", (3,)))]
+    table = answers_table(full, answers, is_complete=True)
+    assert "a <mark>&lt;i&gt;</mark> star" in table
+    assert "<mark>⌀</mark>" in table
+    assert "<b>" not in table
+
+
+@pytest.fixture(scope="module")
+def analysis(vlm, picture):
+    prompt = vlm.prompt(picture, "Describe the picture.")
+    *_, comparison = compare_prompt(vlm, prompt, 1, 12)
+    return Analysis(vlm, prompt, comparison)
+
+
+def test_a_button_for_each_token_that_both_answers_have(analysis):
+    comparison = analysis.comparison
+    strip = token_strip(analysis, 1, has_mean=True)
+    queries = re.findall(r'data-query="([^"]*)" aria-pressed="(true|false)"', strip)
+    shortest = min(len(comparison.full.tokens), len(comparison.withdrawn.tokens))
+    assert [query for query, _ in queries[2:]] == [str(index) for index in range(shortest)]
+    assert [index for index, (_, pressed) in enumerate(queries) if pressed == "true"] == [3]
+    texts = re.findall(r">([^<>]+)</button>", strip)[2:]
+    token_text = analysis.vlm.token_text
+    for text, full, withdrawn in zip(texts, comparison.full.tokens, comparison.withdrawn.tokens, strict=False):
+        assert (" / " in text) == (full != withdrawn)
+        assert text.startswith(token_text(full).strip())
+    assert "mean" not in token_strip(analysis, 1, has_mean=False)

@@ -1,0 +1,103 @@
+"""What is asked, and how: the events above the tabs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
+from vtw_demo.page.html import problem_line
+from vtw_demo.page.links import restore
+from vtw_demo.page.page import Page, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.server.query import LONGEST_QUESTION
+
+# Told to the live line while the slider is dragged.
+TELL_LAYER = '(layer) => { window.dispatchEvent(new CustomEvent("layer", {detail: layer})); }'
+
+
+class Asking:
+    def __init__(self, page: Page, examples: Sequence[Example]) -> None:
+        self.page = page
+        self.layout = page.layout
+        self.examples = examples
+        self.generator = random.Random()
+
+    def connect(self, start: Any) -> None:
+        """Bind the events. `start` is the page's own, when a visitor comes."""
+        page, layout = self.page, self.layout
+        chosen = [layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions]
+        started = page.at_once(
+            start, self.start, "start", [layout.session], [*page.about_model(), layout.note, *chosen]
+        )
+        page.run_after(started.then, page.run, "run_first_example")
+        page.run_after(layout.run.click, page.run, "run")
+        page.run_after(layout.question.submit, page.run, "run_on_enter")
+        page.run_after(layout.layer.release, page.run_withdrawn, "run_withdrawn")
+        page.at_once(layout.stop.click, Session.halt, "stop", [layout.session], trigger_mode="multiple")
+        slid = partial(gr.on, [layout.layer.input, layout.layer.change])
+        page.in_browser(slid, TELL_LAYER, [layout.layer])
+        example = page.at_once(layout.examples.click, self.choose_example, "choose_example", [layout.examples], chosen)
+        page.run_after(example.then, page.run, "run_example")
+        asked = page.at_once(
+            layout.suggestions.click, _question, "choose_question", [layout.suggestions], [layout.question]
+        )
+        page.run_after(asked.then, page.run, "run_suggestion")
+        scene = page.at_once(
+            layout.random_scene.click, self.random_scene, "random_scene", None, chosen, api_visibility="public"
+        )
+        page.run_after(scene.then, page.run, "run_random_scene")
+        own = [layout.picture.upload, layout.picture.clear, layout.clip.upload, layout.clip.clear]
+        page.at_once(
+            partial(gr.on, own),
+            self.own_picture,
+            "own_picture",
+            [layout.picture, layout.clip],
+            [layout.suggestions, layout.origin],
+            preprocess=False,
+        )
+
+    def start(self, session: Session, request: gr.Request) -> Shown:
+        """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
+        layout, vlm = self.layout, self.page.engine.vlm
+        restored = restore(dict(request.query_params), self.examples, vlm.name, vlm.layers, LONGEST_QUESTION)
+        session.show_model(vlm)
+        shown = self.page.about_model(restored.layer)
+        if restored.picture is not None:
+            shown |= {layout.picture: restored.picture, layout.origin: restored.origin}
+            shown |= {layout.suggestions: _suggestions(restored.suggestions)}
+        if restored.question is not None:
+            shown[layout.question] = restored.question
+        if restored.problems:
+            shown[layout.note] = gr.HTML(problem_line(" ".join(restored.problems)), visible=True)
+        return shown
+
+    def choose_example(self, index: int) -> tuple[str, None, dict[str, str], str, gr.Dataset]:
+        example = self.examples[index]
+        origin = {"example": example.picture.stem}
+        return str(example.picture), None, origin, example.question, _suggestions(example.suggestions)
+
+    def random_scene(self) -> tuple[Any, None, dict[str, str], str, gr.Dataset]:
+        """A new picture of coloured shapes, with a question and others that fit it."""
+        seed = self.generator.randrange(10**9)
+        picture, questions = random_example(seed)
+        return picture, None, {"scene": str(seed)}, questions[0], _suggestions(questions)
+
+    def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
+        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it.
+
+        The page is told of it here so that it is the session's from its upload on.
+        """
+        return _suggestions(GENERAL_QUESTIONS), {}
+
+
+def _question(sample: tuple[int, Sequence[str]]) -> str:
+    return sample[1][0]
+
+
+def _suggestions(questions: Sequence[str]) -> gr.Dataset:
+    return gr.Dataset(samples=[[question] for question in questions])

@@ -1,0 +1,82 @@
+"""The tabs that show one query's attention: the last prompt token's, or that of an answer token that one clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.page.downloads import take_whole
+from vtw_demo.page.html import token_strip
+from vtw_demo.page.page import Shown
+from vtw_demo.page.session import Session
+from vtw_demo.page.tabs.tab import PlottedTab
+from vtw_demo.plots.attention_map import maps_png, parts
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
+
+# A click on one of the strip's buttons says which.
+TELL = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("select", {query: button.dataset.query});
+});
+"""
+
+
+def read_choice(query: str) -> AttentionQuery:
+    """What a button of the strip stands for. Raises ValueError for what is none."""
+    if query == LAST_PROMPT:
+        return LAST_PROMPT
+    if query == ANSWER_MEAN:
+        return ANSWER_MEAN
+    return int(query)
+
+
+class AttentionTab(PlottedTab):
+    strip_id = "attention-strip"
+
+    def lay_out_controls(self) -> None:
+        self.strip = gr.HTML(js_on_load=TELL, padding=False, elem_id=self.strip_id)
+
+    @property
+    def shown(self) -> list[Any]:
+        return [*super().shown, self.strip]
+
+    def connect(self) -> None:
+        super().connect()
+        self.page.on_model(self.strip.select, self.choose, f"choose_{self.name}")
+
+    def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
+        session.attention_query = read_choice(chosen.query)
+        yield from self.redraw(session)
+
+    def show_controls(self, session: Session) -> Shown:
+        analysis = session.analysis
+        return {} if analysis is None else {self.strip: token_strip(analysis, session.attention_query, has_mean=True)}
+
+
+class AttentionMapTab(AttentionTab):
+    strip_id = "map-strip"
+    has_png = True
+
+    def connect(self) -> None:
+        super().connect()
+        self.page.on_model(self.buttons["png"].click, self.take_png, "take_map_png")
+
+    def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
+        query = read_choice(chosen.query)
+        session.map_token = query if isinstance(query, int) else None
+        yield from self.redraw(session)
+
+    def show_controls(self, session: Session) -> Shown:
+        token = LAST_PROMPT if session.map_token is None else session.map_token
+        analysis = session.analysis
+        return {} if analysis is None else {self.strip: token_strip(analysis, token, has_mean=False)}
+
+    def take_png(self, session: Session) -> Iterator[Shown]:
+        """All layers' maps on one sheet."""
+        view = session.view(self.page.engine.calibration)
+        make = partial(maps_png, view=view)
+        yield from take_whole(self.page, session, f"{self.name}.png", "image/png", make, parts(view))

@@ -1,0 +1,67 @@
+"""The tab in which a question is answered at every K of a range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.page.html import answers_table, progress_line, verdict_line
+from vtw_demo.page.page import Asked, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.page.tabs.tab import PlottedTab
+from vtw_demo.plots.every_layer import answers_plot
+from vtw_demo.server.query import layer_range
+from vtw_demo.server.queue import Place
+
+
+class EveryKTab(PlottedTab):
+    nothing_yet = "Both the answers and their times, for every K of the range."
+
+    def lay_out_controls(self) -> None:
+        last = self.page.engine.vlm.layers - 1
+        with gr.Row(elem_classes="controls"):
+            self.first_layer = gr.Number(1, label="from K", precision=0, min_width=80, elem_id="first-layer")
+            self.last_layer = gr.Number(last, label="to K", precision=0, min_width=80, elem_id="last-layer")
+            self.answer = gr.Button("Answer at every K", size="sm", min_width=140, elem_id="answer-all")
+        self.table = gr.HTML(padding=False, elem_id="answers-table")
+
+    @property
+    def shown(self) -> list[Any]:
+        return [*super().shown, self.table]
+
+    def connect(self) -> None:
+        super().connect()
+        asked = self.first_layer, self.last_layer
+        self.page.run_after(self.answer.click, self.answer_at_layers, "answer_at_layers", *asked)
+
+    def about_model(self, vlm: VisionLanguageModel) -> Shown:
+        return {self.last_layer: vlm.layers - 1}
+
+    def answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
+        """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
+        page, said, stop = self.page, self.page.layout.verdict, session.stop
+        vlm = page.vlm(session)
+        query, layers = asked.query(vlm), layer_range(first_layer, last_layer, vlm.layers)
+        yield from page.compared(session, asked, query)
+        earlier = session.earlier(query)
+        if earlier is None:
+            return
+        full, answers = earlier.comparison.full, []
+        for answer in page.engine.answer_at_layers(
+            session.visitor, vlm, earlier.prompt, layers, full, query.max_new_tokens, stop
+        ):
+            if isinstance(answer, Place):
+                yield {said: progress_line(str(answer))}
+                continue
+            answers.append(answer)
+            done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
+            yield {said: done, self.table: answers_table(full, answers, is_complete=False)}
+        if len(answers) == len(layers):
+            plot = answers_plot(full, answers)
+            table = answers_table(full, answers, is_complete=True)
+            yield {said: verdict_line(plot.reading), self.table: table, **self.show(session, plot)}
+        elif stop is session.stop:
+            yield {said: progress_line(f"Stopped after {len(answers)} of {len(layers)} answers.")}

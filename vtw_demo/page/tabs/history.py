@@ -1,0 +1,78 @@
+"""The tab of the visitor's comparisons, two of which are laid over each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.comparison.analysis import RUNS, Analysis, Part
+from vtw_demo.page.html import history_table, reading_line, shortened
+from vtw_demo.page.page import Page, Shown
+from vtw_demo.page.session import PastComparison, Session
+from vtw_demo.page.tabs.tab import PageTab
+from vtw_demo.plots.overlay import overlay_figure, overlay_reading
+
+TWO_NEEDED = "Two comparisons of yours are overlaid here: choose two."
+
+
+class HistoryTab(PageTab):
+    name = "history"
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page)
+        with gr.Tab("History", id=self.name) as self.opened:
+            self.table = gr.HTML(padding=False, elem_id="history-table")
+            with gr.Row(elem_classes="controls"):
+                self.first = gr.Dropdown([], label="Overlay", min_width=200, elem_id="first-past")
+                self.second = gr.Dropdown([], label="with", min_width=200, elem_id="second-past")
+            self.reading = gr.HTML(reading_line(TWO_NEEDED), padding=False, elem_id="overlay-reading")
+            self.drawn = gr.Plot(show_label=False, container=False, elem_id="overlay")
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.table, self.first, self.second]
+
+    def connect(self) -> None:
+        self.page.at_once(
+            partial(gr.on, [self.first.change, self.second.change, self.opened.select]),
+            self.overlay,
+            "overlay",
+            [self.page.layout.session, self.first, self.second],
+            [self.drawn, self.reading, self.page.layout.verdict],
+        )
+
+    def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
+        """The comparison is remembered, with what its overlay shows."""
+        parts = [Part("sweep"), *(Part("attention", run) for run in RUNS)]
+        for part in parts:
+            yield from self.page.followed(session, analysis, part, stop)
+        full, withdrawn = (analysis.of("attention", run) for run in RUNS)
+        session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
+        listed = choices(session.history)
+        latest = [number for _, number in listed[-2:]]
+        yield {
+            self.table: history_table(session.history),
+            self.first: gr.Dropdown(listed, value=latest[0]),
+            self.second: gr.Dropdown(listed, value=latest[-1]),
+        }
+
+    def overlay(self, session: Session, first: int | None, second: int | None) -> Iterator[Shown]:
+        """Two comparisons of the visitor's history in one plot."""
+        pair = session.past(first), session.past(second)
+        if pair[0] is None or pair[1] is None or pair[0] is pair[1]:
+            yield {self.reading: reading_line(TWO_NEEDED)}
+            return
+        overlaid = pair[0].overlaid, pair[1].overlaid
+        yield {self.drawn: overlay_figure(*overlaid), self.reading: reading_line(overlay_reading(*overlaid))}
+
+
+def choices(history: Sequence[PastComparison]) -> list[tuple[str, int]]:
+    """What a list of them says, and each one's number."""
+    return [
+        (f"{past.number}: K = {past.comparison.layer}, {shortened(past.comparison.question)}", past.number)
+        for past in history
+    ]

@@ -1,0 +1,124 @@
+"""The tab in which another model is chosen, and what one should know of each before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.errors import UserError
+from vtw_demo.models.choice import NO_QUANTIZATION
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
+from vtw_demo.models.registry import KNOWN_MODELS, StartingLayer, find_known_model
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.page.html import facts, note_line, problem_line, progress_line
+from vtw_demo.page.page import Asked, Page, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.page.tabs.tab import PageTab
+from vtw_demo.server.queue import StoppedError
+from vtw_demo.server.switching import STILL_THERE, Switching
+
+# How soon a visitor hears that another one has switched the model.
+LOOK_SECONDS = 5
+UNKNOWN = (
+    "This one is not among the models that are known to work. Any other vision-language model of the Hugging Face hub "
+    "can be tried by its id, if its decoder takes visual tokens in its sequence."
+)
+
+
+class ModelTab(PageTab):
+    name = "model"
+
+    def __init__(self, page: Page, switching: Switching) -> None:
+        super().__init__(page)
+        self.switching = switching
+        loaded = page.engine.vlm.name
+        others = [(model.title, model.name) for model in KNOWN_MODELS]
+        own = [] if find_known_model(loaded) or loaded == EMBEDDED else [(loaded, loaded)]
+        with gr.Tab("Model", id=self.name):
+            with gr.Row(elem_classes="controls"):
+                self.chosen = gr.Dropdown(
+                    [("Embedded", EMBEDDED), *own, *others],
+                    value=loaded,
+                    label="Model",
+                    info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
+                    allow_custom_value=True,
+                    min_width=360,
+                    elem_id="model-name",
+                )
+                self.quantization = gr.Radio(
+                    [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
+                    value=NO_QUANTIZATION,
+                    label="Quantization",
+                    elem_id="quantization",
+                )
+                self.load = gr.Button("Load", size="sm", min_width=80, elem_id="load-model")
+            self.facts = gr.HTML(model_facts(loaded), padding=False, elem_id="model-facts")
+
+    def connect(self) -> None:
+        page, layout = self.page, self.page.layout
+        page.run_after(self.load.click, self.switch, "switch_model", self.chosen, self.quantization)
+        page.at_once(self.chosen.change, model_facts, "model_facts", [self.chosen], [self.facts], preprocess=False)
+        looked_at = [*page.about_model(), layout.note]
+        page.at_once(gr.Timer(LOOK_SECONDS).tick, self.look, "look", [layout.session], looked_at)
+
+    def switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
+        """Another model, for all visitors; then the query with it."""
+        page, layout, stop = self.page, self.page.layout, session.stop
+        try:
+            for event in self.switching.switch(session.visitor, str(name or "").strip(), str(quantization or ""), stop):
+                yield {layout.verdict: progress_line(str(event))}
+        except (UserError, StoppedError) as error:
+            if session.vlm is not page.engine.vlm:
+                yield self._show_model(session)
+            if isinstance(error, UserError):
+                raise
+            if stop is session.stop:
+                yield {layout.verdict: progress_line(f"Stopped. {STILL_THERE}")}
+            return
+        yield {**self._show_model(session), layout.note: gr.HTML(visible=False)}
+        yield from page.run_withdrawn(session, asked._replace(layer=page.starting_layer()))
+
+    def look(self, session: Session) -> Shown:
+        """From time to time: whether another visitor has switched the model."""
+        note, before, vlm = self.page.layout.note, session.vlm, self.page.engine.vlm
+        if before is None or before is vlm:
+            return {note: gr.skip()}
+        if (before.name, before.precision) == (vlm.name, vlm.precision):  # a switch failed: it was loaded again
+            session.show_model(vlm)
+            return {note: gr.skip()}
+        session.is_told_of_switch = True
+        return {**self._show_model(session), note: gr.HTML(problem_line(_switched(vlm)), visible=True)}
+
+    def _show_model(self, session: Session) -> Shown:
+        session.show_model(self.page.engine.vlm)
+        return self.page.about_model()
+
+
+def model_facts(name: Any) -> str:
+    """What is known of a model, as HTML. `name` is what the browser sends."""
+    if name == EMBEDDED:
+        return note_line("The small model that ships with the demo: it runs on any CPU.")
+    known = find_known_model(name) if isinstance(name, str) else None
+    if known is None:
+        return note_line(UNKNOWN)
+    fewest, most = known.visual_tokens
+    tokens = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    listed = [
+        f"{known.parameters / 1e9:.2f} billion parameters",
+        f"{known.memory_4bit / 1e9:.1f} GB of weights in 4 bits",
+        f"{known.layers} decoder layers",
+        f"{tokens} visual tokens per picture",
+    ]
+    if known.clip_tokens is not None:
+        listed.append(f"takes clips, up to {known.clip_tokens:,} visual tokens")
+    gated = " The hub wants its terms accepted first: see its page there." if known.gated else ""
+    return facts(listed) + note_line(f"{StartingLayer(known.layer, known.layer_source)}{gated}")
+
+
+def _switched(vlm: VisionLanguageModel) -> str:
+    return (
+        f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
+        "layers). What is shown is of the model before."
+    )

@@ -1,0 +1,162 @@
+"""A tab: its components are made with it, `connect` binds their events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.errors import UserError
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.page.downloads import download
+from vtw_demo.page.html import problem_line, reading_line, waiting_line
+from vtw_demo.page.layout import script
+from vtw_demo.page.page import Page, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.plots.report import plot_html
+from vtw_demo.plots.tab import Plot, Tab
+from vtw_demo.server.queue import StoppedError
+
+MEASURING = "Measuring, in a pass that no timing includes."
+
+
+class PageTab:
+    """A tab without a plot. What a subclass makes, inside a `gr.Tabs`, it keeps as its attributes."""
+
+    name = ""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    @property
+    def shown(self) -> list[Any]:
+        """The components that steps on the model may give new values."""
+        return []
+
+    def connect(self) -> None:
+        """Bind the events, once all tabs are made."""
+
+    def about_model(self, vlm: VisionLanguageModel) -> Shown:
+        """What changes with the model."""
+        return {}
+
+    def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
+        """What follows a comparison, whichever tab is in view."""
+        yield from ()
+
+    def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
+        """What the tab shows when it is in view, unless it is drawn already; as part of a comparison, with its stop."""
+        yield from ()
+
+
+class PlottedTab(PageTab):
+    """A plot with its sentence, buttons that take it away, and the controls that a subclass has. It is measured and
+    drawn when the tab is first opened for a comparison."""
+
+    nothing_yet = "Shown once a question has been answered."
+    has_png = False
+    """Whether there is a PNG of what is drawn as HTML; of a figure there always is."""
+
+    def __init__(self, page: Page, tab: Tab) -> None:
+        super().__init__(page)
+        self.tab = tab
+        self.name = tab.name
+        with gr.Tab(tab.label, id=tab.name) as self.opened:
+            self.lay_out_controls()
+            with gr.Row(elem_classes="section-head"):
+                self.reading = gr.HTML(reading_line(self.nothing_yet), padding=False, elem_id=f"{tab.name}-reading")
+                with gr.Row(elem_classes="take"):
+                    kinds = ("html", "csv") if tab.is_html and not self.has_png else ("png", "html", "csv")
+                    self.buttons = {
+                        kind: gr.Button(kind.upper(), size="sm", min_width=50, elem_id=f"{tab.name}-{kind}")
+                        for kind in kinds
+                    }
+            self.drawn: gr.HTML | gr.Plot = (
+                gr.HTML(padding=False, elem_id=tab.name)
+                if tab.is_html
+                else gr.Plot(show_label=False, container=False, elem_id=tab.name)
+            )
+            self.lay_out_notes()
+
+    def lay_out_controls(self) -> None:
+        """What stands above the plot."""
+
+    def lay_out_notes(self) -> None:
+        """What stands below it."""
+
+    def show_controls(self, session: Session) -> Shown:
+        """The controls, which change with what is drawn."""
+        return {}
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.reading, self.drawn]
+
+    def connect(self) -> None:
+        page, layout, name = self.page, self.page.layout, self.name
+        opened = page.at_once(self.opened.select, self._open, f"open_{name}", [layout.session], [self.reading])
+        page.on_model(opened.then, page.draw, "draw")
+        kinds: dict[str, tuple[str, Callable[[Plot], str]]] = {
+            "html": ("text/html", plot_html),
+            "csv": ("text/csv", lambda plot: plot.table().to_csv()),
+        }
+        for kind, (media_type, write) in kinds.items():
+            take = partial(self._take, kind=kind, media_type=media_type, write=write)
+            outputs = [layout.file, layout.verdict]
+            page.at_once(self.buttons[kind].click, take, f"plot_{kind}_{name}", [layout.session], outputs)
+        if not self.tab.is_html:
+            page.in_browser(self.buttons["png"].click, script("plot_png.js").replace("NAME", name))
+
+    def _open(self, session: Session) -> Any:
+        """The tab is in view: say in place of its sentence that it is being measured, unless it is drawn."""
+        session.open_tab = self.name
+        return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
+
+    def _is_to_be_drawn(self, session: Session) -> bool:
+        return session.analysis is not None and self.tab.plot is not None and self.name not in session.plots
+
+    def _take(self, session: Session, kind: str, media_type: str, write: Callable[[Plot], str]) -> Iterator[Shown]:
+        if self.name not in session.plots:
+            raise UserError("There is no plot here to take away yet.")
+        content = write(session.plots[self.name])
+        yield {self.page.layout.file: download(f"{self.name}.{kind}", media_type, content)}
+
+    def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
+        engine, analysis, stop, fault = self.page.engine, session.analysis, comparison or session.measuring, None
+        if analysis is None or not self._is_to_be_drawn(session):
+            return
+        try:
+            for part in self.tab.parts(session.view(engine.calibration)):
+                for place in engine.measure(session.visitor, analysis, part, stop, follows=stop is comparison):
+                    yield {self.reading: waiting_line(str(place) if place.ahead else MEASURING)}
+            plot = self.plot(session, analysis)
+        except StoppedError:
+            raise
+        except Exception as error:  # this model's can't be known, or it went wrong: the other tabs still can
+            fault = engine.monitoring.fault_of(error)
+        if fault is not None:
+            yield {self.reading: problem_line(fault.sentence), self.drawn: None, **self.show_controls(session)}
+        elif session.analysis is analysis:  # no other comparison came meanwhile
+            yield {**self.show(session, plot), **self.show_controls(session)}
+
+    def plot(self, session: Session, analysis: Analysis) -> Plot:
+        assert self.tab.plot is not None
+        return self.tab.plot(analysis, session.view(self.page.engine.calibration))
+
+    def redraw(self, session: Session) -> Iterator[Shown]:
+        """Something else of it is to be shown."""
+        session.open_tab = self.name
+        session.plots.pop(self.name, None)
+        yield from self.page.draw(session)
+
+    def show(self, session: Session, plot: Plot) -> Shown:
+        """`plot`, which is drawn."""
+        session.plots[self.name] = plot
+        return {
+            self.reading: reading_line(plot.reading),
+            self.drawn: plot.html if plot.figure is None else plot.figure,
+        }

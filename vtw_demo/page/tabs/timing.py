@@ -1,0 +1,59 @@
+"""The tab of times, which are measured again in rounds when that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from vtw_demo.comparison.repeated_timing import MAXIMUM_ROUNDS
+from vtw_demo.comparison.summary import verdict
+from vtw_demo.page.html import note_line, progress_line, verdict_line
+from vtw_demo.page.page import Asked, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.page.tabs.tab import PlottedTab
+from vtw_demo.server.query import whole_number
+from vtw_demo.server.queue import Place
+
+MEMORY_NOTE = "Peak memory is measured on GPUs only: this model runs on a CPU."
+
+
+class TimingTab(PlottedTab):
+    def lay_out_controls(self) -> None:
+        with gr.Row(elem_classes="controls"):
+            self.rounds = gr.Number(
+                10, label="rounds", precision=0, minimum=1, maximum=MAXIMUM_ROUNDS, min_width=80, elem_id="rounds"
+            )
+            self.again = gr.Button("Measure again", size="sm", min_width=120, elem_id="time-again")
+
+    def lay_out_notes(self) -> None:
+        if self.page.engine.vlm.device.type != "cuda":
+            gr.HTML(note_line(MEMORY_NOTE), padding=False)
+
+    def connect(self) -> None:
+        super().connect()
+        self.page.run_after(self.again.click, self.time_again, "time_again", self.rounds)
+
+    def time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
+        """Both runs again and again, interleaved, after a comparison where there is none of this query."""
+        page, said, stop = self.page, self.page.layout.verdict, session.stop
+        query, rounds = asked.query(page.vlm(session)), whole_number("number of rounds", rounds)
+        yield from page.compared(session, asked, query)
+        analysis = session.analysis
+        if analysis is None:
+            return
+        session.open_tab = self.name
+        made = 0
+        for event in page.engine.repeat_timing(session.visitor, analysis, rounds, stop):
+            if isinstance(event, Place):
+                yield {said: progress_line(str(event))}
+                continue
+            made = event.rounds
+            # What is drawn is measured already: it must not wait for this turn's own end.
+            done = progress_line(f"Measured {made} of {rounds} rounds of both runs.")
+            yield {said: done, **self.show(session, self.plot(session, analysis))}
+        if made == rounds:
+            yield {said: verdict_line(verdict(analysis.comparison))}
+        elif stop is session.stop:
+            yield {said: progress_line(f"Stopped after {made} of {rounds} rounds.")}
