@@ -13,7 +13,7 @@ from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.plots.report import report_data
-from vtw_demo.server.caller import LostConnection, caller
+from vtw_demo.server.access import LostConnection, caller
 from vtw_demo.server.engine import STOPPED, Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import StoppedError

@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.choice import NO_QUANTIZATION
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
-from vtw_demo.models.registry import KNOWN_MODELS, StartingLayer, find_known_model
+from vtw_demo.models.registry import KNOWN_MODELS, NO_QUANTIZATION, StartingLayer, find_known_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.html import facts, note_line, problem_line, progress_line
 from vtw_demo.page.page import Asked, Page, Shown
