@@ -1,7 +1,7 @@
 """Withdrawal without removing anything: the unmodified model, its attention to visual keys blocked.
 
-Nothing here is shared with `vtw_demo.withdrawal.withdraw`: all tokens go through all layers, and in layers from K on
-the columns of visual tokens get a weight of zero through transformers' attention interface, in prefill and
+Nothing here is shared with `vtw_demo.withdrawal`: all tokens go through all layers, and in layers from K on
+visual keys get a weight of zero through transformers' attention interface, in prefill and
 decode. What text positions then hold is what withdrawal must give.
 """
 
@@ -16,22 +16,22 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, flash
 
 @contextmanager
 def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor) -> Iterator[None]:
-    """Inside the block, layers from `layer` on see no column where `visual` is True.
+    """Inside the block, layers from `layer` on see no key where `visual` is True.
 
     `visual`, bool, shape (batch, prompt); rows are repeated where generation multiplies them (beams).
     """
 
-    first_columns: dict[int, int] = {}
-    """By the width of a mask, which tells the kinds of a forward pass apart: its first column."""
+    first_keys: dict[int, int] = {}
+    """By the width of a mask, which tells the kinds of a forward pass apart: its first key."""
 
-    def mask_of_all_columns(*, kv_length: int, kv_offset: int = 0, **kwargs) -> torch.Tensor:
-        first_columns[kv_length] = int(kv_offset)
+    def mask_of_all_keys(*, kv_length: int, kv_offset: int = 0, **kwargs) -> torch.Tensor:
+        first_keys[kv_length] = int(kv_offset)
         return eager_mask(kv_length=kv_length, kv_offset=kv_offset, **kwargs)
 
     def attention(module, query, key, value, attention_mask, **kwargs):
         if module.layer_idx >= layer:
             width = attention_mask.shape[-1]
-            first = first_columns[width]
+            first = first_keys[width]
             blocked = torch.zeros(query.shape[0], first + width, dtype=torch.bool)
             prompt = visual.repeat_interleave(query.shape[0] // visual.shape[0], dim=0)[:, : first + width]
             blocked[:, : prompt.shape[1]] = prompt
@@ -41,7 +41,7 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, query, key, value, attention_mask, **kwargs)
 
-    with attention_implementation(model, "visual_keys_blocked", attention, mask_of_all_columns):
+    with attention_implementation(model, "visual_keys_blocked", attention, mask_of_all_keys):
         yield
 
 

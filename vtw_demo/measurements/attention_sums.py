@@ -36,8 +36,6 @@ def sum_attention(
       shape (sequence,), 0 to `labels` - 1 or `NO_LABEL`.
 
     The result is float32, shape (rows, layers, labels), on the model's device.
-
-    Raises what `vtw_demo.measure_attention` raises.
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
@@ -77,15 +75,14 @@ def sum_attention(
 def sum_by_label(weights: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
     """Attention weights, float32, shape (rows, keys), summed over the keys of each label.
 
-    `labels`, int64, shape (keys,), from 0 to `count` - 1 or `NO_LABEL`. The result has the shape (rows, count). Raises
-    RuntimeError unless there is one label for each key.
+    `labels`, int64, shape (keys,), from 0 to `count` - 1 or `NO_LABEL`. The result has the shape (rows, count).
     """
     if weights.shape[-1] != labels.shape[0]:
         raise RuntimeError(
             f"A decoder layer attended to {weights.shape[-1]} positions where {labels.shape[0]} were "
             "expected, so it isn't known which of them are visual tokens."
         )
-    # What has no label goes to a column of its own, which is cut off.
-    columns = torch.where(labels == NO_LABEL, count, labels)
+    # What has no label goes to a group of its own, which is cut off.
+    groups = torch.where(labels == NO_LABEL, count, labels)
     sums = weights.new_zeros(weights.shape[0], count + 1)
-    return sums.scatter_add_(1, columns.expand_as(weights), weights)[:, :-1]
+    return sums.scatter_add_(1, groups.expand_as(weights), weights)[:, :-1]

@@ -70,19 +70,19 @@ def sweep(
     check_family(model)
     if positions_at_once is not None and positions_at_once < 1:
         raise UserError(f"positions_at_once must be at least 1; this is {positions_at_once}.")
-    answer_length = 0 if answer_token_ids is None else torch.as_tensor(answer_token_ids).shape[-1]
+    answer = None if answer_token_ids is None else torch.as_tensor(answer_token_ids)
+    answer_length = None if answer is None else answer.shape[-1]
     # The answer's last token predicts nothing that is asked for.
-    given = None if answer_token_ids is None else torch.as_tensor(answer_token_ids)[..., : max(0, answer_length - 1)]
-    whole = with_answer(model, inputs, given)
+    whole = with_answer(model, inputs, None if answer is None else answer[..., :-1])
     check_prompt_end(model, inputs)
     if len(find_decoder(model).layers) == 1:
         raise UserError(f"{type(model).__name__} has 1 decoder layer: there is no K to sweep.")
     with torch.no_grad():
-        with SweepStreams(model, max(1, answer_length), positions_at_once) as streams:
+        with SweepStreams(model, max(1, answer_length or 0), positions_at_once) as streams:
             # No decoding follows: a cache and further logits would only take memory.
             model(**whole, use_cache=False, logits_to_keep=1)
         with exclusive(model):
-            return _read(streams, int(whole["input_ids"][0, -1]), None if answer_token_ids is None else answer_length)
+            return _read(streams, int(whole["input_ids"][0, -1]), answer_length)
 
 
 def _read(streams: SweepStreams, text_token: int, answer_length: int | None) -> Sweep:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from vtw_demo.withdrawal.architectures import shares_keys
 from vtw_demo.withdrawal.cache import CACHE_NAMES
 from vtw_demo.withdrawal.kept_tokens import gather_hidden_states
 from vtw_demo.withdrawal.layer_inputs import hidden_states_of, named_arguments, parameter_names, tile
@@ -43,19 +44,17 @@ class SweepStreams(Withdrawal):
         """The streams' keys and values that later layers use too, each (streams x batch, ...), by type of layer."""
         self.runs_streams = False
 
+    def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
+        super().begin_prefill(forward, visual, given)
+        is_padded = forward.padding_mask is not None and not forward.padding_mask.all()
+        is_ragged = forward.kept is None or forward.kept.valid is not None
+        if not (is_padded or is_ragged or shares_keys(self.decoder.config, len(self.layers))):
+            self.prefix = _PrefixCache(length=int(visual.any(0).byte().argmax()))
+
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         super().begin(module, args, kwargs)
-        forward = self.forward
-        assert forward is not None
-        is_padded = forward.padding_mask is not None and not forward.padding_mask.all()
-        shares_keys = self.key_sources != list(range(len(self.layers)))
-        if forward.kept is None or forward.kept.valid is not None or is_padded or shares_keys:
+        if self.prefix is None:
             return None
-        assert forward.visual is not None
-        length = int(forward.visual.any(0).byte().argmax())
-        if not length:
-            return None
-        self.prefix = _PrefixCache(length)
         name = next(name for name in CACHE_NAMES if name in parameter_names(type(module).forward))
         return args, {**kwargs, name: self.prefix}
 

@@ -14,7 +14,7 @@ from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.segments import visual_token_ids
 
 INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
-"""Model types whose `generate` hands embeddings to a language model's own, past the model's forward."""
+"""Model types whose `generate` hands embeddings to a language model's own `generate`, past the model's forward."""
 
 ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of decoder layers in which a token that is gone is one that no other attends to."""
@@ -57,30 +57,24 @@ def check_family(model: PreTrainedModel) -> None:
     visual_token_ids(config)
 
 
-def check_flash_window(module: nn.Module, columns: int) -> None:
+def check_flash_window(module: nn.Module, sequence_length: int) -> None:
     """Raise RuntimeError where flash attention would count a sliding window in kept tokens."""
     window = getattr(module.self_attn, "sliding_window", None)
-    if window is not None and columns > window:
+    if window is not None and sequence_length > window:
         raise RuntimeError(
             f"With flash attention, a sliding window of {window} tokens would be counted without the "
-            f'withdrawn ones, among {columns}. Load the model with attn_implementation="sdpa" or "eager".'
+            f'withdrawn ones, among {sequence_length}. Load the model with attn_implementation="sdpa" or "eager".'
         )
 
 
 def unlike_llava(model: PreTrainedModel) -> str | None:
     """How more depends on a token's place in the decoder of `model` than its position, as a verb; None if nothing."""
     decoder = find_decoder(model)
-    for reason, holds in {
-        "adds visual features between decoder layers": any(
-            parameter.startswith("deepstack") for parameter in inspect.signature(decoder.forward).parameters
-        ),
-        "shares keys between decoder layers": key_sources(decoder.config, len(decoder.layers))
-        != list(range(len(decoder.layers))),
-        "scales attention by position": any(map(scales_attention_by_position, decoder.layers)),
-    }.items():
-        if holds:
-            return reason
-    return None
+    if any(name.startswith("deepstack") for name in inspect.signature(decoder.forward).parameters):
+        return "adds visual features between decoder layers"
+    if shares_keys(decoder.config, len(decoder.layers)):
+        return "shares keys between decoder layers"
+    return "scales attention by position" if any(map(scales_attention_by_position, decoder.layers)) else None
 
 
 def answer_token_type(config: PreTrainedConfig) -> int:
@@ -119,25 +113,26 @@ def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
     return sources
 
 
+def shares_keys(config: PreTrainedConfig, layer_count: int) -> bool:
+    return key_sources(config, layer_count) != list(range(layer_count))
+
+
 def scales_attention_by_position(layer: Any) -> bool:
     """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
     attention = layer.self_attn
     return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
 
 
-def attention_temperature(attention: Any, position: torch.Tensor) -> torch.Tensor:
-    """The factor by which llama4 scales the query at a position, counted from 0."""
-    steps = torch.floor((position.float() + 1.0) / attention.floor_scale)
-    return torch.log1p(steps) * attention.attn_scale + 1.0
-
-
-def rescale_query(attention: Any, query: torch.Tensor, columns_before: int, kept: torch.Tensor) -> torch.Tensor:
-    """A query projection's output of kept positions, so scaled that llama4's own scaling makes it right.
+def rescale_query(attention: Any, query: torch.Tensor, past_length: int, kept: torch.Tensor) -> torch.Tensor:
+    """A query projection's output of kept tokens, so scaled that llama4's own scaling makes it right.
 
     - `query`, shape (batch, kept, heads x head_dim); `kept`, shape (batch, kept): the positions; llama4 counts
-      them from `columns_before` on as if none were missing.
+      them from `past_length` on as if none were missing.
     """
-    position = columns_before + kept
-    assumed = columns_before + torch.arange(position.shape[1], device=position.device)
-    ratio = attention_temperature(attention, position) / attention_temperature(attention, assumed)
+
+    def temperature(position: torch.Tensor) -> torch.Tensor:
+        steps = torch.floor((past_length + position.float() + 1.0) / attention.floor_scale)
+        return torch.log1p(steps) * attention.attn_scale + 1.0
+
+    ratio = temperature(kept) / temperature(torch.arange(kept.shape[1], device=kept.device))
     return (query * ratio[..., None]).to(query.dtype)

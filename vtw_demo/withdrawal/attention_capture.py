@@ -40,8 +40,8 @@ def attention_rows(
     batch, heads, query_count, head_dim = query.shape
     _, key_value_heads, key_count, _ = key.shape
     if attention_mask is None and is_causal:
-        columns = torch.arange(key_count, device=key.device)
-        attention_mask = columns <= columns[:query_count, None]
+        positions = torch.arange(key_count, device=key.device)
+        attention_mask = positions <= positions[:query_count, None]
     factor = head_dim**-0.5 if scaling is None else scaling
     transposed_key = key.float().transpose(2, 3)
     blocks = []
@@ -64,8 +64,8 @@ _ROWS_AT_ONCE = 64
 
 _INTERFACE = "vtw_demo_captured_rows"
 
-_capture: ContextVar[Callable[..., None] | None] = ContextVar("capture", default=None)
-"""What takes the queries and keys of the pass that runs now; passes in other threads aren't captured."""
+_capture: ContextVar[tuple[int, Callable[[int, torch.Tensor], None]] | None] = ContextVar("capture", default=None)
+"""How many rows to capture, and what receives them; passes in other threads aren't captured."""
 
 _turn = threading.Lock()
 
@@ -85,30 +85,10 @@ def captured_rows(
 
     Forward passes raise ValueError for attention with soft caps, position biases or learned sinks.
     """
-
-    def capture(
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        **options: Any,
-    ) -> None:
-        for name in ("softcap", "position_bias", "s_aux"):
-            if options.get(name) is not None:
-                raise UserError(
-                    f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of "
-                    "scaled products."
-                )
-        is_causal = options.get("is_causal")
-        if is_causal is None:
-            is_causal = getattr(module, "is_causal", True)
-        weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
-        receive(module.layer_idx, weights)
-
     config = find_decoder(model).config
     with _turn:
         before = config._attn_implementation
-        token = _capture.set(capture)
+        token = _capture.set((row_count, receive))
         config._attn_implementation = _INTERFACE
         try:
             yield
@@ -118,16 +98,26 @@ def captured_rows(
 
 
 def _sdpa_with_capture(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    capture = _capture.get()
-    if capture is not None:
-        capture(module, query, key, attention_mask, **options)
+    if (capture := _capture.get()) is not None:
+        for name in ("softcap", "position_bias", "s_aux"):
+            if options.get(name) is not None:
+                raise UserError(
+                    f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of "
+                    "scaled products."
+                )
+        row_count, receive = capture
+        is_causal = options.get("is_causal")
+        if is_causal is None:
+            is_causal = getattr(module, "is_causal", True)
+        weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
+        receive(module.layer_idx, weights)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 

@@ -92,8 +92,7 @@ class _RemovalAtRandom(Withdrawal):
         super().__init__(model, layer)
         self.seeds = tuple(seeds)
 
-    def leaving(self, forward: ForwardPass) -> torch.Tensor:
-        visual = super().leaving(forward)
+    def leaving(self, forward: ForwardPass, visual: torch.Tensor) -> torch.Tensor:
         if len(visual) != len(self.seeds):
             raise UserError(f"A seed is needed for each row; there are {len(self.seeds)} for {len(visual)} rows.")
         present = torch.ones_like(visual) if forward.padding_mask is None else forward.padding_mask.bool()
@@ -114,7 +113,7 @@ class _RenumberedWithdrawal(Withdrawal):
         inputs = self.forward.inputs
         positions = inputs.positions
         assert positions is not None
-        end = positions.count_at(inputs.before + inputs.sequence_length)
+        end = positions.count_at(inputs.past_length + inputs.sequence_length)
         empty = 0 if positions.valid is None else (~positions.valid).sum(1, keepdim=True)
         numbers = torch.arange(end - hidden_states.shape[1], end, device=hidden_states.device)[None] - empty
         given["position_ids"] = numbers.clamp(min=0).expand(hidden_states.shape[0], -1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,10 +33,8 @@ def fastv(
     In a prefill, each prompt's visual tokens are ranked by the attention, mean over heads, that its last token gives
     them in layer K - 1. The share of `share`, rounded down, that gets least is dropped before layer K; a sequence has
     one for each row of the batch. The others keep their positions, and the KV cache of layers from K on holds these
-    alone. (Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764, section 4.1:
-    filtering ratio R, filtering layer K.)
-
-    What a caller sees keeps its shape: a dropped token stays as it was at layer K.
+    alone (section 4.1: filtering ratio R, filtering layer K). What a caller sees keeps its shape: a dropped token stays
+    as it was at layer K.
 
     Raises ValueError for a share outside 0 to 1, a layer outside 1 to L - 1, and a model in which more depends on a
     token's place than its position, or whose attention is neither sdpa nor eager; RuntimeError if a withdrawal or
@@ -51,12 +50,11 @@ def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: i
     """Raise the ValueError that `fastv` raises."""
     check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
-    layers = decoder.layers
-    shares = share if isinstance(share, Sequence) else [share]
-    if not all(0 <= part <= 1 for part in shares):
+    last = len(decoder.layers) - 1
+    if not all(0 <= part <= 1 for part in (share if isinstance(share, Sequence) else [share])):
         raise UserError(f"The share of visual tokens to drop must be from 0 to 1; this is {share}.")
-    if not 1 <= layer < len(layers):
-        raise UserError(f"FastV's layer must be from 1 to {len(layers) - 1} in {name}; this is {layer}.")
+    if not 1 <= layer <= last:
+        raise UserError(f"FastV's layer must be from 1 to {last} in {name}; this is {layer}.")
     implementation = decoder.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise UserError(f"FastV is written here for sdpa or eager attention; that of {name} is {implementation}.")
@@ -77,36 +75,28 @@ class _FastV(TokenPruning):
     def register(self) -> None:
         self.hooks.push(self.capture)  # an interrupt passes by the layer's own hook
         ranked = self.layers[self.layer - 1]
-        self.before(ranked, self.before_ranked)
-        self.after(ranked, self.after_ranked, always_call=True)
+        self.hook_before(ranked, self.before_ranked)
+        self.hook_after(ranked, lambda *_: self.capture.close(), always_call=True)
         super().register()
 
-    def begin_prefill(self, forward: ForwardPass, given: dict[str, Any]) -> None:
-        if before := forward.inputs.before:
+    def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
+        if held := forward.inputs.past_length:
             raise UserError(
-                f"FastV ranks the visual tokens of a whole prompt, and this KV cache holds {before} tokens "
+                f"FastV ranks the visual tokens of a whole prompt, and this KV cache holds {held} tokens "
                 "already. Start with a new one."
             )
-        assert forward.visual is not None
-        if not forward.visual.any():
-            forward.visual = None
-            return
-        check_prompt(given)
-        check_prompt_end(self.model, given)
+        if visual.any():
+            check_prompt(given)
+            check_prompt_end(self.model, given)
+            forward.visual = visual
 
     def before_ranked(self, *_: Any) -> None:
         if self.forward is not None and self.forward.visual is not None:
-            self.capture.enter_context(captured_rows(self.model, 1, self.rank))
+            rank = partial(self.rank, self.forward, self.forward.visual)
+            self.capture.enter_context(captured_rows(self.model, 1, rank))
 
-    def after_ranked(self, *_: Any) -> None:
-        self.capture.close()
-
-    def rank(self, layer_index: int, weights: torch.Tensor) -> None:
-        forward = self.forward
-        assert forward is not None
-        assert forward.visual is not None
-        scores = weights[:, 0, : forward.inputs.sequence_length]  # a static cache has further keys
-        scores = scores.masked_fill(~forward.visual, torch.inf)
+    def rank(self, forward: ForwardPass, visual: torch.Tensor, layer_index: int, weights: torch.Tensor) -> None:
+        scores = weights[:, 0, : visual.shape[1]].masked_fill(~visual, torch.inf)  # a static cache has further keys
         share = torch.as_tensor(self.share, dtype=torch.double, device=scores.device)
-        count = (forward.visual.sum(1) * share).long()
+        count = (visual.sum(1) * share).long()
         self.prune(forward, scores.argsort(1).argsort(1) < count[:, None])

@@ -43,7 +43,7 @@ class LayerInputs:
     """What decoder layers get in one forward pass in place of what they are handed, made once for all of them.
 
     - `sequence_length`: how many tokens the pass was handed.
-    - `before`: how many sequence positions the KV cache accounted for before it.
+    - `past_length`: how many sequence positions the KV cache accounted for before it.
     - `is_flash`: whether attention takes a mask of padding alone, as flash attention does.
     - `kept`: the tokens that layers run on; None where none leaves in this pass: decoding, or no image.
     - `positions`: of the layers' keys after this pass; None where none has left. There may be more than `kept`, whose
@@ -51,7 +51,7 @@ class LayerInputs:
     """
 
     sequence_length: int
-    before: int
+    past_length: int
     is_flash: bool
     kept: KeptTokens | None = None
     positions: CachePositions | None = None
@@ -64,27 +64,25 @@ class LayerInputs:
         query_count: int,
         cache_layer: Any = None,
         sees_all: bool = False,
-        is_tail: bool = False,
         times: int = 1,
     ) -> dict[str, Any]:
         """What the layer `module` gets in place of `given`, its arguments by name without the hidden states.
 
-        - `query_count`: how many tokens it runs on.
+        - `query_count`: how many tokens it runs on: the kept ones, or the sequence's tail, to which the model cut it.
         - `cache_layer`: of the KV cache, the one that holds the layer's keys.
         - `sees_all`: whether its keys are those of a layer that tokens haven't left.
-        - `is_tail`: whether it runs on the sequence's tail, to which the model has cut it, not on the kept tokens.
         - `times`: how many times the batch runs through it, stacked.
         """
         replaced = dict(given)
-        if self.kept is not None and not is_tail:
+        if self.kept is not None and query_count == self.kept.count:
             for name in given.keys() - {"attention_mask", "cache_position"}:
                 replaced[name] = self.gather(module, name, given[name], times)
         if given.get("cache_position") is not None:
             replaced["cache_position"] = self.cache_position(given["cache_position"], query_count, cache_layer)
         if self.is_flash:
-            check_flash_window(module, self.before + self.sequence_length)
+            check_flash_window(module, self.past_length + self.sequence_length)
             replaced["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
-        mask = self.mask(module, given.get("attention_mask"), query_count, cache_layer, sees_all, is_tail)
+        mask = self.mask(module, given.get("attention_mask"), query_count, cache_layer, sees_all)
         replaced["attention_mask"] = None if mask is None else tile(mask, times)
         return replaced
 
@@ -110,13 +108,7 @@ class LayerInputs:
         return first + torch.arange(query_count, device=given.device)
 
     def mask(
-        self,
-        module: nn.Module,
-        mask: Any,
-        query_count: int,
-        cache_layer: Any,
-        sees_all: bool,
-        is_tail: bool,
+        self, module: nn.Module, mask: Any, query_count: int, cache_layer: Any, sees_all: bool
     ) -> torch.Tensor | None:
         """The attention mask of a layer, out of the one that the model hands to it."""
         if not (mask is None or isinstance(mask, torch.Tensor)):
@@ -124,12 +116,12 @@ class LayerInputs:
                 f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
                 'Load the model with attn_implementation="sdpa" or "eager".'
             )
-        positions, kept, after = self.positions, self.kept, self.before + self.sequence_length
+        positions, kept, after = self.positions, self.kept, self.past_length + self.sequence_length
         assert positions is not None
         aligned = self.is_flash or kept is None or kept.count == positions.count
         if mask is None and positions.valid is None and aligned and not sees_all:
             return None  # attention among the kept tokens is right without a mask
-        count, mask_first = key_span(cache_layer, self.before, self.sequence_length)
+        count, mask_first = key_span(cache_layer, self.past_length, self.sequence_length)
         first = mask_first
         if not sees_all:
             new = self.sequence_length if kept is None else kept.count
@@ -138,7 +130,7 @@ class LayerInputs:
 
         def make() -> torch.Tensor | None:
             keys = (positions.of_whole_sequence() if sees_all else positions).span(first, count)
-            queries = None if kept is None or is_tail else kept.index
+            queries = kept.index if kept is not None and query_count == kept.count else None
             if mask is not None:
                 if mask.ndim == 4 and mask.shape[2] != self.sequence_length:
                     queries = None  # the model has cut it to the tail already
@@ -146,7 +138,7 @@ class LayerInputs:
             if self.is_flash:
                 return keys.valid
             last = torch.arange(after - query_count, after, device=keys.held.device)[None]
-            at = last if queries is None else self.before + queries
+            at = last if queries is None else self.past_length + queries
             return make_mask(keys, at if is_causal else None)
 
         return self._once(("attention_mask", id(mask), query_count, sees_all, first, count, is_causal), mask, make)

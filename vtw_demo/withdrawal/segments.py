@@ -73,7 +73,7 @@ def segment_ids(
     - `input_ids`, shape (batch, sequence): prompt and, if it is there already, the answer.
     - `attention_mask`, shape (batch, sequence), 0 where a row is padded (`PADDING` in the result);
       None means no padding.
-    - `prompt_length`: columns that belong to the prompt, padding counted; later ones are the answer.
+    - `prompt_length`: positions that belong to the prompt, padding counted; later ones are the answer.
       None means that everything is prompt.
 
     The first position that isn't padding is the first token, except where it is visual: then it belongs
@@ -81,8 +81,7 @@ def segment_ids(
     Text before a row's first visual token is system text; text after it, between two images too, is the
     question, and so is all text of a row without an image.
 
-    Raises ValueError for shapes that don't fit each other, a prompt length outside the sequence, and
-    a configuration that names no placeholder token.
+    Raises ValueError for shapes that don't fit each other and a prompt length outside the sequence.
     """
     if input_ids.ndim != 2:
         raise UserError(f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}.")
@@ -97,7 +96,7 @@ def segment_ids(
     if not 0 <= prompt_length <= sequence_length:
         raise UserError(
             f"prompt_length is {prompt_length}, but the sequence has {sequence_length} positions; "
-            "it counts the columns of the prompt, padding included."
+            "it counts those of the prompt, padding included."
         )
 
     present = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()

@@ -52,7 +52,7 @@ class ForwardPass:
     logits_to_keep: int
     """How many positions at the end are asked for, 0 for all."""
     visual: torch.Tensor | None = None
-    """Where the visual tokens are, bool, shape (batch, sequence); None in decoding."""
+    """Where the visual tokens are, for subclasses that need it later than the pass begins."""
     full: torch.Tensor | None = None
     """The hidden states that enter layer K."""
     is_tail: bool = False
@@ -88,8 +88,11 @@ class TokenPruning:
         self.hooks = ExitStack()
         self.forward: ForwardPass | None = None
 
-    def begin_prefill(self, forward: ForwardPass, given: dict[str, Any]) -> None:
-        """Called before a prefill, with the model's arguments: `prune` here, or later but before layer K."""
+    def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
+        """Called before a prefill: calls `prune`, or notes what it takes to call it later, before layer K.
+
+        `visual`, bool, shape (batch, sequence): where the visual tokens are. `given`: the model's arguments by name.
+        """
         raise NotImplementedError
 
     def prune(self, forward: ForwardPass, leaving: torch.Tensor) -> None:
@@ -97,8 +100,8 @@ class TokenPruning:
         inputs = forward.inputs
         inputs.kept = keep_tokens(leaving, forward.padding_mask)
         if inputs.kept is not None:
-            after = inputs.before + inputs.sequence_length
-            inputs.positions = add_kept(inputs.positions, inputs.kept, inputs.before, after)
+            after = inputs.past_length + inputs.sequence_length
+            inputs.positions = add_kept(inputs.positions, inputs.kept, inputs.past_length, after)
 
     def __enter__(self) -> Self:
         with ExitStack() as self.hooks:
@@ -113,21 +116,21 @@ class TokenPruning:
         self.forward = None
 
     def register(self) -> None:
-        self.before(self.model, self.begin)
-        self.after(self.model, self.end, always_call=True)
-        self.before(self.decoder, self.before_decoder)
+        self.hook_before(self.model, self.begin)
+        self.hook_after(self.model, self.end, always_call=True)
+        self.hook_before(self.decoder, self.before_decoder)
         for index in range(self.layer, len(self.layers)):
             module: Any = self.layers[index]
-            self.before(module, partial(self.before_layer, index))
+            self.hook_before(module, partial(self.before_layer, index))
             # First of all hooks, so that those that record hidden states record restored ones.
-            self.after(module, partial(self.after_layer, index), prepend=True)
+            self.hook_after(module, partial(self.after_layer, index), prepend=True)
             if scales_attention_by_position(module):
-                self.after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
+                self.hook_after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
 
-    def before(self, module: nn.Module, hook: Any) -> None:
+    def hook_before(self, module: nn.Module, hook: Any) -> None:
         self.hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
-    def after(self, module: nn.Module, hook: Any, **options: bool) -> None:
+    def hook_after(self, module: nn.Module, hook: Any, **options: bool) -> None:
         self.hooks.callback(module.register_forward_hook(hook, with_kwargs=True, **options).remove)
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
@@ -144,7 +147,7 @@ class TokenPruning:
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
         inputs = LayerInputs(input_ids.shape[1], count_positions(cache, input_ids.shape[1]), self.is_flash)
-        if cache is not None and inputs.before:
+        if cache is not None and inputs.past_length:
             layer, inputs.positions = noted_positions(cache)
             if inputs.positions is not None and layer != self.layer:
                 raise RuntimeError(
@@ -162,9 +165,8 @@ class TokenPruning:
             logits_to_keep=asked if isinstance(asked, int) else 0,
         )
         # A placeholder that the model itself has written into its answer is no visual token.
-        if inputs.before == 0 or has_visual_input(given):
-            self.forward.visual = visual_token_mask(self.model.config, input_ids)
-            self.begin_prefill(self.forward, given)
+        if inputs.past_length == 0 or has_visual_input(given):
+            self.begin_prefill(self.forward, visual_token_mask(self.model.config, input_ids), given)
         return None
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -205,7 +207,6 @@ class TokenPruning:
             query_count=hidden_states.shape[-2],
             cache_layer=find_cache_layer(given, source),
             sees_all=source < self.layer,
-            is_tail=forward.is_tail,
         )
         return (hidden_states,), replaced
 
@@ -246,7 +247,7 @@ class TokenPruning:
         if forward is None or forward.kept is None or forward.is_tail:
             return None
         index = forward.kept.index
-        return rescale_query(attention, output, forward.inputs.before, tile(index, len(output) // len(index)))
+        return rescale_query(attention, output, forward.inputs.past_length, tile(index, len(output) // len(index)))
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def check_layer(layer: int, layer_count: int) -> None:
 class Withdrawal(TokenPruning):
     """The visual tokens leave, which are known as soon as a prefill begins."""
 
-    def begin_prefill(self, forward: ForwardPass, given: dict[str, Any]) -> None:
-        self.prune(forward, self.leaving(forward))
+    def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
+        self.prune(forward, self.leaving(forward, visual))
         if forward.kept is None and has_visual_input(given):
             raise UserError(
                 f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "
@@ -85,7 +85,6 @@ class Withdrawal(TokenPruning):
                 "visual tokens can't be found."
             )
 
-    def leaving(self, forward: ForwardPass) -> torch.Tensor:
+    def leaving(self, forward: ForwardPass, visual: torch.Tensor) -> torch.Tensor:
         """Which tokens leave the sequence, bool, shape (batch, sequence)."""
-        assert forward.visual is not None
-        return forward.visual
+        return visual
