@@ -110,17 +110,3 @@ def test_the_table_has_a_row_for_each_layer():
     assert table.rows[0] == ("early", 2, 0, 80, 80, None)
     assert table.rows[2] == ("early", 2, 2, 20, 0, 0.02)
     assert table.rows[-1] == ("late <b>", 1, 5, 50, 0, 0.1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"layer": 3}, "withdrawn at 2; the comparison's withdrawal layer is 3"),
-        ({"mass_withdrawn": EARLY.mass_full}, "withdrawn at None"),
-        ({"kl": (0.5, 0.02)}, "kl 2 values"),
-        ({"mass_full": LATE.mass_full}, "mass_full has 6 layers, mass_withdrawn 4"),
-    ],
-)
-def test_it_validates_itself(changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(EARLY, **changes)

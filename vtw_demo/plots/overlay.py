@@ -29,8 +29,6 @@ class Overlaid:
     - `layer`: the withdrawal layer K, 1 <= K <= L.
     - `mass_full`, `mass_withdrawn`: the attention mass of both runs, of L layers.
     - `kl`: the divergence of the token after the prompt, by K = 1 to L - 1.
-
-    Raises ValueError for lengths that don't fit each other, and attention mass that isn't of a run withdrawn at K.
     """
 
     name: str
@@ -38,18 +36,6 @@ class Overlaid:
     mass_full: AttentionMass
     mass_withdrawn: AttentionMass
     kl: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if self.mass_withdrawn.withdrawal_layer != self.layer:
-            raise ValueError(
-                f"mass_withdrawn is of a run withdrawn at {self.mass_withdrawn.withdrawal_layer}; "
-                f"the comparison's withdrawal layer is {self.layer}."
-            )
-        if self.mass_withdrawn.layers != self.layers or len(self.kl) != self.layers - 1:
-            raise ValueError(
-                f"mass_full has {self.layers} layers, mass_withdrawn {self.mass_withdrawn.layers}, and kl "
-                f"{len(self.kl)} values; they must be as many, and one fewer."
-            )
 
     @property
     def layers(self) -> int:
@@ -60,11 +46,7 @@ class Overlaid:
 def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
     """Left the picture's share of the last prompt token's attention by layer, right the KL divergence by K, each
     comparison in a colour and with its K marked."""
-    figure = make_subplots(
-        cols=2,
-        horizontal_spacing=0.06,
-        subplot_titles=("the picture's share", "divergence by K"),
-    )
+    figure = make_subplots(cols=2, horizontal_spacing=0.06, subplot_titles=("the picture's share", "divergence by K"))
     figure.update_annotations(font={"size": 13})
     for index, overlaid in enumerate((first, second)):
         name, line, symbol = escape(_short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]
