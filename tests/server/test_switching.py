@@ -288,5 +288,5 @@ def test_a_page_that_stays_with_its_model_has_no_such_tab(browser):
         page = opened(browser, url)
         assert page.get_by_role("tab", name="Model").count() == 0
         config = urllib.request.urlopen(f"{url}/config", timeout=10).read().decode()
-        assert "switch_model" not in config
+        assert "load-model" not in config
         page.close()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, random_example
+from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, restore, scene_example
 from vtw_demo.page.html import problem_line
-from vtw_demo.page.links import restore
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
-from vtw_demo.server.query import LONGEST_QUESTION
 
 # Told to the live line while the slider is dragged.
 TELL_LAYER = '(layer) => { window.dispatchEvent(new CustomEvent("layer", {detail: layer})); }'
@@ -23,39 +22,34 @@ TELL_LAYER = '(layer) => { window.dispatchEvent(new CustomEvent("layer", {detail
 class Asking:
     def __init__(self, page: Page, examples: Sequence[Example]) -> None:
         self.page = page
-        self.layout = page.layout
+        self.layout = layout = page.layout
         self.examples = examples
         self.generator = random.Random()
+        self.chosen = [layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions]
 
     def connect(self, start: Any) -> None:
         """Bind the events. `start` is the page's own, when a visitor comes."""
-        page, layout = self.page, self.layout
-        chosen = [layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions]
-        started = page.at_once(
-            start, self.start, "start", [layout.session], [*page.about_model(), layout.note, *chosen]
-        )
-        page.run_after(started.then, page.run, "run_first_example")
-        page.run_after(layout.run.click, page.run, "run")
-        page.run_after(layout.question.submit, page.run, "run_on_enter")
-        page.run_after(layout.layer.release, page.run_withdrawn, "run_withdrawn")
-        page.at_once(layout.stop.click, Session.halt, "stop", [layout.session], trigger_mode="multiple")
+        page, layout, chosen = self.page, self.layout, self.chosen
+        shown = dict.fromkeys([*page.about_model(), layout.note, *chosen])
+        started = page.at_once(start, self.start, [layout.session], list(shown))
+        page.run_after(started.then, page.run)
+        page.run_after(layout.run.click, page.run)
+        page.run_after(layout.question.submit, page.run)
+        page.run_after(layout.layer.release, page.run_withdrawn)
+        page.at_once(layout.stop.click, Session.halt, [layout.session], None, trigger_mode="multiple")
         slid = partial(gr.on, [layout.layer.input, layout.layer.change])
         page.in_browser(slid, TELL_LAYER, [layout.layer])
-        example = page.at_once(layout.examples.click, self.choose_example, "choose_example", [layout.examples], chosen)
-        page.run_after(example.then, page.run, "run_example")
-        asked = page.at_once(
-            layout.suggestions.click, _question, "choose_question", [layout.suggestions], [layout.question]
-        )
-        page.run_after(asked.then, page.run, "run_suggestion")
-        scene = page.at_once(
-            layout.random_scene.click, self.random_scene, "random_scene", None, chosen, api_visibility="public"
-        )
-        page.run_after(scene.then, page.run, "run_random_scene")
+        example = page.at_once(layout.examples.click, self.choose_example, [layout.examples], chosen)
+        page.run_after(example.then, page.run)
+        asked = page.at_once(layout.suggestions.click, _question, [layout.suggestions], [layout.question])
+        page.run_after(asked.then, page.run)
+        # Programs may ask for one, too.
+        scene = page.at_once(layout.random_scene.click, self.random_scene, None, chosen, api_visibility="public")
+        page.run_after(scene.then, page.run)
         own = [layout.picture.upload, layout.picture.clear, layout.clip.upload, layout.clip.clear]
         page.at_once(
             partial(gr.on, own),
             self.own_picture,
-            "own_picture",
             [layout.picture, layout.clip],
             [layout.suggestions, layout.origin],
             preprocess=False,
@@ -64,28 +58,24 @@ class Asking:
     def start(self, session: Session, request: gr.Request) -> Shown:
         """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
         layout, vlm = self.layout, self.page.engine.vlm
-        restored = restore(dict(request.query_params), self.examples, vlm.name, vlm.layers, LONGEST_QUESTION)
+        restored = restore(dict(request.query_params), self.examples, vlm.name, vlm.layers)
         session.show_model(vlm)
         shown = self.page.about_model(restored.layer)
-        if restored.picture is not None:
-            shown |= {layout.picture: restored.picture, layout.origin: restored.origin}
-            shown |= {layout.suggestions: _suggestions(restored.suggestions)}
+        if restored.example is not None:
+            picture, _, origin, _, suggestions = _chosen(restored.example)
+            shown |= {layout.picture: picture, layout.origin: origin, layout.suggestions: suggestions}
         if restored.question is not None:
             shown[layout.question] = restored.question
         if restored.problems:
             shown[layout.note] = gr.HTML(problem_line(" ".join(restored.problems)), visible=True)
         return shown
 
-    def choose_example(self, index: int) -> tuple[str, None, dict[str, str], str, gr.Dataset]:
-        example = self.examples[index]
-        origin = {"example": example.picture.stem}
-        return str(example.picture), None, origin, example.question, _suggestions(example.suggestions)
+    def choose_example(self, index: int) -> tuple[Any, ...]:
+        return _chosen(self.examples[index])
 
-    def random_scene(self) -> tuple[Any, None, dict[str, str], str, gr.Dataset]:
+    def random_scene(self) -> tuple[Any, ...]:
         """A new picture of coloured shapes, with a question and others that fit it."""
-        seed = self.generator.randrange(10**9)
-        picture, questions = random_example(seed)
-        return picture, None, {"scene": str(seed)}, questions[0], _suggestions(questions)
+        return _chosen(scene_example(self.generator.randrange(10**9)))
 
     def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it.
@@ -93,6 +83,11 @@ class Asking:
         The page is told of it here so that it is the session's from its upload on.
         """
         return _suggestions(GENERAL_QUESTIONS), {}
+
+
+def _chosen(example: Example) -> tuple[Any, ...]:
+    picture = str(example.picture) if isinstance(example.picture, Path) else example.picture
+    return picture, None, example.origin, example.question, _suggestions(example.suggestions)
 
 
 def _question(sample: tuple[int, Sequence[str]]) -> str:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.errors import UserError
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[log])
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends the wait in `_serve`, or whatever is before it
     try:
         with own_upload_folder():
             return _serve(options)
@@ -158,8 +157,3 @@ def _whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"K must be a whole number (--layer or VTW_LAYER); this is {text!r}."
         ) from None
-
-
-def _leave(signal_number: int, frame: FrameType | None) -> None:
-    """Ends the wait in `_serve`, or whatever comes before it."""
-    raise SystemExit(0)

@@ -21,12 +21,7 @@ _numbers = itertools.count()
 def download(name: str, media_type: str, content: str | bytes) -> dict[str, str | int]:
     """What the script that saves it takes. Its number makes the same file, taken twice, a new value."""
     encoded = content.encode() if isinstance(content, str) else content
-    return {
-        "number": next(_numbers),
-        "name": name,
-        "type": media_type,
-        "content": base64.b64encode(encoded).decode(),
-    }
+    return {"number": next(_numbers), "name": name, "type": media_type, "content": base64.b64encode(encoded).decode()}
 
 
 def take_whole(
@@ -50,7 +45,4 @@ def take_whole(
             for place in page.engine.measure(session.visitor, analysis, part, stop, follows=True):
                 yield {layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
     content = make(analysis)
-    yield {
-        layout.file: download(name, media_type, content),
-        layout.verdict: verdict_line(verdict(analysis.comparison)),
-    }
+    yield {layout.file: download(name, media_type, content), layout.verdict: verdict_line(verdict(analysis.comparison))}

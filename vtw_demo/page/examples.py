@@ -1,16 +1,19 @@
-"""Pictures with questions that fit them: those that ship with the demo, and random scenes."""
+"""Pictures with questions that fit them: those that ship with the demo, random scenes, and what a link restores."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from vtw_demo.embedded.questions import KINDS, ask
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.server.query import LONGEST_QUESTION
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
 PICTURE_SIDE = 448
@@ -26,16 +29,32 @@ GENERAL_QUESTIONS = (
 
 @dataclass(frozen=True)
 class Example:
-    """A picture's file, the question it comes with, and others to suggest."""
+    """A picture, drawn or its file, the question it comes with, and others to suggest; `origin` is what a link says of
+    it."""
 
-    picture: Path
+    picture: Any
     question: str
     suggestions: tuple[str, ...]
+    origin: dict[str, str]
 
 
-def load_examples(folder: Path = FOLDER) -> tuple[Example, ...]:
-    listed = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
-    return tuple(Example(folder / entry["picture"], entry["question"], tuple(entry["suggestions"])) for entry in listed)
+def load_examples() -> tuple[Example, ...]:
+    """Those that ship with the demo."""
+    listed = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
+    return tuple(
+        Example(
+            FOLDER / entry["picture"],
+            entry["question"],
+            tuple(entry["suggestions"]),
+            {"example": Path(entry["picture"]).stem},
+        )
+        for entry in listed
+    )
+
+
+def scene_example(seed: int) -> Example:
+    picture, questions = random_example(seed)
+    return Example(picture, questions[0], questions, {"scene": str(seed)})
 
 
 def random_example(seed: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -47,3 +66,37 @@ def random_example(seed: int) -> tuple[Image.Image, tuple[str, ...]]:
     questions = [question.text for question in asked if question is not None]
     generator.shuffle(questions)
     return draw(scene, PICTURE_SIDE), tuple(questions)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a link says; None where it says nothing. `problems` are sentences about what can't be restored."""
+
+    example: Example | None
+    question: str | None
+    layer: int | None
+    problems: tuple[str, ...]
+
+
+def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: str, layers: int) -> Restored:
+    """Read a link's parameters: `example` or `scene`, `question`, `layer`, `model`; none of them must be there."""
+    problems = []
+    if (asked := parameters.get("model", model)) != model:
+        problems.append(f"The link is of the model {asked!r}; this page runs {model!r}.")
+    example, layer = None, None
+    if name := parameters.get("example"):
+        example = next((example for example in examples if example.origin["example"] == name), None)
+        if example is None:
+            problems.append(f"There is no example {name!r}.")
+    elif seed := parameters.get("scene"):
+        if seed.isascii() and seed.isdigit() and len(seed) <= 9:
+            example = scene_example(int(seed))
+        else:
+            problems.append(f"A scene has a number of up to 9 digits; this is {seed!r}.")
+    question = parameters.get("question", "").strip()[:LONGEST_QUESTION] or (example.question if example else None)
+    if text := parameters.get("layer"):
+        if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= layers:
+            layer = int(text)
+        else:
+            problems.append(f"The link's withdrawal layer must be from 1 to {layers}; this is {text!r}.")
+    return Restored(example, question, layer, tuple(problems))

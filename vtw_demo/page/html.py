@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape
 from itertools import zip_longest
+from pathlib import Path
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
@@ -16,6 +17,11 @@ from vtw_demo.page.session import PastComparison
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 LONGEST_CELL = 60
+
+
+def asset(name: str) -> str:
+    """A script or style sheet of the page, which the browser reads."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def header(model: str, precision: str, device: str, layers: int, visual_tokens: int | None = None) -> str:

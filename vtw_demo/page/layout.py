@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import gradio as gr
 
@@ -13,7 +12,7 @@ from vtw_demo.formats import count
 from vtw_demo.models.registry import StartingLayer, starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.examples import Example
-from vtw_demo.page.html import header, progress_line
+from vtw_demo.page.html import asset, header, progress_line
 from vtw_demo.page.session import Session
 from vtw_demo.plots.answer_cards import AnswerCard
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
@@ -37,11 +36,6 @@ def layer_info(layers: int, starting: StartingLayer, calibration: Calibration | 
     return f"{said} Calibrated on {samples}: {nearest}K = {calibration.nearest_layer}."
 
 
-def script(name: str) -> str:
-    """What runs in the browser alone."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
 class Layout:
     """The components, made inside a `gr.Blocks`, with the first example chosen."""
 
@@ -58,7 +52,7 @@ class Layout:
         self.note = gr.HTML(padding=False, visible=False, elem_id="note")
         # Read by the script that makes the link: {"example": name}, {"scene": seed}, or {} for an own picture.
         self.model = gr.JSON({"model": vlm.name}, visible=False)
-        self.origin = gr.JSON({"example": examples[0].picture.stem}, visible=False)
+        self.origin = gr.JSON(examples[0].origin, visible=False)
         with gr.Row(elem_id="query"):
             with gr.Column(scale=0, min_width=290, elem_id="picture-column"):
                 self._lay_out_picture(examples[0], takes_clips=vlm.sampling is not None)
@@ -69,13 +63,13 @@ class Layout:
             with gr.Column(scale=3, min_width=320):
                 # Its value is what the last question's sweep says of every K; it shows one, without the server.
                 self.live = gr.HTML(
-                    html_template="", js_on_load=script("live_layer.js"), layer=layer, padding=False, elem_id="live"
+                    html_template="", js_on_load=asset("live_layer.js"), layer=layer, padding=False, elem_id="live"
                 )
         with gr.Row(equal_height=True, elem_id="answers"):
             self.cards = {run: self._lay_out_card(run, layer) for run in ("full", "withdrawn")}
         self.verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
         # What it is given is saved by the browser; nothing of it is shown, and nothing stays on the server.
-        self.file = gr.HTML(html_template="", js_on_load=script("download.js"), visible="hidden", padding=False)
+        self.file = gr.HTML(html_template="", js_on_load=asset("download.js"), visible="hidden", padding=False)
 
     @property
     def query(self) -> list[gr.components.Component]:

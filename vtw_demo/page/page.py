@@ -67,14 +67,13 @@ class Page:
         others = [*layout.cards.values(), layout.verdict, layout.file, self.tab_bar]
         return [*self.about_model(), layout.note, *others, *of_tabs]
 
-    def on_model(self, event: Any, steps: Steps, name: str, inputs: Sequence[Any] = (), **options: Any) -> Any:
+    def on_model(self, event: Any, steps: Steps, inputs: Sequence[Any] = (), **options: Any) -> Any:
         """At `event`, `steps` of a session and the values of `inputs`. Whatever uses the model takes turns in the
         engine's queue, not in Gradio's."""
         return event(
             self._in_sentences(steps),
             [self.layout.session, *inputs],
             self.shown,
-            api_name=name,
             concurrency_limit=None,
             show_progress="hidden",
             api_visibility="private",
@@ -82,37 +81,33 @@ class Page:
             **options,
         )
 
-    def at_once(
-        self, event: Any, function: Callable[..., Any], name: str, inputs: Any, outputs: Any = None, **options: Any
-    ) -> Any:
+    def at_once(self, event: Any, function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> Any:
         """At `event`, what needs no model, and waits for nobody."""
         if inspect.isgeneratorfunction(function):
             function = self._in_sentences(function)
-        settings: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", **options}
-        return event(function, inputs, outputs, api_name=name, queue=False, **settings)
+        settings: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private", **options}
+        return event(function, inputs, outputs, **settings)
 
-    def in_browser(self, event: Any, script: str, inputs: Any = None, outputs: Any = None) -> Any:
+    def in_browser(self, event: Any, script: str, inputs: Any = None, outputs: Any = None) -> None:
         """At `event`, a script, without the server."""
-        return event(fn=None, inputs=inputs, outputs=outputs, js=script, api_visibility="private")
+        event(fn=None, inputs=inputs, outputs=outputs, js=script, api_visibility="private")
 
-    def run_after(self, event: Any, steps: Steps, name: str, *more: Any) -> None:
+    def run_after(self, event: Any, steps: Steps, *more: Any) -> None:
         """After `event`, which ends what the visitor had running, `steps` of a session, what is asked, and the values
         of `more` inputs."""
 
-        def asked(session: Session, *values: Any) -> Iterator[Shown]:
+        def begin(session: Session) -> str:
+            session.begin()
+            return progress_line("Waiting for the model.")
+
+        def run(session: Session, *values: Any) -> Iterator[Shown]:
             fields = len(Asked._fields)
             yield from steps(session, Asked(*values[:fields]), *values[fields:])
 
         layout = self.layout
-        begun = self.at_once(
-            event, self._begin, f"begin_{name}", [layout.session], [layout.verdict], trigger_mode="multiple"
-        )
+        begun = self.at_once(event, begin, [layout.session], [layout.verdict], trigger_mode="multiple")
         # Raw values: Gradio's own readers answer a broken picture with a stack trace.
-        self.on_model(begun.then, asked, name, [*layout.query, *more], preprocess=False)
-
-    def _begin(self, session: Session) -> str:
-        session.begin()
-        return progress_line("Waiting for the model.")
+        self.on_model(begun.then, run, [*layout.query, *more], preprocess=False)
 
     def _in_sentences(self, steps: Steps) -> Steps:
         """`steps`, and in place of an exception one sentence on the page."""

@@ -12,6 +12,7 @@ from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.plots import attention, attention_map
 from vtw_demo.plots.overlay import Overlaid
 from vtw_demo.plots.tab import LAST_PROMPT, AttentionQuery, Plot, Surface, View
 from vtw_demo.server.query import Query
@@ -35,7 +36,7 @@ class Session:
     - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a tab's plot.
     - `analysis`: of the comparison that is shown; None while there is none.
     - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view.
-    - `attention_query`, `map_token`, `surface`: what is chosen in the tabs.
+    - `queries`: whose attention a tab shows where one was chosen, by the tab's name; `surface`: the staircase's.
     - `history`: the visitor's comparisons, the oldest first.
     """
 
@@ -47,9 +48,8 @@ class Session:
         self.measuring = threading.Event()
         self.analysis: Analysis | None = None
         self.plots: dict[str, Plot] = {}
-        self.open_tab = "attention"
-        self.attention_query: AttentionQuery = LAST_PROMPT
-        self.map_token: int | None = None
+        self.open_tab = attention.TAB.name
+        self.queries: dict[str, AttentionQuery] = {}
         self.surface: Surface = "tokens"
         self.history: list[PastComparison] = []
         self._latest: tuple[tuple[str, str, int], Analysis] | None = None
@@ -87,7 +87,12 @@ class Session:
 
     def view(self, calibration: Calibration | None) -> View:
         """What is chosen in the tabs."""
-        return View(calibration, self.attention_query, self.map_token, self.surface)
+        map_query = self.query_of(attention_map.TAB.name)
+        token = map_query if isinstance(map_query, int) else None
+        return View(calibration, self.query_of(attention.TAB.name), token, self.surface)
+
+    def query_of(self, tab: str) -> AttentionQuery:
+        return self.queries.get(tab, LAST_PROMPT)
 
     def earlier(self, query: Query) -> Analysis | None:
         """The latest analysis, if it is of the same query at any layer: its prompt and full run serve again."""
@@ -96,12 +101,10 @@ class Session:
     def show(self, query: Query, analysis: Analysis) -> None:
         """`analysis` is what is shown from now on."""
         if self._latest is None or self._latest[1].prompt is not analysis.prompt:
-            self.attention_query, self.map_token = LAST_PROMPT, None
+            self.queries = {}
         shortest = min(len(analysis.comparison.full.tokens), len(analysis.comparison.withdrawn.tokens))
-        if isinstance(self.attention_query, int) and self.attention_query >= shortest:
-            self.attention_query = LAST_PROMPT
-        if self.map_token is not None and self.map_token >= shortest:
-            self.map_token = None
+        there = {tab: query for tab, query in self.queries.items() if isinstance(query, str) or query < shortest}
+        self.queries = there
         self._latest = (query.identity, analysis)
         self.analysis = analysis
         self.plots.clear()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 
+from vtw_demo.page.html import asset
 from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.report import PLOTS_CSS
 
@@ -18,14 +17,5 @@ THEME = gr.themes.Base(
     font_mono=("ui-monospace", "monospace"),
 )
 
-CSS = PLOTS_CSS + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-
-# Gradio's slider says that it was let go of for a pointer only; this says so for keys too.
-_KEYBOARD_RELEASE = """
-document.addEventListener("keyup", (event) => {
-  const keys = ["Enter", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End"];
-  if (keys.includes(event.key) && event.target.matches("#layer input"))
-    event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
-});
-"""
-SCRIPTS = f"<script>{_KEYBOARD_RELEASE}{ATTENTION_MAP_SCRIPT}</script>"
+CSS = PLOTS_CSS + asset("page.css")
+SCRIPTS = f"<script>{asset('keyboard_release.js')}{ATTENTION_MAP_SCRIPT}</script>"

@@ -45,11 +45,7 @@ class Overlaid:
 def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
     """Left the picture's share of the last prompt token's attention by layer, right the KL divergence by K, each
     comparison in a colour and with its K marked."""
-    figure = make_subplots(
-        cols=2,
-        horizontal_spacing=0.06,
-        subplot_titles=("the picture's share", "divergence by K"),
-    )
+    figure = make_subplots(cols=2, horizontal_spacing=0.06, subplot_titles=("the picture's share", "divergence by K"))
     figure.update_annotations(font={"size": 13})
     for index, overlaid in enumerate((first, second)):
         name, line, symbol = escape(_short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]

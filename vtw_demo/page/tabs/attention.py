@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import gradio as gr
 
@@ -36,44 +35,32 @@ def read_choice(query: str) -> AttentionQuery:
 
 class AttentionTab(PlottedTab):
     strip_id = "attention-strip"
+    has_mean = True
 
     def lay_out_controls(self) -> None:
-        self.strip = gr.HTML(js_on_load=TELL, padding=False, elem_id=self.strip_id)
-
-    @property
-    def shown(self) -> list[Any]:
-        return [*super().shown, self.strip]
+        self.strip = self.shows(gr.HTML(js_on_load=TELL, padding=False, elem_id=self.strip_id))
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.strip.select, self.choose, f"choose_{self.name}")
+        self.page.on_model(self.strip.select, self.choose)
 
     def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
-        session.attention_query = read_choice(chosen.query)
+        session.queries[self.name] = read_choice(chosen.query)
         yield from self.redraw(session)
 
     def show_controls(self, session: Session) -> Shown:
-        analysis = session.analysis
-        return {} if analysis is None else {self.strip: token_strip(analysis, session.attention_query, has_mean=True)}
+        query = session.query_of(self.name)
+        return {self.strip: token_strip(session.analysis, query, self.has_mean)} if session.analysis else {}
 
 
 class AttentionMapTab(AttentionTab):
     strip_id = "map-strip"
+    has_mean = False
     has_png = True
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.buttons["png"].click, self.take_png, "take_map_png")
-
-    def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
-        query = read_choice(chosen.query)
-        session.map_token = query if isinstance(query, int) else None
-        yield from self.redraw(session)
-
-    def show_controls(self, session: Session) -> Shown:
-        token = LAST_PROMPT if session.map_token is None else session.map_token
-        analysis = session.analysis
-        return {} if analysis is None else {self.strip: token_strip(analysis, token, has_mean=False)}
+        self.page.on_model(self.buttons["png"].click, self.take_png)
 
     def take_png(self, session: Session) -> Iterator[Shown]:
         """All layers' maps on one sheet."""

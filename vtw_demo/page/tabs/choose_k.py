@@ -41,7 +41,7 @@ class ChooseKTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.run_after(self.page.layout.calibrate.click, self.calibrate, "calibrate", self.threshold)
+        self.page.run_after(self.page.layout.calibrate.click, self.calibrate, self.threshold)
 
     def calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""

@@ -26,16 +26,11 @@ class EveryKTab(PlottedTab):
             self.first_layer = gr.Number(1, label="from K", precision=0, min_width=80, elem_id="first-layer")
             self.last_layer = gr.Number(last, label="to K", precision=0, min_width=80, elem_id="last-layer")
             self.answer = gr.Button("Answer at every K", size="sm", min_width=140, elem_id="answer-all")
-        self.table = gr.HTML(padding=False, elem_id="answers-table")
-
-    @property
-    def shown(self) -> list[Any]:
-        return [*super().shown, self.table]
+        self.table = self.shows(gr.HTML(padding=False, elem_id="answers-table"))
 
     def connect(self) -> None:
         super().connect()
-        asked = self.first_layer, self.last_layer
-        self.page.run_after(self.answer.click, self.answer_at_layers, "answer_at_layers", *asked)
+        self.page.run_after(self.answer.click, self.answer_at_layers, self.first_layer, self.last_layer)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         return {self.last_layer: vlm.layers - 1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import gradio as gr
 
@@ -25,22 +24,17 @@ class HistoryTab(PageTab):
     def __init__(self, page: Page) -> None:
         super().__init__(page)
         with gr.Tab("History", id=self.name) as self.opened:
-            self.table = gr.HTML(padding=False, elem_id="history-table")
+            self.table = self.shows(gr.HTML(padding=False, elem_id="history-table"))
             with gr.Row(elem_classes="controls"):
-                self.first = gr.Dropdown([], label="Overlay", min_width=200, elem_id="first-past")
-                self.second = gr.Dropdown([], label="with", min_width=200, elem_id="second-past")
+                self.first = self.shows(gr.Dropdown([], label="Overlay", min_width=200, elem_id="first-past"))
+                self.second = self.shows(gr.Dropdown([], label="with", min_width=200, elem_id="second-past"))
             self.reading = gr.HTML(reading_line(TWO_NEEDED), padding=False, elem_id="overlay-reading")
             self.drawn = gr.Plot(show_label=False, container=False, elem_id="overlay")
-
-    @property
-    def shown(self) -> list[Any]:
-        return [self.table, self.first, self.second]
 
     def connect(self) -> None:
         self.page.at_once(
             partial(gr.on, [self.first.change, self.second.change, self.opened.select]),
             self.overlay,
-            "overlay",
             [self.page.layout.session, self.first, self.second],
             [self.drawn, self.reading, self.page.layout.verdict],
         )

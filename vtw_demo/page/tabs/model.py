@@ -57,10 +57,10 @@ class ModelTab(PageTab):
 
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
-        page.run_after(self.load.click, self.switch, "switch_model", self.chosen, self.quantization)
-        page.at_once(self.chosen.change, model_facts, "model_facts", [self.chosen], [self.facts], preprocess=False)
+        page.run_after(self.load.click, self.switch, self.chosen, self.quantization)
+        page.at_once(self.chosen.change, model_facts, [self.chosen], [self.facts], preprocess=False)
         looked_at = [*page.about_model(), layout.note]
-        page.at_once(gr.Timer(LOOK_SECONDS).tick, self.look, "look", [layout.session], looked_at)
+        page.at_once(gr.Timer(LOOK_SECONDS).tick, self.look, [layout.session], looked_at)
 
     def switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
         """Another model, for all visitors; then the query with it."""

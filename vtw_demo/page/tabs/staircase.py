@@ -20,7 +20,7 @@ class StaircaseTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.surface.input, self.choose, "choose_surface", [self.surface])
+        self.page.on_model(self.surface.input, self.choose, [self.surface])
 
     def choose(self, session: Session, surface: Surface) -> Iterator[Shown]:
         session.surface = surface

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -13,14 +13,14 @@ from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.errors import UserError
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.downloads import download
-from vtw_demo.page.html import problem_line, reading_line, waiting_line
-from vtw_demo.page.layout import script
+from vtw_demo.page.html import asset, problem_line, reading_line, waiting_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.plots.report import plot_html
 from vtw_demo.plots.tab import Plot, Tab
 from vtw_demo.server.queue import StoppedError
 
+Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
 
 
@@ -31,11 +31,13 @@ class PageTab:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-
-    @property
-    def shown(self) -> list[Any]:
+        self.shown: list[Any] = []
         """The components that steps on the model may give new values."""
-        return []
+
+    def shows(self, component: Component) -> Component:
+        """`component`, as one of those."""
+        self.shown.append(component)
+        return component
 
     def connect(self) -> None:
         """Bind the events, once all tabs are made."""
@@ -68,14 +70,16 @@ class PlottedTab(PageTab):
         with gr.Tab(tab.label, id=tab.name) as self.opened:
             self.lay_out_controls()
             with gr.Row(elem_classes="section-head"):
-                self.reading = gr.HTML(reading_line(self.nothing_yet), padding=False, elem_id=f"{tab.name}-reading")
+                self.reading = self.shows(
+                    gr.HTML(reading_line(self.nothing_yet), padding=False, elem_id=f"{tab.name}-reading")
+                )
                 with gr.Row(elem_classes="take"):
                     kinds = ("html", "csv") if tab.is_html and not self.has_png else ("png", "html", "csv")
                     self.buttons = {
                         kind: gr.Button(kind.upper(), size="sm", min_width=50, elem_id=f"{tab.name}-{kind}")
                         for kind in kinds
                     }
-            self.drawn: gr.HTML | gr.Plot = (
+            self.drawn: Any = self.shows(
                 gr.HTML(padding=False, elem_id=tab.name)
                 if tab.is_html
                 else gr.Plot(show_label=False, container=False, elem_id=tab.name)
@@ -92,24 +96,19 @@ class PlottedTab(PageTab):
         """The controls, which change with what is drawn."""
         return {}
 
-    @property
-    def shown(self) -> list[Any]:
-        return [self.reading, self.drawn]
-
     def connect(self) -> None:
-        page, layout, name = self.page, self.page.layout, self.name
-        opened = page.at_once(self.opened.select, self._open, f"open_{name}", [layout.session], [self.reading])
-        page.on_model(opened.then, page.draw, "draw")
+        page, layout = self.page, self.page.layout
+        opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
+        page.on_model(opened.then, page.draw)
         kinds: dict[str, tuple[str, Callable[[Plot], str]]] = {
             "html": ("text/html", plot_html),
             "csv": ("text/csv", lambda plot: plot.table().to_csv()),
         }
         for kind, (media_type, write) in kinds.items():
             take = partial(self._take, kind=kind, media_type=media_type, write=write)
-            outputs = [layout.file, layout.verdict]
-            page.at_once(self.buttons[kind].click, take, f"plot_{kind}_{name}", [layout.session], outputs)
+            page.at_once(self.buttons[kind].click, take, [layout.session], [layout.file, layout.verdict])
         if not self.tab.is_html:
-            page.in_browser(self.buttons["png"].click, script("plot_png.js").replace("NAME", name))
+            page.in_browser(self.buttons["png"].click, asset("plot_png.js").replace("NAME", self.name))
 
     def _open(self, session: Session) -> Any:
         """The tab is in view: say in place of its sentence that it is being measured, unless it is drawn."""
@@ -156,7 +155,4 @@ class PlottedTab(PageTab):
     def show(self, session: Session, plot: Plot) -> Shown:
         """`plot`, which is drawn."""
         session.plots[self.name] = plot
-        return {
-            self.reading: reading_line(plot.reading),
-            self.drawn: plot.html if plot.figure is None else plot.figure,
-        }
+        return {self.reading: reading_line(plot.reading), self.drawn: plot.html if plot.figure is None else plot.figure}

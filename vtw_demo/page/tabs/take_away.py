@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from functools import partial
 
 import gradio as gr
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.page.downloads import take_whole
-from vtw_demo.page.html import note_line
-from vtw_demo.page.layout import script
-from vtw_demo.page.page import Page, Shown
-from vtw_demo.page.session import Session
+from vtw_demo.page.html import asset, note_line
+from vtw_demo.page.page import Page
 from vtw_demo.page.tabs.tab import PageTab
 from vtw_demo.plots.report import report_data, report_html
 from vtw_demo.plots.tab import View
@@ -49,37 +47,26 @@ class TakeAwayTab(PageTab):
 
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
-        page.on_model(self.report.click, self.take_report, "take_report")
-        page.on_model(self.data.click, self.take_data, "take_data")
-        page.on_model(self.tables.click, self.take_tables, "take_tables")
+        for button, name, media_type, make in (
+            (self.report, "vtw-report.html", "text/html", self._report),
+            (self.data, "vtw-comparison.json", "application/json", self._data),
+            (self.tables, "vtw-numbers.zip", "application/zip", self._tables),
+        ):
+            take = partial(take_whole, page, name=name, media_type=media_type, make=make)
+            page.on_model(button.click, take)
         shown = [layout.model, layout.origin, layout.question, layout.layer]
-        page.in_browser(layout.verdict.change, script("link.js"), shown, [self.link])
+        page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
 
-    def take_report(self, session: Session) -> Iterator[Shown]:
-        """One HTML file with all of the comparison that is shown."""
+    def _report(self, analysis: Analysis) -> str:
+        return report_html(analysis, self.page.engine.calibration, self.machine)
 
-        def make(analysis: Analysis) -> str:
-            return report_html(analysis, self.page.engine.calibration, self.machine)
+    def _data(self, analysis: Analysis) -> str:
+        return json.dumps(report_data(analysis, self.page.engine.calibration, self.machine), indent=1)
 
-        yield from take_whole(self.page, session, "vtw-report.html", "text/html", make)
-
-    def take_data(self, session: Session) -> Iterator[Shown]:
-        """All numbers of the comparison that is shown, as one JSON file."""
-
-        def make(analysis: Analysis) -> str:
-            return json.dumps(report_data(analysis, self.page.engine.calibration, self.machine), indent=1)
-
-        yield from take_whole(self.page, session, "vtw-comparison.json", "application/json", make)
-
-    def take_tables(self, session: Session) -> Iterator[Shown]:
-        """The numbers of every plot as CSV files, in one ZIP file."""
-
-        def make(analysis: Analysis) -> bytes:
-            plots, _ = all_plots(analysis, View(self.page.engine.calibration))
-            content = io.BytesIO()
-            with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-                for plot in plots:
-                    archive.writestr(f"{plot.name}.csv", plot.table().to_csv())
-            return content.getvalue()
-
-        yield from take_whole(self.page, session, "vtw-numbers.zip", "application/zip", make)
+    def _tables(self, analysis: Analysis) -> bytes:
+        plots, _ = all_plots(analysis, View(self.page.engine.calibration))
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for plot in plots:
+                archive.writestr(f"{plot.name}.csv", plot.table().to_csv())
+        return content.getvalue()

@@ -33,7 +33,7 @@ class TimingTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.run_after(self.again.click, self.time_again, "time_again", self.rounds)
+        self.page.run_after(self.again.click, self.time_again, self.rounds)
 
     def time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
         """Both runs again and again, interleaved, after a comparison where there is none of this query."""
