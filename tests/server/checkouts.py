@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from vtw_demo.server.space.description import read_spacefile, with_front_matter
+from vtw_demo.server.spacefile import read_spacefile, with_front_matter
 
 SPACEFILE = """
 title: A demo

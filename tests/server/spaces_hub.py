@@ -173,16 +173,20 @@ class Hub:
     asked: list[str]
     refuses: dict[str, tuple[int, str]]
 
+    def clear(self) -> None:
+        for part in (self.spaces, self.asked, self.refuses):
+            part.clear()
+
 
 def _oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextmanager
-def spaces_hub(ports: range = range(7930, 7940)) -> Iterator[Hub]:
+def spaces_hub() -> Iterator[Hub]:
     """A hub without any Space, inside a `with` block."""
     parts: dict[str, Any] = {"spaces": {}, "stored": {}, "asked": [], "refuses": {}}
-    server = _listen(type("Answers", (_Answers,), parts), ports)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), parts))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -192,12 +196,3 @@ def spaces_hub(ports: range = range(7930, 7940)) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _listen(answers: type, ports: range) -> ThreadingHTTPServer:
-    for port in ports:
-        try:
-            return ThreadingHTTPServer(("127.0.0.1", port), answers)
-        except OSError:
-            continue
-    raise OSError(f"No port from {ports.start} to {ports.stop - 1} is free.")

@@ -2,7 +2,7 @@ import pytest
 
 from tests.server.checkouts import git, make_checkout, write
 from vtw_demo.__main__ import main
-from vtw_demo.server.space.check import check_space
+from vtw_demo.server.space import check_space
 
 SENT = [
     *(".gitignore", "README.md", "Spacefile", "app.py", "package/module.py", "package/new.py", "pyproject.toml"),
@@ -35,8 +35,8 @@ def test_this_project_is_in_order(capsys):
 
 def test_what_git_ignores_is_not_sent_and_all_else_is(checkout, capsys):
     checked = check_space(checkout)
-    assert [file.path for file in checked.files] == SENT
-    assert {file.path: file.size for file in checked.files} == {p: (checkout / p).stat().st_size for p in SENT}
+    assert list(checked.sizes) == SENT
+    assert checked.sizes == {p: (checkout / p).stat().st_size for p in SENT}
     assert checked.problems == ()
     assert main(["space", "check", "--folder", str(checkout)]) == 0
     said = capsys.readouterr().out
@@ -46,13 +46,13 @@ def test_what_git_ignores_is_not_sent_and_all_else_is(checkout, capsys):
 
 def test_a_file_that_was_deleted_is_not_sent(checkout):
     (checkout / "package/module.py").unlink()
-    assert "package/module.py" not in [file.path for file in check_space(checkout).files]
+    assert "package/module.py" not in check_space(checkout).sizes
 
 
 def test_without_a_git_folder_the_gitignore_files_count(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     folder = make_checkout(tmp_path, has_history=False)
-    assert [file.path for file in check_space(folder).files] == SENT
+    assert list(check_space(folder).sizes) == SENT
     assert main(["space", "check", "--folder", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "There is no .git here: what would not be sent is what the .gitignore files name." in said
@@ -63,7 +63,7 @@ def test_inside_a_hook_of_another_repository_it_is_still_this_one(checkout, tmp_
     git(tmp_path, "init", "--quiet", "--bare", "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
-    assert [file.path for file in check_space(checkout).files] == SENT
+    assert list(check_space(checkout).sizes) == SENT
 
 
 def test_without_git_it_is_said_what_to_do(checkout, monkeypatch, capsys):
@@ -79,7 +79,7 @@ def test_no_folder_is_said(capsys):
 
 def test_what_is_tracked_and_ignored_is_a_problem_and_not_sent(checkout):
     git(checkout, "add", "--force", "a.log")
-    assert "a.log" not in [file.path for file in check_space(checkout).files]
+    assert "a.log" not in check_space(checkout).sizes
     assert problems(checkout) == [
         "a.log is tracked and yet ignored by git, so it would not be sent: take it out of one of both."
     ]
@@ -88,7 +88,7 @@ def test_what_is_tracked_and_ignored_is_a_problem_and_not_sent(checkout):
 def test_a_link_is_a_problem_and_not_followed(checkout, tmp_path):
     write(tmp_path, "outside", "secret")
     (checkout / "inside").symlink_to(tmp_path / "outside")
-    assert "inside" not in [file.path for file in check_space(checkout).files]
+    assert "inside" not in check_space(checkout).sizes
     assert problems(checkout) == ["inside is a symbolic link, and a Space gets files only: put the file there."]
 
 
@@ -103,7 +103,7 @@ def test_a_large_file_must_be_meant(checkout):
 
 
 def test_a_space_has_room_for_so_much_only(checkout, monkeypatch):
-    monkeypatch.setattr("vtw_demo.server.space.check.LARGEST_SPACE", 20_000)
+    monkeypatch.setattr("vtw_demo.server.space.LARGEST_SPACE", 20_000)
     assert problems(checkout) == []
     write(checkout, "many", bytes(30_000))
     (said,) = problems(checkout)

@@ -15,8 +15,9 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 
+from tests.serving import free_port
+
 ROOT = Path(__file__).parents[2]
-PORTS = range(7930, 7940)
 START_SECONDS = 120
 # Notes every connection and every name that is looked up, in whatever library.
 RECORDER = """
@@ -29,14 +30,6 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
-
-
-def free_port():
-    for port in PORTS:
-        with socket.socket() as listener:
-            if listener.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError("All of these ports are taken.")
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.formats import amount, count
-from vtw_demo.server.space.check import LARGEST_PLAIN_FILE, README, SpaceCheck, check_space
-from vtw_demo.server.space.description import HARDWARE, read_spacefile, with_front_matter
-from vtw_demo.server.space.push import push_space
+from vtw_demo.server.space import LARGEST_PLAIN_FILE, README, Checkout, check_space, push_space
+from vtw_demo.server.spacefile import HARDWARE, read_spacefile, with_front_matter
 
 HELP = "check and send the Hugging Face Space"
 DESCRIPTION = "The demo as a Hugging Face Space, which the Spacefile describes."
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NOT_IN_ORDER = 2
 
 
@@ -52,19 +51,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    checked = check_space(options.folder)
-    print(table(checked))
-    return 0 if checked.is_green else NOT_IN_ORDER
-
-
-def _push(options: argparse.Namespace) -> int:
-    checked = check_space(options.folder)
-    if not checked.is_green:
-        print(f"{problems(checked)}\nNothing was sent.")
-        return NOT_IN_ORDER
-    for step in push_space(options.folder, checked, options.repo, options.private, options.hardware):
-        print(step, flush=True)
-    return 0
+    checkout = check_space(options.folder)
+    for path, size in checkout.sizes.items():
+        remarks = ["large file storage"] if size > LARGEST_PLAIN_FILE else []
+        remarks += ["not added to git"] if checkout.has_history and path in checkout.untracked else []
+        print(f"{amount(size, 'B'):>8}  {path}" + (f"  ({', '.join(remarks)})" if remarks else ""))
+    print(f"{amount(checkout.total, 'B'):>8}  in {count(len(checkout.sizes), 'file')} would be sent.")
+    if not checkout.has_history:
+        print("There is no .git here: what would not be sent is what the .gitignore files name.")
+    print(_problems(checkout) if checkout.problems else "Nothing is wrong.")
+    return NOT_IN_ORDER if checkout.problems else 0
 
 
 def _write_readme(options: argparse.Namespace) -> int:
@@ -79,24 +75,15 @@ def _write_readme(options: argparse.Namespace) -> int:
     return 0
 
 
-def table(checked: SpaceCheck) -> str:
-    """The files with their sizes, all of them together, and what is wrong."""
-    checkout = checked.checkout
-    untracked = set(checkout.untracked) if checkout.has_history else set()
-    lines = []
-    for file in checked.files:
-        remarks = ["large file storage"] if file.size > LARGEST_PLAIN_FILE else []
-        remarks += ["not added to git"] if file.path in untracked else []
-        lines.append(f"{amount(file.size, 'B'):>8}  {file.path}" + (f"  ({', '.join(remarks)})" if remarks else ""))
-    lines.append(f"{amount(checked.total, 'B'):>8}  in {count(len(checked.files), 'file')} would be sent.")
-    if not checkout.has_history:
-        lines.append("There is no .git here: what would not be sent is what the .gitignore files name.")
-    lines.append("Nothing is wrong." if checked.is_green else problems(checked))
-    return "\n".join(lines)
+def _push(options: argparse.Namespace) -> int:
+    checkout = check_space(options.folder)
+    if checkout.problems:
+        print(f"{_problems(checkout)}\nNothing was sent.")
+        return NOT_IN_ORDER
+    for step in push_space(checkout, options.repo, options.private, options.hardware):
+        print(step, flush=True)
+    return 0
 
 
-def problems(checked: SpaceCheck) -> str:
-    """What is wrong, one to a line."""
-    return "\n".join(
-        [f"{count(len(checked.problems), 'thing')} to put right:", *(f"- {said}" for said in checked.problems)]
-    )
+def _problems(checkout: Checkout) -> str:
+    return "\n- ".join([f"{count(len(checkout.problems), 'thing')} to put right:", *checkout.problems])

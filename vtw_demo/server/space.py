@@ -1,0 +1,278 @@
+"""The Hugging Face Space of the demo: what would be sent to it, what is wrong with that, and sending it.
+
+The files go in one commit of exactly those that git doesn't ignore. `HfApi.upload_folder` sends several commits where
+hf_xet is installed, and reads names as patterns; so the commit's operations are listed here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+
+from vtw_demo.errors import UserError
+from vtw_demo.formats import amount, count
+from vtw_demo.server.secret_scan import find_secrets
+from vtw_demo.server.spacefile import HARDWARE, SDK, SPACEFILE, is_repository, read_spacefile, with_front_matter
+
+README = "README.md"
+REQUIREMENTS = "requirements.txt"
+# Beyond it the hub wants a file in its large file storage (LFS, Xet), and refuses a git push without.
+LARGEST_PLAIN_FILE = 10_000_000
+# What the repository of a Space may hold.
+LARGEST_SPACE = 1_000_000_000
+MESSAGE = "VTW Demo, sent by `python -m vtw_demo space push`"
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """What would be sent of a folder, and a sentence for each thing that is wrong with it.
+
+    - `sizes`: bytes of each file that git doesn't ignore, by its path; `untracked`: those that nobody has added yet.
+    - `has_history`: whether git keeps the folder; without, its .gitignore files alone are asked, and all is untracked.
+    - `description`: what the Spacefile says; None where it can't be read, which is a problem.
+    """
+
+    folder: Path
+    sizes: dict[str, int]
+    untracked: frozenset[str]
+    has_history: bool
+    description: dict[str, Any] | None
+    problems: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
+
+
+def check_space(folder: Path) -> Checkout:
+    """Look at a checkout as it lies there; nothing is sent, and no network is used.
+
+    Raises UserError for no folder, and where git isn't installed or can't say which files it ignores.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {str(folder)!r}.")
+    has_history = (folder / ".git").exists()
+    with tempfile.TemporaryDirectory() as empty:
+        if not has_history:
+            _git(folder, "init", "--quiet", "--bare", empty)
+        at = [] if has_history else [f"--git-dir={empty}", "--work-tree=."]
+        tracked = _git(folder, *at, "ls-files", "-z", "--cached")
+        untracked = _git(folder, *at, "ls-files", "-z", "--others", "--exclude-standard")
+        ignored = _git(folder, *at, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard")
+    found = sorted((tracked | untracked) - ignored)
+    links = [path for path in found if (folder / path).is_symlink()]
+    sizes = {path: (folder / path).stat().st_size for path in found if (folder / path).is_file() and path not in links}
+    problems: list[str] = []
+    description = None
+    try:
+        description = read_spacefile(folder)
+    except UserError as error:
+        problems.append(str(error))
+    if description is not None:
+        problems += _described_problems(folder, description, sizes)
+    problems += _requirement_problems(folder, sizes, description)
+    problems += [f"{path} is a symbolic link, and a Space gets files only: put the file there." for path in links]
+    problems += [
+        f"{path} is tracked and yet ignored by git, so it would not be sent: take it out of one of both."
+        for path in sorted(ignored)
+        if (folder / path).is_file()
+    ]
+    problems += [
+        f"{found} Nothing secret is ever sent: take it out, and let git ignore files that must stay."
+        for found in find_secrets(folder, sizes, get_token())
+    ]
+    checkout = Checkout(folder, sizes, frozenset(untracked), has_history, description, tuple(problems))
+    if checkout.total > LARGEST_SPACE:
+        most = amount(LARGEST_SPACE, "B")
+        problems.append(f"All files together have {amount(checkout.total, 'B')}; a Space may have {most}.")
+    return replace(checkout, problems=tuple(problems))
+
+
+def _git(folder: Path, *arguments: str) -> set[str]:
+    """The paths that it lists."""
+    # Inside a hook, these would name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        asked = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("git isn't installed, so what it ignores can't be known: install it.") from error
+    if asked.returncode:
+        said = " ".join(asked.stderr.decode(errors="replace").split())
+        raise UserError(f"git can't say what it ignores in {folder}: {said}")
+    return set(filter(None, asked.stdout.decode(errors="surrogateescape").split("\0")))
+
+
+def _described_problems(folder: Path, description: dict[str, Any], sizes: dict[str, int]) -> Iterator[str]:
+    if description["app_file"] not in sizes:
+        yield f"The {SPACEFILE} names {description['app_file']} as app_file, and no such file would be sent."
+    if README not in sizes:
+        yield f"There is no {README}, whose front matter tells the hub what the Space is: write one."
+    else:
+        readme = (folder / README).read_text(encoding="utf-8")
+        if readme != with_front_matter(readme, description):
+            yield (
+                f"{README}'s front matter is not what the {SPACEFILE} says: run `python -m vtw_demo space readme` to "
+                "write it anew."
+            )
+    for path, size in sizes.items():
+        if size > LARGEST_PLAIN_FILE and path not in description["large_files"]:
+            yield (
+                f"{path} has {amount(size, 'B')}: files over {amount(LARGEST_PLAIN_FILE, 'B')} go to the hub's large "
+                f"file storage (LFS, Xet). If it is meant to, name it under large_files in the {SPACEFILE}, else let "
+                "git ignore it."
+            )
+    for path in description["large_files"]:
+        if path not in sizes:
+            yield f"The {SPACEFILE} names {path} under large_files, and no such file would be sent."
+    project = folder / "pyproject.toml"
+    said = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {}
+    wanted = SpecifierSet(said.get("project", {}).get("requires-python", ""))
+    if not wanted.contains(description["python_version"]):
+        version = description["python_version"]
+        yield f"The {SPACEFILE}'s python_version is {version}, and pyproject.toml wants {wanted}."
+
+
+def _requirement_problems(folder: Path, sizes: dict[str, int], description: dict[str, Any] | None) -> Iterator[str]:
+    if REQUIREMENTS not in sizes:
+        yield f"There is no {REQUIREMENTS}, so the Space would install nothing: write one."
+        return
+    sdks = []
+    for line in (folder / REQUIREMENTS).read_text(encoding="utf-8").splitlines():
+        text = line.split(" #")[0].strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            asked = Requirement(text)
+        except InvalidRequirement:
+            yield f"{REQUIREMENTS} has {text!r}, which says no package with its version: name both."
+            continue
+        if not asked.specifier and not asked.url:
+            yield f"{REQUIREMENTS} says no version of {asked.name}: pin one, for example with == or >=."
+        if asked.name.lower() == SDK:
+            sdks.append(asked)
+    if description is None:
+        return
+    if not sdks:
+        yield f"{REQUIREMENTS} lacks {SDK}, which the {SPACEFILE} names as sdk."
+    for asked in sdks:
+        if not asked.specifier.contains(description["sdk_version"]):
+            version = description["sdk_version"]
+            yield f"The {SPACEFILE}'s sdk_version is {version}, and {REQUIREMENTS} wants {asked}: let them agree."
+
+
+def push_space(
+    checkout: Checkout, repository: str, private: bool = False, hardware: str | None = None
+) -> Iterator[str]:
+    """Create the Space `repository` (USER/NAME), or make it what `checkout` is; yields a sentence for each step.
+
+    What the Space has beside its files is deleted (its history keeps it). The Spacefile's variables are set; what else
+    is set there, secrets among it, stays.
+
+    - `private`: only its owner sees it. An existing Space is made private too; without, its visibility stays.
+    - `hardware`: what it runs on, as the hub names it; None leaves that, for a new Space the free hardware.
+
+    Raises UserError for what isn't in order, a wrong name, a missing token, and all that the hub refuses;
+    ConnectionError where it can't be reached.
+    """
+    if not is_repository(repository):
+        raise UserError(f"A Space is named USER/NAME, for example 'me/vtw-demo'; this is {repository!r}.")
+    if hardware is not None and hardware not in HARDWARE:
+        raise UserError(f"Unknown hardware {hardware!r}: choose one of {', '.join(HARDWARE)}.")
+    if checkout.description is None or checkout.problems:
+        raise UserError("Nothing was sent: `python -m vtw_demo space check` says what to put right first.")
+    token = get_token()
+    if token is None:
+        raise UserError(
+            "There is no token for the hub: log in with `hf auth login`, or set HF_TOKEN to a token that may write."
+        )
+    api = HfApi(token=token)
+    with _in_sentences(repository):
+        # As the hub reads it; nothing is created for what it would refuse.
+        _validate(checkout.folder / README)
+        yield from _create_or_change(api, repository, private, hardware)
+        known = {name: variable.value for name, variable in api.get_space_variables(repository).items()}
+        for name, value in checkout.description["variables"].items():
+            # Each that is set restarts the Space.
+            if known.get(name) != value:
+                api.add_space_variable(repository, name, value)
+                yield f"Set the variable {name}."
+        yield from _send(api, repository, checkout)
+
+
+def _validate(readme: Path) -> None:
+    try:
+        RepoCard.load(readme).validate(repo_type="space")
+    except ValueError as error:
+        raise UserError(f"The hub refuses {README}'s front matter: {' '.join(str(error).split())}") from error
+
+
+def _create_or_change(api: HfApi, repository: str, private: bool, hardware: Any) -> Iterator[str]:
+    address = f"{constants.ENDPOINT}/spaces/{repository}"
+    try:
+        known = api.space_info(repository)
+    except RepositoryNotFoundError:
+        api.create_repo(repository, repo_type="space", space_sdk=SDK, private=private or None, space_hardware=hardware)
+        yield f"Created {address}."
+        return
+    yield f"Updating {address}."
+    if private and not known.private:
+        api.update_repo_settings(repository, repo_type="space", private=True)
+        yield "It is private now."
+    if hardware is not None:
+        api.request_space_hardware(repository, hardware)
+        yield f"Asked for the hardware {hardware}."
+
+
+def _send(api: HfApi, repository: str, checkout: Checkout) -> Iterator[str]:
+    # The hub writes .gitattributes itself: which files are in its large file storage.
+    there = set(api.list_repo_files(repository, repo_type="space")) - {".gitattributes"}
+    others = sorted(there - checkout.sizes.keys())
+    commit = api.create_commit(
+        repository,
+        [
+            *(CommitOperationAdd(path, checkout.folder / path) for path in checkout.sizes),
+            *(CommitOperationDelete(path) for path in others),
+        ],
+        commit_message=MESSAGE,
+        repo_type="space",
+    )
+    if others:
+        yield f"Deleted what isn't in the checkout: {', '.join(others)}."
+    yield f"It has {count(len(checkout.sizes), 'file')}, {amount(checkout.total, 'B')}: {commit.commit_url}"
+
+
+@contextmanager
+def _in_sentences(repository: str) -> Iterator[None]:
+    hub = constants.ENDPOINT
+    try:
+        yield
+    except HfHubHTTPError as error:
+        # What the hub itself says, without addresses and ids of requests.
+        said = " ".join((error.server_message or str(error)).split())
+        said += "" if said.endswith((".", "!", "?")) else "."
+        sentences = {
+            401: "The hub doesn't take this token: log in anew with `hf auth login`, or set HF_TOKEN to a valid one.",
+            402: f"The hub wants to be paid for {repository}: {said} Choose other hardware with --hardware, or see "
+            f"{hub}/pricing.",
+            403: f"This token may not write to {repository}: {said} Make one that may at {hub}/settings/tokens, or "
+            "choose a name of your own.",
+        }
+        raise UserError(sentences.get(error.response.status_code, f"The hub refused {repository}: {said}")) from error
+    except (HTTPError, ConnectionError) as error:
+        raise ConnectionError(
+            f"The hub ({hub}) can't be reached: check the network and try again. Nothing is half sent: the files go in "
+            "one commit."
+        ) from error
