@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from vtw_demo.benchmark import command as bench
-from vtw_demo.benchmark.load_test import command as loadtest
+from vtw_demo.benchmark import load_test as loadtest
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation import command as evaluate
 from vtw_demo.models import command as models
 from vtw_demo.plots import calibrate_command as calibrate
 from vtw_demo.plots import compare_command as compare
-from vtw_demo.server.space import command as space
+from vtw_demo.server import space_command as space
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

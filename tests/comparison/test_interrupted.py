@@ -1,7 +1,5 @@
 """What is left when a process is killed at its worst moment, a disk is full, or the server is told to end."""
 
-import asyncio
-import io
 import json
 import os
 import random
@@ -17,10 +15,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from gradio_client import handle_file
 
 from tests.serving import free_port
 from vtw_demo.__main__ import main
-from vtw_demo.benchmark.load_test.protocol import FailedError, Page, QueueFullError, Visitor
+from vtw_demo.benchmark.visitors import FailedError, QueueFullError, Request, call_on_page, compare, connect
 from vtw_demo.comparison.calibration import calibrate, stored_calibration
 from vtw_demo.comparison.calibration_store import CalibrationStore, write_whole
 from vtw_demo.comparison.samples import read_samples
@@ -298,16 +297,10 @@ def test_what_is_no_file_is_written_to_and_links_stay_links(tmp_path):
     assert names(tmp_path) == ["link", "pipe", "target"]
 
 
-def run_apart(coroutine):
-    """What it returns, run in a thread of its own: beside a browser's loop of events, another may not run."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
-
-
-def picture_file():
-    file = io.BytesIO()
-    draw(random_scene(random.Random(5), 3)).save(file, "PNG")
-    return file.getvalue()
+@pytest.fixture
+def picture_file(tmp_path):
+    draw(random_scene(random.Random(5), 3)).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
 
 
 @contextmanager
@@ -340,57 +333,40 @@ def endless(tmp_path):
     return folder
 
 
-def test_sigterm_in_the_middle_of_a_long_answer(endless, tmp_path):
-    async def interrupt(process, url):
-        async with httpx.AsyncClient(trust_env=False, timeout=None) as http:
-            page = await Page.read(http, url)
-
-            async def ask():
-                visitor = Visitor(http, page)
-                file = await visitor.upload(picture_file())
-                return await visitor.call("compare", [file, "What do you see?", 6, ANSWER_TOKENS])
-
-            [first] = await ask()
-            assert len(first["full"]["tokens"]) == ANSWER_TOKENS
-            seconds = first["full"]["total_ms"] / 1e3
-            asked = [asyncio.create_task(ask()) for _ in range(4)]
-            await asyncio.sleep(0.2 + seconds / 2)
-            assert not any(task.done() for task in asked)
-            children, begun = process.children(recursive=True), time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            code = await asyncio.to_thread(process.wait, 30)
-            took = time.monotonic() - begun
-            answers = await asyncio.gather(*asked, return_exceptions=True)
-        return code, took, children, answers
-
-    with served("--model", endless, XDG_CACHE_HOME=tmp_path, GRADIO_TEMP_DIR=tmp_path / "uploads") as (process, url):
-        code, took, children, answers = run_apart(interrupt(process, url))
-        assert code == 0, process.stdout.read().decode()
+def test_sigterm_in_the_middle_of_a_long_answer(endless, picture_file, tmp_path):
+    request = Request(picture_file, "What do you see?", 6, ANSWER_TOKENS)
+    with (
+        served("--model", endless, XDG_CACHE_HOME=tmp_path, GRADIO_TEMP_DIR=tmp_path / "uploads") as (process, url),
+        ThreadPoolExecutor(4) as pool,
+    ):
+        first = compare(connect(url), request)
+        assert len(first["full"]["tokens"]) == ANSWER_TOKENS
+        visitors = [connect(url) for _ in range(4)]
+        asked = [pool.submit(compare, visitor, request) for visitor in visitors]
+        time.sleep(0.2 + first["full"]["total_ms"] / 2e3)
+        assert not any(task.done() for task in asked)
+        children, begun = process.children(recursive=True), time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code, took = process.wait(30), time.monotonic() - begun
+        output = process.stdout.read().decode()
+        assert code == 0, output
         assert took < 10
-        assert "Traceback" not in process.stdout.read().decode()
+        assert "Traceback" not in output
+        answers = [task.exception() or task.result() for task in asked]
     assert not any(child.is_running() for child in children)
     # Nobody was told that an answer cut short is a whole one.
     for answer in answers:
-        assert isinstance(answer, FailedError | QueueFullError | httpx.HTTPError) or (
-            len(answer[0]["full"]["tokens"]) == len(answer[0]["withdrawn"]["tokens"]) == ANSWER_TOKENS
+        assert isinstance(answer, FailedError | QueueFullError) or (
+            len(answer["full"]["tokens"]) == len(answer["withdrawn"]["tokens"]) == ANSWER_TOKENS
         )
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
 
 
-def test_the_page_says_that_a_calibration_cannot_be_kept(small_disk, tmp_path):
+def test_the_page_says_that_a_calibration_cannot_be_kept(small_disk, picture_file, tmp_path):
     fill(small_disk)
-
-    async def calibrated(url):
-        async with httpx.AsyncClient(trust_env=False, timeout=None) as http:
-            visitor = Visitor(http, await Page.read(http, url))
-            file = await visitor.upload(picture_file())
-            call = visitor.page.calls["calibrate"]
-            typed = {"picture": file, "question": "What do you see?", "layer": 6, "max-new-tokens": 4, "threshold": 9}
-            values = await visitor.call("calibrate", [typed.get(name or "") for name in call.inputs])
-            return dict(zip(call.outputs, values, strict=True)), visitor.notices
-
+    typed = {"question": "What do you see?", "layer": 6, "max-new-tokens": 4, "threshold": 9}
     with served(XDG_CACHE_HOME=small_disk, GRADIO_TEMP_DIR=tmp_path / "uploads") as (_, url):
-        shown, notices = run_apart(calibrated(url))
+        shown, notices = call_on_page(connect(url), "calibrate", typed | {"picture": handle_file(picture_file)})
     assert "K = 1 is the first to meet the threshold" in shown["choose-k-reading"]
     assert any("can't be kept" in notice and "No space left on device" in notice for notice in notices)

@@ -81,7 +81,7 @@ def _run_suite(options: argparse.Namespace) -> int:
         print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
         try:
             _run(parser.parse_args([*arguments, *files]))
-        except (torch.OutOfMemoryError, ValueError, RuntimeError) as error:
+        except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
             failed = 1
             print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
         gc.collect()
