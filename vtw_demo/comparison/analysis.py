@@ -127,10 +127,7 @@ ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for pa
 
 
 def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Any:
-    """What one part comes to, in passes of its own, which no timing of the comparison includes.
-
-    Raises UserError for what can't be known of a model.
-    """
+    """What one part comes to, in passes of its own, which no timing of the comparison includes."""
     return MEASUREMENTS[part.name].measure(vlm, prompt, comparison, part)
 
 

@@ -59,8 +59,6 @@ class Rows:
 
         - `order`: in which they are read, until there are `count`; all by default.
         - `strict`: refuse a bad row.
-
-        Raises UserError where no row can be used, and with `strict` for a bad row.
         """
         found: dict[int, Item] = {}
         reasons: dict[int, str] = {}
@@ -114,10 +112,7 @@ class Rows:
 
 
 def find_file(path: Path) -> Path | None:
-    """The file of `SUFFIXES` that a path names, or that of `IN_FOLDERS` which it holds; None where there is none.
-
-    Raises UserError for a folder that holds several.
-    """
+    """The file of `SUFFIXES` that a path names, or that of `IN_FOLDERS` which it holds; None where there is none."""
     if path.is_file():
         return path if path.suffix.lower() in SUFFIXES else None
     if not path.is_dir() or any((path / mark).exists() for mark in SAVED_MARKS):
@@ -130,11 +125,7 @@ def find_file(path: Path) -> Path | None:
 
 
 def read_file(file: Path, columns: Sequence[str], advice: str) -> Rows:
-    """The rows of a JSONL file or a JSON array of objects, or of a CSV file with a header.
-
-    Raises UserError for a file that isn't text in UTF-8 or no valid CSV, and a header without one of `columns`;
-    `advice` is a sentence that says what to do then.
-    """
+    """The rows of a JSONL file or a JSON array of objects, or of a CSV file with a header."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,9 +153,6 @@ def read_file(file: Path, columns: Sequence[str], advice: str) -> Rows:
 def read_set(name: str, split: str, config: str | None, columns: Sequence[str], advice: str) -> Rows:
     """A split of a set of the package `datasets`: a folder that it has saved one to, files that it reads, or a set's id
     on the hub. A set without splits has none to choose.
-
-    Raises UserError for a set that isn't there or can't be read, a split or one of `columns` that it hasn't, and where
-    the package isn't installed.
     """
     table = _load_split(name, split, config)
     _check_columns(name, table.column_names, columns, advice)

@@ -53,8 +53,6 @@ def measure_layer_times(
     - `stop`: once set, no further pass begins, and the result is None.
 
     Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
-
-    Raises UserError for rounds below 1, and what `withdraw` raises.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int):
         raise UserError(f"The number of rounds must be a whole number; this is {rounds!r}.")

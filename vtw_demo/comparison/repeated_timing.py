@@ -96,9 +96,6 @@ def repeat_timing(
     `layer` is the withdrawal layer K. Runs are those of `compare`, and nobody reads along. Rounds go full,
     withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike. Setting `stop`
     ends the run in hand within a token; its round isn't counted.
-
-    Raises, before anything runs, UserError for rounds outside 1 to 100 and a layer outside 1 to L, and
-    TypeError for a layer that is no integer.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAXIMUM_ROUNDS:
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")

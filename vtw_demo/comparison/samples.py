@@ -28,8 +28,6 @@ class Sample:
     - `name`: where it is from.
     - `answer_tokens`: the divergence is the mean over so many tokens of the model's own answer; 1, as in the paper, is
       the first one alone.
-
-    Raises UserError for an empty question, and for no tokens.
     """
 
     name: str
@@ -56,8 +54,6 @@ def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
     """`count` samples that need no file: fresh scenes and, where the package easy-vqa is installed, every other one
     from its train split. Every fourth asks to describe a scene and is measured over the whole answer: the first token
     of a description says nothing about the picture, and is the same long before the rest can do without it.
-
-    Raises UserError for a count below 1.
     """
     _check_count(count)
     generator = random.Random(f"calibration {seed}")
@@ -91,9 +87,6 @@ def read_samples(
     - `count`: where there are more good rows, a random choice that depends on `seed` alone.
     - `strict`: refuse data with a bad row.
     - `answer_tokens`: of each sample.
-
-    Raises UserError for a path without such a file, what `read_file` refuses, data without a good row, and with
-    `strict` for any bad row.
     """
     _check_count(count)
     file = find_file(path)

@@ -80,8 +80,6 @@ def in_turn(
 ) -> Iterator[tuple[Name, Result]]:
     """Call each of `runs` once a round, in an order that is turned around from round to round; yield what each call
     gives, with its name. What a round before them gives, to warm up, is left out.
-
-    Raises UserError for no round.
     """
     if rounds < 1:
         raise UserError(f"At least 1 round is needed; {rounds} were asked for.")

@@ -19,7 +19,7 @@ from vtw_demo.withdrawal.segments import Segment
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
-    """(layers, segments) of the chosen query. Raises UserError for a token that the answer hasn't."""
+    """(layers, segments) of the chosen query."""
     if isinstance(query, int):
         if not 0 <= query < len(mass.answer):
             raise UserError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")

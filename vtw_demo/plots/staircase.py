@@ -30,7 +30,7 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
     """Above, what each layer works on in both runs, as areas; below, the time that each layer took. K is marked.
 
     The surface of an area is the sum over all layers that its run's legend names. Without `times` the lower panel is
-    left out. Raises ValueError for times of another withdrawal layer or number of layers.
+    left out.
     """
     rows = 1 if times is None else 2
     figure = make_subplots(
