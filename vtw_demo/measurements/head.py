@@ -23,14 +23,16 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     layers = find_decoder(model).layers
     input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
 
-    def hand_on(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states.unsqueeze(-3)
+    def run(handed_on: Any) -> torch.Tensor:
+        for layer in layers:
+            layer.forward = lambda *args, **kwargs: handed_on
+        return model(input_ids=input_ids, use_cache=False).logits[0]
 
     replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
     try:
-        for layer in layers:
-            layer.forward = hand_on
-        return model(input_ids=input_ids, use_cache=False).logits[0]
+        return run(hidden_states.unsqueeze(-3))
+    except IndexError:  # in transformers 5.0 the layers of qwen2_vl return tuples
+        return run((hidden_states.unsqueeze(-3),))
     finally:
         for layer, forward in replaced:
             if forward is None:
