@@ -58,42 +58,25 @@ def load_model(options: argparse.Namespace) -> VisionLanguageModel:
 def load_choice(choice: ModelChoice) -> VisionLanguageModel:
     """Load a model, with progress bars on the error stream. Raises what `load` does."""
     left = threading.Event()
+    bar, step = tqdm(disable=True), ""
 
     def show(progress: LoadProgress) -> None:
+        nonlocal bar, step
         if left.is_set():
             raise InterruptedError("Nobody waits for this model any more.")
-        bars.show(progress)
+        if progress.total and progress.step != step:
+            bar.close()
+            step = progress.step
+            of_bytes = {"unit": "B", "unit_scale": True} if step == "downloading" else {}
+            bar = tqdm(total=progress.total, desc=step, disable=None, **of_bytes)
+        if progress.total:
+            bar.update(progress.done - bar.n)
 
-    with _Bars() as bars:
-        try:
-            return load(**choice.arguments(), on_progress=show)
-        except (KeyboardInterrupt, SystemExit):
-            # The model's thread would read on, and keep the process.
-            left.set()
-            raise
-
-
-class _Bars:
-    """A progress bar for each step whose length is known."""
-
-    def __init__(self) -> None:
-        self.step = ""
-        self.bar: tqdm | None = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def show(self, progress: LoadProgress) -> None:
-        if not progress.total:
-            return
-        if progress.step != self.step:
-            self.__exit__()
-            of_bytes = {"unit": "B", "unit_scale": True} if progress.step == "downloading" else {}
-            self.bar = tqdm(total=progress.total, desc=progress.step, disable=None, **of_bytes)
-            self.step = progress.step
-        if self.bar is not None:
-            self.bar.update(progress.done - self.bar.n)
+    try:
+        return load(**choice.arguments(), on_progress=show)
+    except (KeyboardInterrupt, SystemExit):
+        # The model's thread would read on, and keep the process.
+        left.set()
+        raise
+    finally:
+        bar.close()

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.utils import PushToHubMixin
 from transformers.video_utils import VideoMetadata
 
 from vtw_demo.errors import UserError
@@ -91,8 +92,9 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-class ClipProcessor:
-    """Stands where a processor has its video processor.
+class ClipProcessor(PushToHubMixin):
+    """Stands where a processor has its video processor, which transformers knows by its base class to be saved by
+    `to_dict`.
 
     - `model_type`: of the model. Types not in `TAKES_CLIPS` raise UserError when they are given a clip.
     - `image_processor`: the model's own.
