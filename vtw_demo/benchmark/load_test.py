@@ -217,7 +217,8 @@ def _go_on_asking(
 ) -> list[Visit]:
     visits: list[Visit] = []
     answered: list[Request] = []
-    while time.monotonic() < end:
+    # Each asks once at least.
+    while not visits or time.monotonic() < end:
         request = own[len(visits) % len(own)]
         visit = _ask(visitor, is_on_page, request)
         if visit.answer is not None:
