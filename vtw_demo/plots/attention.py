@@ -12,7 +12,7 @@ from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
-from vtw_demo.plots.style import K_LINE, SEGMENT_COLOURS, styled
+from vtw_demo.plots.style import SEGMENT_COLOURS, layer_ticks, mark_layer, styled
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Plot, Tab, View
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
@@ -31,12 +31,8 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
     """Both runs side by side on the same axes: a bar a layer, its segments stacked to 100 %, K marked."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    figure = make_subplots(
-        cols=2,
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        subplot_titles=("full", f"withdrawn at layer {layer}"),
-    )
+    titles = ("full", f"withdrawn at layer {layer}")
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     figure.update_annotations(font={"size": 13})
     layers = list(range(full.layers))
     for column, mass in enumerate((full, withdrawn), start=1):
@@ -53,15 +49,11 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
                 row=1,
                 col=column,
             )
-        # At K = L nothing is withdrawn, and there is no layer to mark.
-        if layer < full.layers:
-            figure.add_vline(x=layer - 0.5, line=K_LINE, row=1, col=column)
-    figure.update_layout(barmode="stack", bargap=0.08, height=275, legend={"orientation": "h", "y": -0.3, "x": 0})
-    figure.update_xaxes(title={"text": "decoder layer", "standoff": 4}, range=[-0.5, full.layers - 0.5])
-    figure.update_xaxes(dtick=1 if full.layers <= 16 else 4)
+    mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
+    figure.update_xaxes(title="decoder layer", range=[-0.5, full.layers - 0.5], dtick=layer_ticks(full.layers))
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
-    figure.update_yaxes(title={"text": "share of attention", "standoff": 4}, row=1, col=1)
-    return styled(figure)
+    figure.update_yaxes(title="share of attention", row=1, col=1)
+    return styled(figure, barmode="stack", bargap=0.08, height=275, legend_y=-0.3)
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:

@@ -12,7 +12,7 @@ from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import K_LINE, styled
+from vtw_demo.plots.style import K_LINE, layer_ticks, styled
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Table
 
@@ -91,29 +91,13 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
             name="FLOPs left (right axis)",
             hovertemplate="K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>",
         )
+    on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
     figure.update_layout(
-        height=380,
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-        yaxis={
-            "type": "log",
-            "title": {"text": "KL divergence, natural log", "standoff": 4},
-            "exponentformat": "power",
-            "dtick": 1,
-        },
-        yaxis2={
-            "title": {"text": "prefill FLOPs left", "standoff": 4},
-            "overlaying": "y",
-            "side": "right",
-            "range": [0, 100],
-            "ticksuffix": " %",
-            "showgrid": False,
-        },
-        xaxis={
-            "title": {"text": "withdrawal layer K", "standoff": 4},
-            "dtick": 1 if len(layers) <= 16 else 4,
-        },
+        yaxis={"type": "log", "title": "KL divergence, natural log", "exponentformat": "power", "dtick": 1},
+        yaxis2={"title": "prefill FLOPs left", **on_the_right},
+        xaxis={"title": "withdrawal layer K", "dtick": layer_ticks(len(layers))},
     )
-    return styled(figure).update_layout(margin={"r": 64})
+    return styled(figure, height=380, legend_y=-0.2, margin_r=64)
 
 
 def divergence_reading(calibration: Calibration | None, query: QuerySweep | None) -> str:

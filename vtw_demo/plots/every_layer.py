@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
 from vtw_demo.plots.tab import Plot, Tab
 from vtw_demo.plots.table import Table
 
@@ -44,10 +44,9 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
             annotation={"text": f"{name}, full", "font": {"size": 11}},
             annotation_position="top left",
         )
-    figure.update_layout(height=330, legend={"orientation": "h", "y": -0.22, "x": 0})
-    figure.update_xaxes(title={"text": "withdrawal layer K", "standoff": 4}, dtick=1 if len(layers) <= 16 else 4)
-    figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero")
-    return styled(figure)
+    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
+    figure.update_yaxes(title="time in ms", rangemode="tozero")
+    return styled(figure, height=330, legend_y=-0.22)
 
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:

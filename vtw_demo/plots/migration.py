@@ -13,7 +13,7 @@ from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count, percent
 from vtw_demo.measurements.logit_lens import Migration, Rows
-from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Cell, Table
 
@@ -80,15 +80,11 @@ def migration_figure(migration: Migration) -> go.Figure:
         row=2,
         col=1,
     )
-    # At K = L nothing is withdrawn, and there is no layer to mark.
-    if migration.withdrawal_layer < migration.layers:
-        for row in (1, 2):
-            figure.add_vline(x=migration.withdrawal_layer - 0.5, line=K_LINE, row=row, col=1)
-    figure.update_layout(height=420, legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
-    figure.update_xaxes(range=[-0.5, migration.layers - 0.5], dtick=1 if migration.layers <= 16 else 4)
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_xaxes(title={"text": "after decoder layer, counted from 0", "standoff": 4}, row=2, col=1)
-    figure.update_yaxes(title={"text": "probability", "standoff": 4}, range=[0, 103], ticksuffix=" %", row=1, col=1)
+    mark_layer(figure, migration.withdrawal_layer, migration.layers, (1, 1), (2, 1))
+    dtick = layer_ticks(migration.layers)
+    figure.update_xaxes(range=[-0.5, migration.layers - 0.5], dtick=dtick, showgrid=False, zeroline=False)
+    figure.update_xaxes(title="after decoder layer, counted from 0", row=2, col=1)
+    figure.update_yaxes(title="probability", range=[0, 103], ticksuffix=" %", row=1, col=1)
     figure.update_yaxes(
         tickvals=places[::step],
         ticktext=labels[::step],
@@ -100,7 +96,7 @@ def migration_figure(migration: Migration) -> go.Figure:
         row=2,
         col=1,
     )
-    return styled(figure)
+    return styled(figure, height=420, legend=LEGEND_ABOVE)
 
 
 def migration_reading(migration: Migration) -> str:

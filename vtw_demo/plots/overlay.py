@@ -95,7 +95,6 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
             )
     layers = max(first.layers, second.layers)
     exponents = [math.log10(max(FLOOR, kl)) for kl in (*first.kl, *second.kl)]
-    figure.update_layout(height=360, legend={"orientation": "h", "y": -0.22, "x": 0})
     figure.update_xaxes(dtick=math.ceil(layers / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
     figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, layers - 0.5], col=1)
     figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, layers - 0.5], col=2)
@@ -111,7 +110,7 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
         range=[min(exponents) - 0.7, max(exponents) + 1.2],
         col=2,
     )
-    return styled(figure).update_layout(margin={"r": 64})
+    return styled(figure, height=360, legend_y=-0.22, margin_r=64)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:

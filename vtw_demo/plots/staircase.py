@@ -13,7 +13,7 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.layer_times import LayerTimes
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.flops import LayerCost, Staircase
-from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
 from vtw_demo.plots.tab import Plot, Surface, Tab, View
 from vtw_demo.plots.table import Table
 
@@ -33,12 +33,8 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
     left out.
     """
     rows = 1 if times is None else 2
-    figure = make_subplots(
-        rows=rows,
-        shared_xaxes=True,
-        vertical_spacing=0.07,
-        row_heights=None if times is None else [0.6, 0.4],
-    )
+    heights = None if times is None else [0.6, 0.4]
+    figure = make_subplots(rows=rows, shared_xaxes=True, vertical_spacing=0.07, row_heights=heights)
     layers = list(range(len(stairs.full)))
     last, value = layers[-1], _VALUES[surface]
     scale, unit = _scaled_unit(max(map(value, stairs.full)), surface)
@@ -75,24 +71,15 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
                 row=2,
                 col=1,
             )
-    # At K = L nothing is withdrawn, and there is no layer to mark.
-    if stairs.layer <= last:
-        for row in range(1, rows + 1):
-            figure.add_vline(x=stairs.layer - 0.5, line=K_LINE, row=row, col=1)
-    figure.update_layout(
-        height=420 if rows == 2 else 300,
-        barmode="group",
-        bargap=0.2,
-        hovermode="x",
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-    )
-    figure.update_xaxes(range=[-0.5, last + 0.5], zeroline=False, dtick=1 if len(layers) <= 16 else 4)
-    figure.update_xaxes(title={"text": "decoder layer, counted from 0", "standoff": 4}, row=rows, col=1)
+    mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
+    figure.update_xaxes(range=[-0.5, last + 0.5], zeroline=False, dtick=layer_ticks(len(layers)))
+    figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
     heading = f"KV cache in {unit}" if surface == "KV cache bytes" else unit
-    figure.update_yaxes(title={"text": heading, "standoff": 4}, rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)
     if times is not None:
-        figure.update_yaxes(title={"text": "time in ms", "standoff": 4}, rangemode="tozero", row=2, col=1)
-    return styled(figure)
+        figure.update_yaxes(title="time in ms", rangemode="tozero", row=2, col=1)
+    layout = {"barmode": "group", "bargap": 0.2, "hovermode": "x", "legend": LEGEND_ABOVE}
+    return styled(figure, height=420 if rows == 2 else 300, **layout)
 
 
 def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:

@@ -6,6 +6,8 @@ know whether it is shown in light or dark.
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import RunName
@@ -24,13 +26,37 @@ K_LINE = {"dash": "dash", "width": 2, "color": RUN_COLOURS["withdrawn"]}
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
-def styled(figure: go.Figure) -> go.Figure:
-    """The figure in the project's style, without a background of its own."""
-    return figure.update_layout(
+LEGEND_ABOVE = {"x": 0, "y": 1.02, "yanchor": "bottom"}
+
+
+def styled(figure: go.Figure, **layout: Any) -> go.Figure:
+    """The figure in the project's style, without a background of its own; `layout` is set besides."""
+    figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font=FONT,
         margin={"l": 56, "r": 12, "t": 34, "b": 40},
         autosize=True,
+        legend={"orientation": "h", "x": 0},
     )
+    figure.for_each_xaxis(_near_its_title)
+    figure.for_each_yaxis(_near_its_title)
+    return figure.update_layout(**layout)
+
+
+def _near_its_title(axis: Any) -> None:
+    if axis.title.standoff is None:
+        axis.title.standoff = 4
+
+
+def layer_ticks(layers: int) -> int:
+    """Every how many of so many layers an axis has a tick."""
+    return 1 if layers <= 16 else 4
+
+
+def mark_layer(figure: go.Figure, layer: int, layers: int, *places: tuple[int, int]) -> None:
+    """A line where the withdrawal layer begins, in each subplot (row, column) of an axis of layers. At K = L nothing is
+    withdrawn, and there is no layer to mark."""
+    for row, column in places if layer < layers else ():
+        figure.add_vline(x=layer - 0.5, line=K_LINE, row=row, col=column)

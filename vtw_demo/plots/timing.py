@@ -54,15 +54,9 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
     if repeated is not None:
         _add_rounds(figure, repeated, stages)
     title = "time in ms" if repeated is None else f"time in ms, median of {count(repeated.rounds, 'round')}"
-    figure.update_layout(
-        barmode="group",
-        bargap=0.25,
-        height=330,
-        legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
-    )
-    figure.update_xaxes(title={"text": "stage", "standoff": 4}, automargin=True)
-    figure.update_yaxes(title={"text": title, "standoff": 4}, rangemode="tozero")
-    return styled(figure)
+    figure.update_xaxes(title="stage", automargin=True)
+    figure.update_yaxes(title=title, rangemode="tozero")
+    return styled(figure, barmode="group", bargap=0.25, height=330, legend={"y": 1.06, "yanchor": "bottom"})
 
 
 def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:

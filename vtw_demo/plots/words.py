@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
-from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.table import Table
 
@@ -59,8 +59,6 @@ def words_figure(query: QuerySweep) -> go.Figure:
             name="another token",
             hoverinfo="skip",
         )
-    figure.update_layout(height=max(280, 120 + 18 * len(query.layers)), showlegend=bool(changed))
-    figure.update_layout(legend={"orientation": "h", "y": 1.1, "x": 0})
     figure.update_xaxes(
         title={"text": "token of the full model's answer", "standoff": 12},
         automargin=True,
@@ -69,13 +67,10 @@ def words_figure(query: QuerySweep) -> go.Figure:
         tickangle=-40 if len(columns) > 12 else 0,
         showgrid=False,
     )
-    figure.update_yaxes(
-        title={"text": "withdrawal layer K", "standoff": 4},
-        dtick=1 if len(query.layers) <= 16 else 4,
-        autorange="reversed",
-        showgrid=False,
-    )
-    return styled(figure)
+    dtick = layer_ticks(len(query.layers))
+    figure.update_yaxes(title="withdrawal layer K", dtick=dtick, autorange="reversed", showgrid=False)
+    height = max(280, 120 + 18 * len(query.layers))
+    return styled(figure, height=height, showlegend=bool(changed), legend_y=1.1)
 
 
 def words_reading(query: QuerySweep, threshold: float) -> str:
