@@ -568,7 +568,9 @@ name, positions in three dimensions, features added between layers, attention sc
 def nightly_but(daily: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases for `parametrize`, of which those that aren't in `daily` run nightly."""
     return [
-        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in daily else pytest.mark.nightly)
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=() if case in daily else pytest.mark.nightly
+        )
         for case in cases
     ]
 
