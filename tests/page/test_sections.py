@@ -15,6 +15,21 @@ FIGURES = {"Attention": "attention", "Migration": "migration", "Staircase": "sta
            "Choose K": "choose-k", "Word by word": "word-by-word"}  # fmt: skip
 SECTIONS = FIGURES | {"Where it looks": "where-it-looks", "Differences": "differences"}
 
+# From now on, `repeated` has what was begun by setInterval and hasn't ended.
+NOTE_WHAT_IS_REPEATED = """() => {
+  const [begin, end] = [window.setInterval, window.clearInterval];
+  window.repeated = new Set();
+  window.setInterval = (...given) => {
+    const id = begin(...given);
+    window.repeated.add(id);
+    return id;
+  };
+  window.clearInterval = (id) => {
+    window.repeated.delete(id);
+    end(id);
+  };
+}"""
+
 
 def open_tab(page, title):
     page.get_by_role("tab", name=title, exact=True).click()
@@ -110,12 +125,12 @@ def test_the_map_plays_through_the_layers_and_its_shares_are_the_jsons(page, dat
         assert ("no visual token" in withdrawn.inner_text()) == (layer >= 8)
     root.locator(".map-small").nth(2).click()
     assert root.locator("output").inner_text() == "2"
+    page.evaluate(NOTE_WHAT_IS_REPEATED)
     root.get_by_role("button", name="Play").click()
     expect(root.locator("output")).to_have_text("4", timeout=WAIT)
+    assert page.evaluate("repeated.size") == 1
     root.get_by_role("button", name="Pause").click()
-    stopped = root.locator("output").inner_text()
-    page.wait_for_timeout(1600)
-    assert root.locator("output").inner_text() == stopped
+    assert page.evaluate("repeated.size") == 0, "nothing is left that would bring the next layer"
     root.get_by_label("same scale in all layers").check()
     assert "same-scale" in root.get_attribute("class")
     page.locator("#map-strip button").nth(1).click()

@@ -1,6 +1,6 @@
 """A device without memory, a layer, a tokenizer or a plot that fails: said in a sentence, and the next request works.
 
-A real server in this process, with the embedded model; what fails is made to fail where it would.
+A real server in this process, with a small model; what fails is made to fail where it would.
 """
 
 import logging
@@ -21,7 +21,6 @@ from tests.page.test_browser import WAIT
 from tests.serving import served
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration_store import CalibrationStore
-from vtw_demo.models.loading import load
 from vtw_demo.page.examples import load_examples
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.errors import DISK_FULL, FAILED, OUT_OF_MEMORY, REFUSED, SENTENCES, fault_of
@@ -32,8 +31,8 @@ QUESTION = "What is the secret shape?"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    return Engine(load("embedded", device="cpu"), CalibrationStore(tmp_path_factory.mktemp("cache")))
+def engine(small, tmp_path_factory):
+    return Engine(small, CalibrationStore(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +186,9 @@ def test_on_the_page_a_lack_of_memory_is_said_and_the_next_run_works(engine, add
         page.close()
 
 
-def test_faults_are_counted_by_kind_and_turns_by_how_they_ended(tmp_path):
+def test_faults_are_counted_by_kind_and_turns_by_how_they_ended(small, tmp_path):
     # An engine of its own: on the others' a turn of a page that was just closed may still be ending.
-    engine = Engine(load("embedded", device="cpu"), CalibrationStore(tmp_path))
+    engine = Engine(small, CalibrationStore(tmp_path))
     with served(engine, LAYER) as address:
         faults_are_counted(engine, Client(address, verbose=False), address)
 

@@ -1,15 +1,11 @@
 """Another model in place of the one that is loaded: through the engine, and on a real page with a real server's hub."""
 
-import os
+import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,7 @@ import torch
 
 from tests import saved_models
 from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
-from tests.serving import free_port
+from tests.serving import started
 from vtw_demo import load
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration_store import CalibrationStore
@@ -53,11 +49,17 @@ def hub(models, monkeypatch, tmp_path):
         yield
 
 
+@pytest.fixture(scope="module")
+def own(small_folder):
+    """The name of the model that is there first."""
+    return str(small_folder)
+
+
 @pytest.fixture
-def switching(tmp_path):
-    """The embedded model, loaded for this test alone: it is released."""
-    vlm, cache = load(device="cpu"), tmp_path / "cache"
-    return Switching(Engine(vlm, CalibrationStore.of(vlm, cache)), ModelChoice(device="cpu"), cache)
+def switching(own, tmp_path):
+    """That model, loaded for this test alone: it is released."""
+    vlm, cache = load(own, device="cpu"), tmp_path / "cache"
+    return Switching(Engine(vlm, CalibrationStore.of(vlm, cache)), ModelChoice(own, device="cpu"), cache)
 
 
 def switched(switching, name, quantization="none", stop=None):
@@ -71,7 +73,7 @@ def answered(engine, picture):
     return last
 
 
-def test_another_model_answers_and_the_one_before_is_gone(hub, switching, picture):
+def test_another_model_answers_and_the_one_before_is_gone(hub, switching, own, picture):
     engine, before = switching.engine, switching.engine.vlm
     engine.calibration, store = "of the model before", engine.store
     query = Query(picture, "What is shown?", 2, 4)
@@ -96,8 +98,10 @@ def test_another_model_answers_and_the_one_before_is_gone(hub, switching, pictur
     ):
         with pytest.raises(ValueError, match="has been switched since this was asked: ask again"):
             list(steps)
+    switched(switching, own)
+    assert (engine.vlm.name, engine.vlm.layers) == (own, before.layers)
     switched(switching, EMBEDDED)
-    assert (engine.vlm.name, engine.vlm.layers) == (EMBEDDED, before.layers)
+    assert (engine.vlm.name, engine.vlm.layers) == (EMBEDDED, 12)
 
 
 def test_it_is_loaded_in_a_turn_of_its_own(hub, switching, picture):
@@ -143,11 +147,11 @@ def test_what_cannot_be_loaded_leaves_the_one_that_was(hub, switching, picture, 
     assert (after.model, after.full.tokens) == (before.model, before.full.tokens)
 
 
-def test_without_a_network_the_one_that_was_is_still_there(switching, picture, monkeypatch, tmp_path):
+def test_without_a_network_the_one_that_was_is_still_there(switching, own, picture, monkeypatch, tmp_path):
     ask_hub(monkeypatch, tmp_path / "hub", NOBODY)
     with pytest.raises(ValueError, match=rf"can't be reached.*{STILL_THERE}"):
         switched(switching, "some/llava")
-    assert answered(switching.engine, picture).model == EMBEDDED
+    assert answered(switching.engine, picture).model == own
 
 
 def test_too_little_memory_is_said_before_anything_is_freed(hub, switching, monkeypatch):
@@ -158,7 +162,7 @@ def test_too_little_memory_is_said_before_anything_is_freed(hub, switching, monk
     assert switching.engine.vlm is before
 
 
-def test_memory_that_runs_out_while_loading_brings_the_one_before_back(hub, switching, picture, monkeypatch):
+def test_memory_that_runs_out_while_loading_brings_the_one_before_back(hub, switching, own, picture, monkeypatch):
     asked, real = [], load
 
     def short(name, *arguments, **options):
@@ -170,11 +174,11 @@ def test_memory_that_runs_out_while_loading_brings_the_one_before_back(hub, swit
     monkeypatch.setattr("vtw_demo.server.switching.load", short)
     with pytest.raises(ValueError, match=STILL_THERE):
         switched(switching, "some/llava")
-    assert asked == ["some/llava", EMBEDDED]
-    assert answered(switching.engine, picture).model == EMBEDDED
+    assert asked == ["some/llava", own]
+    assert answered(switching.engine, picture).model == own
 
 
-def test_a_stop_or_a_visitor_who_leaves_brings_the_one_before_back(hub, switching, picture):
+def test_a_stop_or_a_visitor_who_leaves_brings_the_one_before_back(hub, switching, own, picture):
     stop = threading.Event()
     events = switching.switch("visitor", "some/llava", "none", stop)
     while not isinstance(next(events), Place):
@@ -182,36 +186,13 @@ def test_a_stop_or_a_visitor_who_leaves_brings_the_one_before_back(hub, switchin
     stop.set()
     with pytest.raises(StoppedError):
         list(events)
-    assert answered(switching.engine, picture).model == EMBEDDED
+    assert answered(switching.engine, picture).model == own
     left = switching.switch("visitor", "some/llava", "none", threading.Event())
     for event in left:
         if isinstance(event, LoadProgress) and event.step == "reading weights":
             break
     left.close()
-    assert answered(switching.engine, picture).model in (EMBEDDED, "some/llava"), "whichever it is, it is whole"
-
-
-@contextmanager
-def served(*arguments, **environment):
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), "--device", "cpu", *arguments],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=os.environ | {"NO_PROXY": "127.0.0.1", **environment},
-    )  # fmt: skip
-    try:
-        for _ in range(400):
-            assert process.poll() is None
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield process, url
-    finally:
-        process.kill()
-        process.wait()
+    assert answered(switching.engine, picture).model in (own, "some/llava"), "whichever it is, it is whole"
 
 
 def opened(browser, url):
@@ -232,20 +213,23 @@ def has_text(page, selector, text, seconds=60):
     page.locator(selector).filter(has_text=text).wait_for(timeout=seconds * 1000)
 
 
-def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, tmp_path):
+def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, own, tmp_path):
     """The visitor who switches sees it happen, the other is told; what a killed download leaves is never read."""
-    environment = {"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     largest = next(models["some/llava"].glob("*.safetensors"))
     with (
         hub_server(models, breaks_at=largest.stat().st_size // 2, stalls=True) as (address, _),
-        served(HF_ENDPOINT=address, **environment) as (process, url),
+        started(tmp_path, "--model", own, HF_ENDPOINT=address, **environment) as (url, process, _),
     ):
         page = opened(browser, url)
         choose(page, "some/llava")
         has_text(page, "#verdict", "Downloading some/llava")
         process.send_signal(signal.SIGKILL)
         page.close()
-    with hub_server(models) as (address, _), served(HF_ENDPOINT=address, **environment) as (_, url):
+    with (
+        hub_server(models) as (address, _),
+        started(tmp_path, "--model", own, HF_ENDPOINT=address, **environment) as (url, _, _),
+    ):
         page, other = opened(browser, url), opened(browser, url)
         choose(page, "some/gated")
         has_text(page, "#verdict", "is gated")
@@ -269,8 +253,7 @@ def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, tmp_pat
             one.close()
 
 
-def test_what_is_known_of_a_model_is_said_before_it_is_chosen(browser, server):
-    page = opened(browser, server)
+def test_what_is_known_of_a_model_is_said_before_it_is_chosen(page):
     page.get_by_role("tab", name="Model").click()
     for known in (KNOWN_MODELS[0], KNOWN_MODELS[-1]):
         page.locator("#model-name input").fill(known.name)
@@ -280,13 +263,14 @@ def test_what_is_known_of_a_model_is_said_before_it_is_chosen(browser, server):
     page.locator("#model-name input").fill("some/other")
     page.keyboard.press("Enter")
     has_text(page, "#model-facts", "not among the models that are known to work")
-    page.close()
 
 
-def test_a_page_that_stays_with_its_model_has_no_such_tab(browser):
-    with served("--no-model-switching") as (_, url):
-        page = opened(browser, url)
-        assert page.get_by_role("tab", name="Model").count() == 0
+def test_a_page_that_stays_with_its_model_has_no_such_tab(server, own, tmp_path):
+    def offered(url):
         config = urllib.request.urlopen(f"{url}/config", timeout=10).read().decode()
-        assert "load-model" not in config
-        page.close()
+        tabs = [part["props"].get("label") for part in json.loads(config)["components"] if part["type"] == "tabitem"]
+        return "Model" in tabs, "load-model" in config
+
+    assert offered(server) == (True, True)
+    with started(tmp_path, "--model", own, "--no-model-switching") as (url, _, _):
+        assert offered(url) == (False, False)

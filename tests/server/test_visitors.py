@@ -38,10 +38,13 @@ class Ended(Monitoring):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(small_folder, tmp_path_factory):
+    """Its model never ends an answer by itself."""
     monitoring = Ended()
+    vlm = load(str(small_folder), device="cpu")
+    vlm.model.generation_config.eos_token_id = None
     store = CalibrationStore(tmp_path_factory.mktemp("cache"))
-    return Engine(load("embedded", device="cpu"), store, Turns(PLACES, monitoring), monitoring)
+    return Engine(vlm, store, Turns(PLACES, monitoring), monitoring)
 
 
 @pytest.fixture(scope="module")
