@@ -32,8 +32,3 @@ def easy_vqa_pictures(split: Literal["train", "test"]) -> list[PicturedQuestions
     for text, answer, picture in zip(*questions, strict=True):
         by_picture[picture].append((text, answer))
     return [PicturedQuestions(Path(paths[picture]), tuple(asked)) for picture, asked in by_picture.items()]
-
-
-def easy_vqa_texts() -> list[str]:
-    """Every question of the train split, and every answer."""
-    return sorted(set(easy_vqa.get_train_questions()[0])) + list(easy_vqa.get_answers())

@@ -10,6 +10,8 @@ from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
 
 # An object counts as left of another only if it is at least this share of the picture's side further left.
 DIRECTION_MARGIN = 0.10
+# Steps across and down.
+DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 NOTHING = "nothing"
 # Other words for any object.
 NOUNS = ("object", "shape", "thing")
@@ -47,23 +49,17 @@ def describe(scene: Scene) -> str:
     """One sentence that names every object in reading order, row by row."""
     parts = []
     for item in _in_reading_order(scene):
-        written = f" with {_article(item.character)} {item.character} on it" if item.character else ""
-        parts.append(f"a {item.size} {item.colour} {item.shape}{written} {_at(item.place)}")
+        article = "an" if item.character and item.character in "8AEFHLMNRSX" else "a"
+        written = f" with {article} {item.character} on it" if item.character else ""
+        at = "in" if item.place == "center" or " " in item.place else "at"
+        parts.append(f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"There is {listed}."
 
 
 def _in_reading_order(scene: Scene) -> list[SceneObject]:
-    rows = {place: (row, column) for row, line in enumerate(PLACES) for column, place in enumerate(line)}
-    return sorted(scene.objects, key=lambda item: (*rows[item.place], item.x))
-
-
-def _article(character: str) -> str:
-    return "an" if character in "8AEFHLMNRSX" else "a"
-
-
-def _at(place: str) -> str:
-    return f"in the {place}" if place == "center" or " " in place else f"at the {place}"
+    places = [place for row in PLACES for place in row]
+    return sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))
 
 
 def _name(item: SceneObject) -> str:
@@ -86,15 +82,19 @@ def _alone(scene: Scene, fact: str, item: SceneObject) -> bool:
     return sum(getattr(other, fact) == getattr(item, fact) for other in scene.objects) == 1
 
 
+def _any_alone(scene: Scene, fact: str, generator: random.Random) -> SceneObject | None:
+    alone = [item for item in scene.objects if _alone(scene, fact, item)]
+    return generator.choice(alone) if alone else None
+
+
 def _colour(scene: Scene, generator: random.Random) -> Asked | None:
     spelling = generator.choice(("color", "colour"))
     if len(scene.objects) == 1 and generator.random() < 0.3:
         noun = generator.choice(("object", "shape"))
         return (f"What {spelling} is the {noun}?", f"What {spelling} is it?"), scene.objects[0].colour
-    unique = [item for item in scene.objects if _alone(scene, "shape", item)]
-    if not unique:
+    item = _any_alone(scene, "shape", generator)
+    if item is None:
         return None
-    item = generator.choice(unique)
     texts = (
         f"What {spelling} is the {item.shape}?",
         f"What is the {spelling} of the {item.shape}?",
@@ -106,10 +106,9 @@ def _colour(scene: Scene, generator: random.Random) -> Asked | None:
 def _shape(scene: Scene, generator: random.Random) -> Asked | None:
     if len(scene.objects) == 1 and generator.random() < 0.3:
         return ("What shape is it?", "What shape is in the picture?", "What is the shape?"), scene.objects[0].shape
-    unique = [item for item in scene.objects if _alone(scene, "colour", item)]
-    if not unique:
+    item = _any_alone(scene, "colour", generator)
+    if item is None:
         return None
-    item = generator.choice(unique)
     texts = (
         f"What shape is the {item.colour} object?",
         f"What is the {item.colour} thing?",
@@ -122,16 +121,14 @@ def _shape(scene: Scene, generator: random.Random) -> Asked | None:
 def _count(scene: Scene, generator: random.Random) -> Asked:
     what = generator.random()
     if what < 0.34:
-        noun, number = f"{generator.choice(NOUNS)}s", len(scene.objects)
+        noun, number = generator.choice(NOUNS), len(scene.objects)
     else:
-        present = generator.random() < 0.8
-        if what < 0.67:
-            shape = generator.choice([o.shape for o in scene.objects] if present else SHAPES)
-            noun, number = f"{shape}s", sum(o.shape == shape for o in scene.objects)
-        else:
-            colour = generator.choice([o.colour for o in scene.objects] if present else tuple(COLOURS))
-            noun, number = f"{colour} {generator.choice(NOUNS)}s", sum(o.colour == colour for o in scene.objects)
-    texts = (f"How many {noun} are there?", f"How many {noun} do you see?", f"How many {noun} are in the picture?")
+        fact, values = ("shape", SHAPES) if what < 0.67 else ("colour", tuple(COLOURS))
+        present = [getattr(item, fact) for item in scene.objects]
+        value = generator.choice(present if generator.random() < 0.8 else values)
+        noun = value if fact == "shape" else f"{value} {generator.choice(NOUNS)}"
+        number = present.count(value)
+    texts = (f"How many {noun}s are there?", f"How many {noun}s do you see?", f"How many {noun}s are in the picture?")
     return texts, str(number)
 
 
@@ -142,20 +139,15 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
     form = generator.choice(("shape", "colour", "both"))
     if not wanted:
         # Half of the absent ones share a property with an object that is there: guessing by halves must not pay.
+        kept = ""
         if form == "both" and generator.random() < 0.6:
-            if generator.random() < 0.5:
-                shape = generator.choice(SHAPES)
-            else:
-                colour = generator.choice(tuple(COLOURS))
-        else:
-            shape, colour = generator.choice(SHAPES), generator.choice(tuple(COLOURS))
-    if form == "shape":
-        noun, there = shape, any(o.shape == shape for o in scene.objects)
-    elif form == "colour":
-        noun = f"{colour} {generator.choice(NOUNS)}"
-        there = any(o.colour == colour for o in scene.objects)
-    else:
-        noun, there = f"{colour} {shape}", any((o.colour, o.shape) == (colour, shape) for o in scene.objects)
+            kept = "colour" if generator.random() < 0.5 else "shape"
+        shape = shape if kept == "shape" else generator.choice(SHAPES)
+        colour = colour if kept == "colour" else generator.choice(tuple(COLOURS))
+    thing = generator.choice(NOUNS) if form == "colour" else shape
+    noun = thing if form == "shape" else f"{colour} {thing}"
+    fitting = [o for o in scene.objects if (form == "colour" or o.shape == shape)]
+    there = any(form == "shape" or o.colour == colour for o in fitting)
     if there != wanted:
         return None
     named = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
@@ -176,9 +168,7 @@ def _where(scene: Scene, generator: random.Random) -> Asked:
 
 def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     item, noun = _unique(scene, generator)
-    direction = generator.choice(("left of", "right of", "above", "below"))
-    across = {"left of": -1, "right of": 1}.get(direction, 0)
-    down = {"above": -1, "below": 1}.get(direction, 0)
+    direction, (across, down) = generator.choice(tuple(DIRECTIONS.items()))
     others = [o for o in scene.objects if o is not item]
     steps = [across * (o.x - item.x) + down * (o.y - item.y) for o in others]
     if any(0 < step < DIRECTION_MARGIN for step in steps):
@@ -196,11 +186,10 @@ def _size(scene: Scene, generator: random.Random) -> Asked:
 
 
 def _reading(scene: Scene, generator: random.Random) -> Asked | None:
-    written = [o for o in scene.objects if o.character]
+    written = [(item, item.character) for item in scene.objects if item.character]
     if not written:
         return None
-    item = generator.choice(written)
-    character = item.character or ""
+    item, character = generator.choice(written)
     texts = [f"What is written on the {_name(item)}?", f"What does the {_name(item)} say?"]
     if _alone(scene, "shape", item):
         texts.append(f"What is written on the {item.shape}?")
@@ -211,9 +200,8 @@ def _reading(scene: Scene, generator: random.Random) -> Asked | None:
 
 
 def _description(scene: Scene, generator: random.Random) -> Asked:
-    return ("Describe the picture.", "What do you see?", "What is in the picture?", "Describe the scene."), describe(
-        scene
-    )
+    texts = ("Describe the picture.", "What do you see?", "What is in the picture?", "Describe the scene.")
+    return texts, describe(scene)
 
 
 def _listing(scene: Scene, generator: random.Random) -> Asked:

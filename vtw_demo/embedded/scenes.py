@@ -46,7 +46,6 @@ DIAMETERS: dict[str, tuple[float, float]] = {"small": (0.15, 0.20), "large": (0.
 # Centres keep this far from the lines between the nine places, so that a place is never a matter of opinion.
 PLACE_MARGIN = 0.025
 MAXIMUM_OBJECTS = 6
-_OVERSAMPLING = 2
 
 
 @dataclass(frozen=True)
@@ -100,18 +99,15 @@ def random_scene(generator: random.Random, objects: int, colours: Sequence[str] 
 
 def draw(scene: Scene, side: int = 224, style: DrawingStyle = PLAIN) -> Image.Image:
     """The scene as a square RGB picture of `side` pixels."""
-    canvas_side = side * _OVERSAMPLING
-    canvas = draw_background(scene, side).resize((canvas_side, canvas_side), Image.Resampling.NEAREST)
+    canvas = draw_background(scene, side).resize((2 * side, 2 * side), Image.Resampling.NEAREST)
     for number, item in enumerate(scene.objects):
-        _draw_object(canvas, item, canvas_side, style, number)
+        _draw_object(canvas, item, style, number)
     return canvas.resize((side, side), Image.Resampling.BOX)
 
 
 def _background_colours(generator: random.Random) -> tuple[Colour, Colour]:
-    if generator.random() < 0.7:
-        base = tuple(generator.randint(190, 255) for _ in range(3))
-    else:
-        base = tuple(generator.randint(20, 235) for _ in range(3))
+    lightness = (190, 255) if generator.random() < 0.7 else (20, 235)
+    base = tuple(generator.randint(*lightness) for _ in range(3))
     other = tuple(max(0, min(255, channel + generator.randint(-30, 30))) for channel in base)
     return base, other  # type: ignore[return-value]
 
@@ -157,28 +153,27 @@ def draw_background(scene: Scene, side: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _outline(item: SceneObject) -> list[tuple[float, float]]:
+def _outline(shape: str) -> list[tuple[float, float]]:
     """The shape's corners round (0, 0), within a circle of radius 1; y points down."""
-    if item.shape == "circle":
-        return [(math.cos(t * math.pi / 32), math.sin(t * math.pi / 32)) for t in range(64)]
-    if item.shape == "square":
+    if shape == "square":
         return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
-    if item.shape == "triangle":
+    if shape == "triangle":
         return [(0, -0.95), (0.95, 0.75), (-0.95, 0.75)]
-    if item.shape == "star":
+    if shape == "star":
         points = [((1.0, 0.42)[t % 2], t * math.pi / 5) for t in range(10)]
         return [(radius * math.sin(turn), -radius * math.cos(turn)) for radius, turn in points]
-    return [
-        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 17)
-        for t in (step * math.pi / 32 for step in range(64))
-    ]
+    turns = [step * math.pi / 32 for step in range(64)]
+    if shape == "circle":
+        return [(math.cos(t), math.sin(t)) for t in turns]
+    heights = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
+    return [(math.sin(t) ** 3, -height / 17) for t, height in zip(turns, heights, strict=True)]
 
 
-def _draw_object(canvas: Image.Image, item: SceneObject, side: int, style: DrawingStyle, number: int) -> None:
+def _draw_object(canvas: Image.Image, item: SceneObject, style: DrawingStyle, number: int) -> None:
     cosine, sine = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
-    radius, centre = item.diameter / 2 * side, (item.x * side, item.y * side)
-    turned = [(x * cosine - y * sine, x * sine + y * cosine) for x, y in _outline(item)]
-    corners = [(centre[0] + radius * x, centre[1] + radius * y) for x, y in drawn_outline(turned, style, number)]
+    x, y, radius = item.x * canvas.width, item.y * canvas.width, item.diameter / 2 * canvas.width
+    turned = [(across * cosine - down * sine, across * sine + down * cosine) for across, down in _outline(item.shape)]
+    corners = [(x + radius * across, y + radius * down) for across, down in drawn_outline(turned, style, number)]
     colour = drawn_colour(item.colour, COLOURS[item.colour], style, number)
     pencil = ImageDraw.Draw(canvas)
     pencil.polygon(corners, fill=colour)
@@ -186,17 +181,10 @@ def _draw_object(canvas: Image.Image, item: SceneObject, side: int, style: Drawi
         dark = (0, 0, 0) if sum(colour) > 120 else (90, 90, 90)
         pencil.line([*corners, corners[0]], fill=dark, width=max(1, round(style.contour * radius)), joint="curve")
     if item.character is not None:
-        _draw_character(pencil, item, centre, radius * min(style.stretch), colour)
-
-
-def _draw_character(
-    pencil: ImageDraw.ImageDraw, item: SceneObject, centre: tuple[float, float], radius: float, colour: Colour
-) -> None:
-    red, green, blue = colour
-    ink = (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else (255, 255, 255)
-    height = radius * 1.1
-    drop = -0.1 * radius if item.shape == "heart" else 0.0
-    middle, stroke = (centre[0], centre[1] + drop), max(1, round(height * 0.03))
-    # Pillow's own font: it comes with the package, so that every machine draws the same scene.
-    font = ImageFont.load_default(height * 1.25)
-    pencil.text(middle, item.character or "", ink, font, anchor="mm", stroke_width=stroke, stroke_fill=ink)
+        red, green, blue = colour
+        ink = (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else (255, 255, 255)
+        room = radius * min(style.stretch)
+        height, rise = 1.1 * room, 0.1 * room if item.shape == "heart" else 0.0
+        # Pillow's own font: it comes with the package, so that every machine draws the same scene.
+        font, stroke = ImageFont.load_default(1.25 * height), max(1, round(0.03 * height))
+        pencil.text((x, y - rise), item.character, ink, font, anchor="mm", stroke_width=stroke, stroke_fill=ink)

@@ -66,12 +66,9 @@ def unknown_picture(shown: Sequence[Image.Image], generator: random.Random, side
     if what < 0.87:
         return draw_background(random_scene(generator, 1), side)
     noise = np.random.default_rng(generator.getrandbits(31))
-    layers = [
-        Image.fromarray(noise.integers(0, 256, (grains, grains, 3), dtype=np.uint8)).resize(
-            (side, side), Image.Resampling.BICUBIC
-        )
-        for grains in (2, 4, 9, 20, 60)
-    ]
-    shares = noise.dirichlet(np.ones(len(layers)))
-    mixed = sum(share * np.asarray(layer, np.float32) for share, layer in zip(shares, layers, strict=True))
+    layers = []
+    for grains in (2, 4, 9, 20, 60):
+        grain = Image.fromarray(noise.integers(0, 256, (grains, grains, 3), dtype=np.uint8))
+        layers.append(np.asarray(grain.resize((side, side), Image.Resampling.BICUBIC), np.float32))
+    mixed = sum(share * layer for share, layer in zip(noise.dirichlet(np.ones(5)), layers, strict=True))
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))

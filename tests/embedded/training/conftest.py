@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from vtw_demo.embedded.training.architecture import TRAINED_LAYERS, build_processor
 from vtw_demo.embedded.training.codes import CODES
+from vtw_demo.embedded.training.model import TRAINED_LAYERS, build_processor
 from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 

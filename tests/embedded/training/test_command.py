@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from vtw_demo.embedded.training.architecture import build_model
 from vtw_demo.embedded.training.codes import codebook
 from vtw_demo.embedded.training.command import parse
+from vtw_demo.embedded.training.model import build_model
 
 
 def test_each_part_has_its_own_schedule_unless_told_otherwise():

@@ -5,10 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-import torch.distributed
 from PIL import Image
 
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style
@@ -21,96 +18,62 @@ from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
 # Shares of the questions asked in other words, and of the pictures drawn or kept otherwise than plainly.
 REPHRASED = 0.4
 STYLED = 0.4
-
-
-@dataclass
-class Curriculum:
-    """More objects a scene once those before are mastered: `mastery` of the newest level's answers right.
-
-    Half of the scenes have the newest number of objects. In the end a number is the more frequent the larger it is, by
-    even steps: after mostly scenes of six, 38 of 64 descriptions of scenes of five named a sixth.
-    """
-
-    mastery: float
-    level: int = 1
-    right: float = 0.0
-    history: list[tuple[int, int]] = field(default_factory=list)
-
-    def objects(self, generator: random.Random) -> int:
-        if self.level == MAXIMUM_OBJECTS:
-            return max(generator.randint(1, self.level), generator.randint(1, self.level))
-        return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
-
-    def record(self, step: int, right: float) -> None:
-        self.right += 0.05 * (right - self.right)
-        if self.right > self.mastery and self.level < MAXIMUM_OBJECTS:
-            self.history.append((step, self.level))
-            self.level, self.right = self.level + 1, 0.0
-
-
-@dataclass
-class Shares:
-    """Running shares of right answers, by kind of question."""
-
-    emphasis: tuple[str, ...] = ()
-    """Kinds that half of the questions are about."""
-    smooth: dict[str, float] = field(default_factory=dict)
-
-    def record(self, kind: str, right: bool) -> None:
-        before = self.smooth.get(kind, 0.0)
-        self.smooth[kind] = before + 0.01 * (right - before)
-
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of short answers, each more often the more often it is wrong: up to eight times."""
-        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.smooth.get(kind, 0.0))))]
-        for number in range(len(kinds) if self.emphasis else 0):
-            kinds.append(self.emphasis[number % len(self.emphasis)])
-        return tuple(kinds)
+# Shares of the pictures that are easy-vqa's, and of those that are no drawn scene.
+EASY_VQA, UNKNOWN = 0.15, 0.10
+# A question's kind, its text and its answer.
+Asked = tuple[str, str, str]
 
 
 @dataclass
 class Progress:
-    """What the answers of all steps so far were like, which decides what is practised next."""
+    """How the questions so far were answered, which decides what is practised next.
 
-    curriculum: Curriculum
-    shares: Shares
+    `level` is the newest number of objects a scene has, `right` the running share of right answers about such scenes,
+    `shares` those of each kind of question.
+    """
 
-    def record(
-        self, right: list[list[bool]], kinds: Sequence[Sequence[str]], scenes: Sequence[Scene | None], step: int
-    ) -> None:
-        """Which turns of each row were right after `step` steps, their kinds, and the row's scene."""
-        newest: list[bool] = []
-        for row_right, row_kinds, scene in zip(right, kinds, scenes, strict=True):
-            for is_right, kind in zip(row_right, row_kinds, strict=True):
-                self.shares.record(kind, is_right)
-                if scene is not None and len(scene.objects) == self.curriculum.level and kind in SHORT_ANSWER_KINDS:
-                    newest.append(is_right)
-        # All processes go on to scenes of more objects at once.
-        counts = torch.tensor([float(sum(newest)), float(len(newest))])
-        torch.distributed.all_reduce(counts)
-        if counts[1] > 0:
-            self.curriculum.record(step, (counts[0] / counts[1]).item())
+    level: int
+    right: float = 0.0
+    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SHORT_ANSWER_KINDS, 0.0))
 
-    def state(self) -> dict[str, Any]:
-        return {"curriculum": vars(self.curriculum), "shares": self.shares.smooth}
+    def objects(self, generator: random.Random) -> int:
+        """The next scene's number of objects, in half of the cases the newest.
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.curriculum, self.shares.smooth = Curriculum(**state["curriculum"]), state["shares"]
+        In the end a number is the more frequent the larger it is, by even steps: after mostly scenes of six, 38 of 64
+        descriptions of scenes of five named a sixth.
+        """
+        if self.level == MAXIMUM_OBJECTS:
+            return max(generator.randint(1, self.level), generator.randint(1, self.level))
+        return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
 
-    def figures(self) -> dict[str, Any]:
-        shares = {kind: f"{share:.2f}" for kind, share in self.shares.smooth.items()}
-        return {"level": self.curriculum.level, **shares}
+    def kinds(self, emphasis: Sequence[str] = ()) -> tuple[str, ...]:
+        """The kinds of short answers, each more often the more often it is wrong, up to eight times; half of all are
+        of `emphasis`, if there is any."""
+        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares[kind])))]
+        return (*kinds, *(emphasis[number % len(emphasis)] for number in range(len(kinds) if emphasis else 0)))
+
+    def record(self, answered: Sequence[tuple[str, int, bool]], mastery: float) -> None:
+        """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, whether they were right.
+
+        Scenes get one object more once `mastery` of the answers about the newest are right.
+        """
+        for kind, _, right in answered:
+            before = self.shares.get(kind, 0.0)
+            self.shares[kind] = before + 0.01 * (right - before)
+        newest = [right for kind, objects, right in answered if objects == self.level and kind in SHORT_ANSWER_KINDS]
+        if newest:
+            self.right += 0.05 * (sum(newest) / len(newest) - self.right)
+        if self.right > mastery and self.level < MAXIMUM_OBJECTS:
+            self.level, self.right = self.level + 1, 0.0
 
 
-def practice_scene(generator: random.Random, curriculum: Curriculum) -> Scene:
+def practice_scene(generator: random.Random, progress: Progress) -> Scene:
     """Half of the scenes have two colours only: where a colour tells objects apart, nobody learns to use the shape."""
     colours = generator.sample(tuple(COLOURS), 2 if generator.random() < 0.5 else len(COLOURS))
-    return random_scene(generator, curriculum.objects(generator), colours)
+    return random_scene(generator, progress.objects(generator), colours)
 
 
-def scene_questions(
-    scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]
-) -> list[tuple[str, str, str]]:
+def scene_questions(scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Asked]:
     questions = ask_several(scene, turns, generator, kinds)
     for number, (kind, share) in enumerate((("description", 0.9), ("listing", 0.4))):
         if generator.random() < share:
@@ -126,40 +89,25 @@ def practice_picture(scene: Scene, generator: random.Random) -> Image.Image:
     return badly_kept(picture, generator) if generator.random() < STYLED else picture
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What `mixed_pictures` draws from besides scenes."""
-
-    easy_vqa: Sequence[PicturedQuestions]
-    photos: Sequence[Image.Image]
-
-
-def mixed_pictures(
-    others: Pictures, progress: Progress, generator: random.Random, count: int, turns: int
-) -> tuple[list[Image.Image], list[list[tuple[str, str, str]]], list[Scene | None]]:
-    """`count` pictures, 15 % of them easy-vqa's and 10 % no drawn scene, what is asked about each in
-    `turns` questions, and each one's scene, None where it is none."""
-    pictures: list[Image.Image] = []
-    asked: list[list[tuple[str, str, str]]] = []
-    scenes: list[Scene | None] = []
-    kinds = progress.shares.kinds()
-    for _ in range(count):
-        what = generator.random()
-        scene = practice_scene(generator, progress.curriculum)
-        if what < 0.15:
-            chosen = generator.choice(others.easy_vqa)
-            picture = chosen.picture()
-            pictures.append(badly_kept(picture, generator) if generator.random() < 0.2 else picture)
-            questions = generator.sample(chosen.questions, len(chosen.questions))
-            asked.append([("easy-vqa", text, answer) for text, answer in questions])
-            scenes.append(None)
-        elif what < 0.25:
-            pictures.append(unknown_picture(others.photos, generator))
-            about_nothing = scene_questions(scene, 5, generator, SHORT_ANSWER_KINDS)
-            asked.append([("unknown", text, MODEST_ANSWER) for _, text, _ in about_nothing])
-            scenes.append(None)
-        else:
-            pictures.append(practice_picture(scene, generator))
-            asked.append(scene_questions(scene, turns, generator, kinds))
-            scenes.append(scene)
-    return pictures, asked, scenes
+def mixed_picture(
+    easy_vqa: Sequence[PicturedQuestions],
+    photos: Sequence[Image.Image],
+    progress: Progress,
+    kinds: tuple[str, ...],
+    turns: int,
+    generator: random.Random,
+) -> tuple[Image.Image, list[Asked], Scene | None]:
+    """A scene, one of easy-vqa's pictures or one that is no drawn scene, what is asked about it, and the scene."""
+    what = generator.random()
+    scene = practice_scene(generator, progress)
+    if what < EASY_VQA:
+        chosen = generator.choice(easy_vqa)
+        picture = chosen.picture()
+        questions = generator.sample(chosen.questions, len(chosen.questions))
+        asked = [("easy-vqa", text, answer) for text, answer in questions]
+        return badly_kept(picture, generator) if generator.random() < 0.2 else picture, asked, None
+    if what < EASY_VQA + UNKNOWN:
+        about_nothing = scene_questions(scene, 5, generator, SHORT_ANSWER_KINDS)
+        modest = [("unknown", text, MODEST_ANSWER) for _, text, _ in about_nothing]
+        return unknown_picture(photos, generator), modest, None
+    return practice_picture(scene, generator), scene_questions(scene, turns, generator, kinds), scene

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import random
-import zlib
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, random_scene
-from vtw_demo.embedded.training.architecture import GRID_SIDE, TRAINED_LAYERS
-from vtw_demo.embedded.training.codes import code_loss, names_right, patch_contents
-from vtw_demo.embedded.training.packing import IGNORED, PackedSamples, pack, pixels
+from vtw_demo.embedded.training.codes import code_loss, patch_contents
+from vtw_demo.embedded.training.model import GRID_SIDE, TRAINED_LAYERS
+from vtw_demo.embedded.training.packing import IGNORED, PackedSamples, pack
 from vtw_demo.embedded.training.practice import (
-    Curriculum,
-    Pictures,
     Progress,
-    Shares,
-    mixed_pictures,
+    mixed_picture,
     practice_picture,
     practice_scene,
     scene_questions,
@@ -35,21 +32,20 @@ COARSE_SIDE = 7
 CODE_NOISE = 0.1
 
 
-def train_tower(model: LlavaForConditionalGeneration, book: torch.Tensor, options: argparse.Namespace) -> None:
+def train_tower(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, book: torch.Tensor, options: argparse.Namespace
+) -> None:
     """The tower and the projector learn to write what is at each patch, in codes."""
     writer = writing_part(model)
     trainer = Trainer(writer, options, others_rate=0.12)
-    trainer.restore()
 
-    def practise(seed: str) -> tuple[torch.Tensor, dict[str, Any]]:
-        generator = random.Random(seed)
+    def practise(generator: random.Random) -> tuple[torch.Tensor, Mapping[str, float]]:
         scenes = [tower_scene(generator) for _ in range(options.batch // options.processes)]
-        shown = pixels([practice_picture(scene, generator) for scene in scenes]).to(options.device)
-        contents = patch_contents(scenes, GRID_SIDE).to(options.device)
+        pictures = [practice_picture(scene, generator) for scene in scenes]
+        shown = processor.image_processor(pictures, return_tensors="pt").to(options.device)
         with trainer.autocast:
-            written = writer["projector"](writer["tower"](shown).last_hidden_state[:, 1:]).float()
-        right = names_right(written.detach(), contents, book)
-        return code_loss(written, contents, book), {name: f"{share:.3f}" for name, share in right.items()}
+            written = writer["projector"](writer["tower"](**shown).last_hidden_state[:, 1:]).float()
+        return code_loss(written, patch_contents(scenes, GRID_SIDE), book)
 
     trainer.run(practise)
 
@@ -60,32 +56,27 @@ def train_decoder(
     """The decoder's trained layers learn to answer from the codes themselves, without the frozen ones above them."""
     decoder = model.model.language_model
     decoder.layers = decoder.layers[:TRAINED_LAYERS]
-    progress = Progress(Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis)))
-    trainer = Trainer(decoder, options, progress)
-    trainer.restore()
+    trainer = Trainer(decoder, options)
     length = options.length - GRID_SIDE**2 + COARSE_SIDE**2
 
-    def practise(seed: str) -> tuple[torch.Tensor, dict[str, Any]]:
-        generator = random.Random(seed)
-        noise = torch.Generator(options.device).manual_seed(zlib.crc32(seed.encode()))
-        scenes = [practice_scene(generator, progress.curriculum) for _ in range(options.batch // options.processes)]
-        asked = [scene_questions(scene, options.turns, generator, progress.shares.kinds()) for scene in scenes]
-        samples = pack(processor, asked, length, COARSE_SIDE).to(options.device)
-        weights = patch_contents(scenes, COARSE_SIDE).to(options.device).weights
-        unsure = CODE_NOISE * torch.randn(weights.shape, generator=noise, device=options.device)
+    def practise(generator: random.Random) -> tuple[torch.Tensor, Mapping[str, float]]:
+        progress, count = trainer.progress, options.batch // options.processes
+        scenes = [practice_scene(generator, progress) for _ in range(count)]
+        kinds = progress.kinds(options.emphasis)
+        questions = [scene_questions(scene, options.turns, generator, kinds) for scene in scenes]
+        samples = pack(processor, questions, length, COARSE_SIDE)
+        contents = patch_contents(scenes, COARSE_SIDE)
         visual = (samples.input_ids == processor.image_token_id)[..., None]
-        words = model.get_input_embeddings()(samples.input_ids)
-        embedded = words.masked_scatter(visual, (weights + unsure) @ book)
+        coded = (contents + CODE_NOISE * torch.randn_like(contents)) @ book
         with trainer.autocast:
             hidden = decoder(
-                inputs_embeds=embedded,
+                inputs_embeds=model.get_input_embeddings()(samples.input_ids).masked_scatter(visual, coded),
                 position_ids=samples.position_ids,
                 attention_mask=samples.attention_mask(),
                 use_cache=False,
             ).last_hidden_state
-        loss, right = answer_loss(model, samples, hidden)
-        progress.record(right, samples.kinds, scenes, trainer.step + 1)
-        return loss, progress.figures()
+        loss, answered = answer_loss(model, samples, hidden, scenes)
+        return loss, trainer.record(answered)
 
     trainer.run(practise)
 
@@ -94,37 +85,35 @@ def train_answers(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, book: torch.Tensor, options: argparse.Namespace
 ) -> None:
     """Everything learns to answer about pictures; writing the code stays a tenth of the loss."""
-    others = Pictures(easy_vqa_pictures("train"), photos())
-    progress = Progress(Curriculum(options.mastery, options.level), Shares(tuple(options.emphasis)))
-    trainer = Trainer(model, options, progress)
-    if not trainer.restore() and options.start_from is None:
-        tower = torch.load(options.runs / "tower.pt", weights_only=True, map_location=options.device)
-        writing_part(model).load_state_dict(tower["model"], strict=False)
-        decoder = torch.load(options.runs / "decoder.pt", weights_only=True, map_location=options.device)
-        model.model.language_model.load_state_dict(decoder["training"]["model"], strict=False)
-        progress.restore(decoder)
+    easy_vqa, unknown = easy_vqa_pictures("train"), photos()
+    trainer = Trainer(model, options)
+    if trainer.step == 0 and options.start_from is None:
+        for part, learner in (("tower", writing_part(model)), ("decoder", model.model.language_model)):
+            learned = torch.load(options.runs / f"{part}.pt", weights_only=True, map_location=options.device)
+            learner.load_state_dict(learned["model"], strict=False)
+            trainer.progress = Progress(**learned["progress"])
 
-    def practise(seed: str) -> tuple[torch.Tensor, dict[str, Any]]:
-        pictures, asked, scenes = mixed_pictures(
-            others, progress, random.Random(seed), options.batch // options.processes, options.turns
-        )
-        samples = pack(processor, asked, options.length).to(options.device)
+    def practise(generator: random.Random) -> tuple[torch.Tensor, Mapping[str, float]]:
+        progress, count = trainer.progress, options.batch // options.processes
+        kinds = progress.kinds(options.emphasis)
+        mixed = [mixed_picture(easy_vqa, unknown, progress, kinds, options.turns, generator) for _ in range(count)]
+        pictures, questions, scenes = (list(column) for column in zip(*mixed, strict=True))
+        samples = pack(processor, questions, options.length)
+        shown = processor.image_processor(pictures, return_tensors="pt").to(options.device)
         with trainer.autocast:
             output = model.model(
+                **shown,
                 input_ids=samples.input_ids,
-                pixel_values=pixels(pictures).to(options.device),
                 position_ids=samples.position_ids,
                 attention_mask=samples.attention_mask(),
                 use_cache=False,
             )
-        loss, right = answer_loss(model, samples, output.last_hidden_state)
-        drawn = {row: scene for row, scene in enumerate(scenes) if scene is not None}
+        loss, answered = answer_loss(model, samples, output.last_hidden_state, scenes)
+        drawn = [row for row, scene in enumerate(scenes) if scene is not None]
         if drawn:
-            contents = patch_contents(list(drawn.values()), GRID_SIDE).to(options.device)
-            written = output.image_hidden_states.float().view(len(scenes), -1, book.shape[1])
-            loss = loss + 0.1 * code_loss(written[list(drawn)], contents, book)
-        progress.record(right, samples.kinds, scenes, trainer.step + 1)
-        return loss, progress.figures()
+            written = output.image_hidden_states.float().view(count, -1, book.shape[1])[drawn]
+            loss = loss + 0.1 * code_loss(written, patch_contents([scenes[row] for row in drawn], GRID_SIDE), book)[0]
+        return loss, trainer.record(answered)
 
     trainer.run(practise)
     if torch.distributed.get_rank() == 0:
@@ -147,17 +136,19 @@ def tower_scene(generator: random.Random) -> Scene:
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration, samples: PackedSamples, hidden: torch.Tensor
-) -> tuple[torch.Tensor, list[list[bool]]]:
-    """The mean loss on the answers' tokens, and for each row which turns were right in every token (teacher-forced)."""
+    model: LlavaForConditionalGeneration, samples: PackedSamples, hidden: torch.Tensor, scenes: Sequence[Scene | None]
+) -> tuple[torch.Tensor, list[tuple[str, int, bool]]]:
+    """The mean loss on the answers' tokens; and each turn's kind, its scene's number of objects, and whether every
+    token of the answer was right (teacher-forced)."""
     answered = samples.labels != IGNORED
-    labels = samples.labels[answered]
-    row_turn = torch.arange(len(samples.labels))[:, None] * 1000 + samples.turns
-    _, turn, lengths = row_turn[answered].unique(return_inverse=True, return_counts=True)
+    labels, turn = samples.labels[answered], samples.turns[answered]
     # A long description must not outweigh the short answers: a turn counts by the root of its length.
-    weight = lengths.float().rsqrt()[turn]
+    weight = turn.bincount().float().rsqrt()[turn]
     logits = model.lm_head(hidden[answered].float())
     loss = (nn.functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
-    wrong = torch.zeros(len(lengths)).index_add_(0, turn, (logits.argmax(-1) != labels).float())
-    by_row = (wrong == 0).split([len(kinds) for kinds in samples.kinds])
-    return loss, [row.tolist() for row in by_row]
+    wrong = turn.bincount((logits.argmax(-1) != labels).float()).tolist()
+    objects = [len(scene.objects) if scene else 0 for scene in scenes]
+    return loss, [(kind, objects[row], not number) for (row, kind), number in zip(samples.asked, wrong, strict=True)]
+
+
+PARTS = {"tower": train_tower, "decoder": train_decoder, "answers": train_answers}

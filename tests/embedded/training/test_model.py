@@ -1,9 +1,7 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vtw_demo.embedded.training.architecture import SOURCE_LAYERS
-from vtw_demo.embedded.training.codes import CODES, NAMES, code_of
-from vtw_demo.embedded.training.initial_weights import narrowed, start_decoder, start_from, word_codebook
+from vtw_demo.embedded.training.model import SOURCE_LAYERS, narrowed, start_decoder, start_from
 
 
 def llama(tokenizer, layers: int, intermediate: int) -> LlamaForCausalLM:
@@ -51,15 +49,6 @@ def test_the_decoder_starts_with_the_sources_layers_and_words(tokenizer):
         for name, weight in layer.state_dict().items():
             assert torch.equal(weight, source.model.layers[number].state_dict()[name])
     assert torch.equal(decoder.embed_tokens.weight, source.get_input_embeddings().weight)
-
-
-def test_the_codes_of_words_lie_near_them_and_at_right_angles(tokenizer):
-    words = torch.randn(len(tokenizer), 192, generator=torch.Generator().manual_seed(0))
-    book = word_codebook(words, tokenizer)
-    torch.testing.assert_close(book @ book.T, torch.eye(CODES), atol=1e-4, rtol=0)
-    for colour in NAMES["colour"]:
-        word = words[tokenizer.encode(f" {colour}")].mean(0) - words.mean(0)
-        assert int((book @ word).argmax()) == code_of("colour", colour)
 
 
 def test_a_deeper_tower_starts_from_a_shallower_one_with_the_same_output(tiny_model):

@@ -1,37 +1,66 @@
-"""The model before training: layers and words of SmolLM2-135M-Instruct, a tower that knows places."""
+"""The embedded model before training: an ordinary LLaVA, small, whose decoder starts from layers of SmolLM2-135M.
+
+`model.json` holds its measures. The decoder has SmolLM2-135M's, but 12 of its 30 layers and half of its MLP's 1536
+units: so a step of training takes seconds on two cores.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import (
+    CLIPImageProcessorPil,
     LlamaForCausalLM,
     LlamaModel,
+    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
-from vtw_demo.embedded.training.architecture import (
-    GRID_SIDE,
-    SOURCE_LAYERS,
-    TRAINED_LAYERS,
-    build_model,
-    build_processor,
-)
-from vtw_demo.embedded.training.codes import CODES, NAMES, code_of, codebook
-from vtw_demo.embedded.training.tokenizer import SOURCE_FILE, build_tokenizer, fetch_source_tokenizer
+from vtw_demo.embedded.training.codes import word_codebook
+from vtw_demo.embedded.training.tokenizer import SOURCE_FILE, build_tokenizer, fetch_source
+
+MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
+PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
+GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
+# The decoder's layers, by their numbers in SmolLM2-135M. Layer 11 is the one whose output makes the first token
+# the place where later layers' attention rests.
+SOURCE_LAYERS = (0, 1, 4, 8, 11, 23, 24, 25, 26, 27, 28, 29)
+# So many of them, from the first on, are trained. The others, the last norm and the words stay as they were.
+TRAINED_LAYERS = 5
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+    """The model with fresh weights."""
+    torch.manual_seed(seed)
+    language = {**MEASURES["text_config"], "vocab_size": len(tokenizer)}
+    return LlavaForConditionalGeneration(LlavaConfig.from_dict({**MEASURES, "text_config": language}))
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The processor: any picture is scaled to a square, so that nothing of it is cut off."""
+    side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=side, do_center_crop=False, do_convert_rgb=True),
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIDE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
 
 
 def prepare(runs: Path) -> None:
     """The tokenizer and the language model's part of the weights, once for all parts, in `runs`."""
     if (runs / "start.pt").exists():
         return
-    source_tokenizer = fetch_source_tokenizer(runs / "smollm2")
-    source = LlamaForCausalLM.from_pretrained(runs / "smollm2", gguf_file=SOURCE_FILE, dtype=torch.float32)
+    folder = fetch_source(runs / "smollm2")
+    source_tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
+    source = LlamaForCausalLM.from_pretrained(folder, gguf_file=SOURCE_FILE, dtype=torch.float32)
     tokenizer = build_tokenizer(source_tokenizer)
     decoder = build_model(tokenizer, 0).model.language_model
     start_decoder(decoder, source, tokenizer, source_tokenizer)
@@ -43,7 +72,7 @@ def prepare(runs: Path) -> None:
 
 
 def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, torch.Tensor]:
-    """The model before training, on the device, its processor and the codes, (codes, width)."""
+    """The model before training, its processor and the codes, (codes, width), on the device."""
     torch.set_num_threads(1 if options.device == "cpu" else 4)
     torch.set_default_device(options.device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.runs / "tokenizer")
@@ -90,25 +119,6 @@ def narrowed(layer: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tens
     kept = (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).topk(width).indices.sort().values
     mlp = {"mlp.gate_proj.weight": gate[kept], "mlp.up_proj.weight": up[kept], "mlp.down_proj.weight": down[:, kept]}
     return {**layer, **mlp}
-
-
-@torch.no_grad()
-def word_codebook(words: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """The visual code in the language model's terms: (codes, width), at right angles to each other.
-
-    A code that names something lies as near as it can to the embedding of its words, so that the decoder meets
-    words it knows; the others are random.
-    """
-    centred = words.detach().cpu().float() - words.detach().cpu().float().mean(0)
-    wanted = codebook(words.shape[1])
-    for name, values in NAMES.items():
-        for value in values:
-            word = centred[tokenizer.encode(f" {value}")].mean(0)
-            wanted[code_of(name, value)] = nn.functional.normalize(word, dim=0)
-    # The nearest matrix of which all rows are at right angles (the polar factor).
-    left, _, right = torch.linalg.svd(wanted, full_matrices=False)
-    assert left.shape == (CODES, CODES)
-    return left @ right
 
 
 @torch.no_grad()
