@@ -99,8 +99,8 @@ class Fragment(HTMLParser):
         return own, overall
 
 
-def fragment(full=FULL, withdrawn=WITHDRAWN, geometry=GEOMETRY, picture_index=0):
-    return Fragment(attention_map_html(PICTURE, geometry, full, withdrawn, 1, picture_index))
+def fragment(full=FULL, withdrawn=WITHDRAWN, geometry=GEOMETRY):
+    return Fragment(attention_map_html(PICTURE, geometry, full, withdrawn, 1))
 
 
 def test_the_brightest_pixels_are_where_the_largest_weight_is():
@@ -209,28 +209,14 @@ def test_patches_are_crisp_where_none_overlap():
     assert made.legend()[0] == ["20 %"]
 
 
-def fragment_of_one_layer(geometry, weights, picture_index=0):
+def fragment_of_one_layer(geometry, weights):
     maps = attention_map(weights), attention_map(weights, 1)
-    return Fragment(attention_map_html(PICTURE, geometry, *maps, 0, picture_index))
+    return Fragment(attention_map_html(PICTURE, geometry, *maps, 0))
 
 
-def test_another_picture_of_the_prompt_is_left_out():
-    other = (320, 640)
-    geometry = PatchGeometry((other, PICTURE.size), (*grid(0, 1, 1), VisualPatch(1, None), *grid(1, COLUMNS, ROWS)))
-    weights = [[0.5, 0.25, 0.1, *[0.0] * 7]]
-    made = fragment_of_one_layer(geometry, weights, 1)
-    assert made.captions()[0] == ["layer 0: 35 % of the attention is on the picture"]
-    assert made.legend()[1] == "10 %"
-    assert made.overlay("full", 0).shape == (168, 336, 4)
-    first = fragment_of_one_layer(geometry, weights, 0)
-    assert first.captions()[0] == ["layer 0: 50 % of the attention is on the picture"]
-    assert first.overlay("full", 0).shape == (336, 168, 4)
-
-
-def test_a_picture_without_patches_of_its_own_is_shown_bare():
-    geometry = PatchGeometry((PICTURE.size, PICTURE.size), grid(0, COLUMNS, ROWS))
-    made = fragment(geometry=geometry, picture_index=1)
-    assert made.captions()[0][0] == "layer 0: 0 % of the attention is on the picture"
+def test_a_picture_whose_tokens_have_no_place_is_shown_bare():
+    geometry = PatchGeometry((PICTURE.size,), (VisualPatch(0, None),) * (COLUMNS * ROWS))
+    made = fragment(geometry=geometry)
     assert made.legend() == (["0 %"] * LAYERS, "0 %")
 
 

@@ -47,29 +47,26 @@ def attention_map_html(
     full: AttentionMap,
     withdrawn: AttentionMap,
     first_layer: int,
-    picture_index: int = 0,
 ) -> str:
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
 
-    It opens at `first_layer`; `picture_index` says which of the prompt's pictures `picture` is. Looks and works as it
-    should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
+    It opens at `first_layer`. Looks and works as it should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs
     have the same scale.
     """
     layer = withdrawn.withdrawal_layer
     assert layer is not None
     assert withdrawn.weights.shape == full.weights.shape
     runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
-    shades = {run: _shades(geometry, attention_map, picture_index) for run, attention_map in runs.items()}
+    shades = {run: _shades(geometry, attention_map) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
-    width, height = geometry.sizes[picture_index]
+    width, height = geometry.sizes[0]
     variables = [f"--aspect:{width}/{height}", f"--picture:url({_picture(picture)})"]
     variables += [f"--relative-{at}:{peak / (max(peaks) or 1):.4f}" for at, peak in enumerate(peaks)]
     for run, of_run in shades.items():
         variables += [f"--{run}-{at}:url({_overlay(shade, peaks[at])})" for at, shade in enumerate(of_run)]
-    mine = np.array([patch.picture == picture_index for patch in geometry.patches])
-    sides = [_side(run, attention_map, layer, mine, first_layer) for run, attention_map in runs.items()]
-    on_a_patch = [peak * _patch_cells(geometry, picture_index) for peak in peaks]
-    kind = "attention-map" if _overlap(geometry, picture_index) else "attention-map crisp"
+    sides = [_side(run, attention_map, layer, first_layer) for run, attention_map in runs.items()]
+    on_a_patch = [peak * _patch_cells(geometry) for peak in peaks]
+    kind = "attention-map" if _overlap(geometry) else "attention-map crisp"
     return (
         f'<div class="{kind}" style="{escape(";".join(variables))}" data-layers="{full.layers}">'
         f'{_controls(on_a_patch, first_layer)}<div class="map-views"><div class="map-sides">{"".join(sides)}</div>'
@@ -109,7 +106,6 @@ def attention_map_png(
     geometry: PatchGeometry,
     full: AttentionMap,
     withdrawn: AttentionMap,
-    picture_index: int = 0,
 ) -> bytes:
     """All layers on one sheet, as a PNG file: a column a layer, the full run above the withdrawn one."""
     # Darker than it is, so that bright colours stand out.
@@ -119,7 +115,7 @@ def attention_map_png(
     rows = -(-full.layers // across)
     sheet = Image.new("RGB", (min(across, full.layers) * width + gap, rows * height + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    both = [_shades(geometry, attention_map, picture_index) for attention_map in (full, withdrawn)]
+    both = [_shades(geometry, attention_map) for attention_map in (full, withdrawn)]
     for at, peak in enumerate(_peaks(*both)):
         left, top = gap + at % across * width, gap + at // across * height
         draw.text((left, top), f"layer {at}", fill="black")
@@ -152,16 +148,14 @@ def _controls(on_a_patch: list[float], first_layer: int) -> str:
     )
 
 
-def _side(run: RunName, attention_map: AttentionMap, layer: int, mine: np.ndarray, first_layer: int) -> str:
+def _side(run: RunName, attention_map: AttentionMap, layer: int, first_layer: int) -> str:
     title = escape(run_title(run, layer))
     seen = [
         f'<div role="img" aria-label="The picture, shaded by its attention in layer {at}. {title}." '
         f"{_at(at, first_layer)}>{_seen(run, attention_map, at)}</div>"
         for at in range(attention_map.layers)
     ]
-    captions = [
-        f"<p {_at(at, first_layer)}>{_caption(attention_map, at, mine)}</p>" for at in range(attention_map.layers)
-    ]
+    captions = [f"<p {_at(at, first_layer)}>{_caption(attention_map, at)}</p>" for at in range(attention_map.layers)]
     return (
         f'<figure class="map-side {run}"><figcaption>{title}</figcaption><div class="map-stage">{"".join(seen)}</div>'
         f'<div class="map-caption" aria-live="polite">{"".join(captions)}</div></figure>'
@@ -192,11 +186,10 @@ def _seen(run: RunName, attention_map: AttentionMap, layer: int) -> str:
     return f'<span class="map-picture">{overlay}</span>'
 
 
-def _caption(attention_map: AttentionMap, layer: int, mine: np.ndarray) -> str:
-    """`mine`, bool, shape (visual tokens,): those of the picture that is shown."""
+def _caption(attention_map: AttentionMap, layer: int) -> str:
     if _is_withdrawn(attention_map, layer):
         return f"layer {layer}, withdrawn: no visual token from layer {attention_map.withdrawal_layer} on"
-    share = float(attention_map.weights[layer, mine].sum())
+    share = float(attention_map.weights[layer].sum())
     return f"layer {layer}: {percent(share)} of the attention is on the picture"
 
 
@@ -210,10 +203,10 @@ def _brightest_tenth(weights: np.ndarray) -> float:
     return float(np.sort(weights, axis=1)[:, -tenth:].sum() / max(float(weights.sum()), 1e-12))
 
 
-def _shades(geometry: PatchGeometry, attention_map: AttentionMap, picture_index: int) -> list[np.ndarray]:
-    """One picture's attention in each layer that has visual tokens, a cell for each pixel of the overlay."""
+def _shades(geometry: PatchGeometry, attention_map: AttentionMap) -> list[np.ndarray]:
+    """The attention in each layer that has visual tokens, a cell for each pixel of the overlay."""
     held = attention_map.weights[: attention_map.withdrawal_layer]
-    return [geometry.shade(weights, LONGEST_SIDE)[picture_index] for weights in held]
+    return [geometry.shade(weights, LONGEST_SIDE)[0] for weights in held]
 
 
 def _peaks(*runs: list[np.ndarray]) -> list[float]:
@@ -221,27 +214,25 @@ def _peaks(*runs: list[np.ndarray]) -> list[float]:
     return [max(float(shade.max()) for shade in of_layer if shade is not None) for of_layer in zip_longest(*runs)]
 
 
-def _areas(geometry: PatchGeometry, picture_index: int) -> list[float]:
-    """The share of the picture that each of its patches covers; 0 for visual tokens without a place, and others'."""
+def _areas(geometry: PatchGeometry) -> list[float]:
+    """The share of the picture that each of its patches covers; 0 for visual tokens without a place."""
     return [
-        0.0
-        if patch.box is None or patch.picture != picture_index
-        else (patch.box[2] - patch.box[0]) * (patch.box[3] - patch.box[1])
+        0.0 if patch.box is None else (patch.box[2] - patch.box[0]) * (patch.box[3] - patch.box[1])
         for patch in geometry.patches
     ]
 
 
-def _patch_cells(geometry: PatchGeometry, picture_index: int) -> float:
+def _patch_cells(geometry: PatchGeometry) -> float:
     """How many of the overlay's pixels a patch has: the median, as edges may cut some."""
-    areas = [area for area in _areas(geometry, picture_index) if area]
-    width, height = geometry.sizes[picture_index]
+    areas = [area for area in _areas(geometry) if area]
+    width, height = geometry.sizes[0]
     return statistics.median(areas) * LONGEST_SIDE**2 * min(width, height) / max(width, height) if areas else 0.0
 
 
-def _overlap(geometry: PatchGeometry, picture_index: int) -> bool:
+def _overlap(geometry: PatchGeometry) -> bool:
     """Whether patches lie on each other, as those of an overview and its tiles do, so that they are no plain grid."""
     # Spread over its cells, a patch as heavy as it is large counts 1 where it lies alone.
-    cover = geometry.shade(_areas(geometry, picture_index), LONGEST_SIDE)[picture_index]
+    cover = geometry.shade(_areas(geometry), LONGEST_SIDE)[0]
     return bool(cover.max() * cover.size > 1.5)
 
 

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
+from pathlib import Path
 
-TERMS = {
-    "withdrawal layer K": "The decoder layer before which the visual tokens are taken out, counted from 0; at K = L, "
-    "the number of layers, none are.",
-    "visual tokens": "The picture as the decoder gets it: vectors that stand in the sequence as words do, often "
-    "hundreds of them.",
-    "prefill": "The pass in which the decoder reads the whole prompt, picture and question, and finds the answer's "
-    "first token.",
-    "decode": "What follows the prefill: the rest of the answer, token by token, each in a pass of its own.",
-    "KV cache": "The keys and values of all tokens so far, kept in every layer so that decoding needn't compute them "
-    "again.",
-    "KL divergence": "How far withdrawal moves the probabilities of the next token: 0 where they stay the same.",
-    "FLOPs": "Floating-point operations, additions and multiplications: how much computing a pass takes, whatever the "
-    "machine.",
-    "attention mass": "The attention that a token gives to all tokens of a segment together, the picture's for one; "
-    "the mean over heads.",
-    "share of attention": "The part of a token's attention that a segment gets; in each layer the shares make 100 %.",
-    "attention sink": "A token, often the first, that gets much attention whatever it says.",
-    "logit lens": "What the model would say if it ended after a layer: that layer's hidden states through the model's "
-    "own output head.",
-    "cosine distance": "How far two vectors differ in direction: 0 where they point the same way, 1 at a right angle, "
-    "2 where they are opposite.",
-    "teacher forcing": "The model is given an answer and asked, at each of its tokens, what it would have said there.",
-    "quantization": "Weights are held in fewer bits, which saves memory and rounds them.",
-    "4-bit": "Most weights are held in 4 bits where 16 are usual, which saves memory and rounds them.",
-    "calibrated": "K was chosen from the KL divergence at every K, measured on a few samples.",
-    "image encoding": "The picture is made into visual tokens, before the decoder; withdrawal leaves this as it is.",
-    "median": "The middle of the measured times, as many above it as below; one slow run hardly moves it.",
-    "interleaved": "Both runs take turns, so that a machine that slows down slows down both.",
-}
+TERMS: dict[str, str] = json.loads(Path(__file__).with_name("glossary.json").read_text(encoding="utf-8"))
 
 
 def term(name: str, shown: str | None = None) -> str:
