@@ -569,16 +569,20 @@ LEFT_OUT = {
 FAMILIES = {name: family for name, family in _FAMILIES.items() if name not in LEFT_OUT}
 
 
-BRANCHES = (
-    "llava",
-    "paligemma",
-    "gemma3 (window shorter than the prompt)",
-    "gemma3n",
-    "gemma4",
-    "molmo2",
-    "qwen2_vl",
-    "qwen3_vl",
-    "llama4",
+BRANCHES = tuple(
+    name
+    for name in (
+        "llava",
+        "paligemma",
+        "gemma3 (window shorter than the prompt)",
+        "gemma3n",
+        "gemma4",
+        "molmo2",
+        "qwen2_vl",
+        "qwen3_vl",
+        "llama4",
+    )
+    if name in FAMILIES
 )
 """One family for each thing that `vtw_demo.withdrawal.architectures` and `segments` tell apart: none of them, attention
 in both directions, sliding windows, shared keys with several streams and with several inputs, placeholders by another
