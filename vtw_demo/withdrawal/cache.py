@@ -61,8 +61,14 @@ def _pruned_class(layer_class: type) -> type:
     return type(layer_class)(f"Pruned{layer_class.__name__}", (PrunedCacheLayer, layer_class), {"_layer_type": None})
 
 
-def note_positions(layer: Any, positions: CachePositions) -> None:
-    """Make a layer of a KV cache know which sequence positions it holds."""
+def note_positions(cache: Any, index: int, positions: CachePositions) -> None:
+    """Make the layer `index` of a KV cache know which sequence positions it holds."""
+    if cache is None:
+        return
+    if index >= len(cache.layers):  # up to transformers 5.17, one that uses another's keys and values
+        cache.noted = getattr(cache, "noted", (index, None))[0], positions
+        return
+    layer = cache.layers[index]
     # A layer that uses another's keys and values has no lengths to answer for.
     if isinstance(layer, CacheLayerMixin) and not isinstance(layer, PrunedCacheLayer):
         layer.__class__ = _pruned_class(type(layer))
@@ -74,7 +80,7 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
     for index, layer in enumerate(cache.layers):
         if (positions := getattr(layer, "positions", None)) is not None:
             return index, positions
-    return 0, None
+    return getattr(cache, "noted", (0, None))
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
