@@ -127,7 +127,7 @@ def make_comparison():
 @pytest.fixture
 def tiny(monkeypatch):
     """The name of a shape that is measured in no time."""
-    from transformers import CLIPVisionConfig, LlavaConfig
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     from vtw_demo.benchmark import shapes
 
@@ -136,9 +136,11 @@ def tiny(monkeypatch):
     )
 
     def config():
-        text = shapes._llama(64, 64, 4, 2)
+        text = LlamaConfig(
+            hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=32_064
+        )
         return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
 
-    shape = shapes.Shape(config, 16, lambda: {"pixel_values": torch.randn(1, 3, 8, 8)})
+    shape = shapes.Shape(config, 16, {"pixel_values": [1, 3, 8, 8]})
     monkeypatch.setitem(shapes.SHAPES, "small", shape)
     return "small"
