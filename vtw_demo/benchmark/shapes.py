@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,21 @@ from vtw_demo.withdrawal.architectures import find_decoder
 class Shape:
     """A model's architecture, and what one prompt's picture or clip becomes.
 
+    - `architecture`: what the configuration says; None for the embedded model, where it lies beside the weights.
     - `visual_tokens`: of one prompt; `placeholder`: the name of the configuration's token id that stands for them.
     - `pixels`: the shapes of the pixels' tensors; `sizes`: what the model is told of them.
     """
 
-    config: Callable[[], PreTrainedConfig]
+    architecture: Mapping[str, Any] | None
     visual_tokens: int
     pixels: Mapping[str, Sequence[int]]
     sizes: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     placeholder: str = "image_token_id"
 
-
-def _shape(config: dict[str, Any] | None, **fields: Any) -> Shape:
-    """Of shapes.json; the embedded model's configuration lies beside its weights."""
-    if config is None:
-        return Shape(partial(AutoConfig.from_pretrained, EMBEDDED_FOLDER), **fields)
-    return Shape(partial(AutoConfig.for_model, **config), **fields)
+    def config(self) -> PreTrainedConfig:
+        if self.architecture is None:
+            return AutoConfig.from_pretrained(EMBEDDED_FOLDER)
+        return AutoConfig.for_model(**self.architecture)
 
 
 # - small, small-2880: for a CPU; their vision tower is a small one: withdrawal leaves encoding the picture as it is.
@@ -47,7 +45,7 @@ def _shape(config: dict[str, Any] | None, **fields: Any) -> Shape:
 # - video-llava-7b: eight frames, each with a class token.
 # - qwen2.5-vl-7b: 1,008 by 1,008 pixels.
 SHAPES = {
-    name: _shape(**fields)
+    name: Shape(**fields)
     for name, fields in json.loads(Path(__file__).with_name("shapes.json").read_text(encoding="utf-8")).items()
 }
 
