@@ -6,14 +6,7 @@ import torch
 from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
 from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
-from vtw_demo.evaluation.data import (
-    easy_vqa_test,
-    fresh_scenes,
-    otherwise_drawn,
-    rephrased_questions,
-    scene_descriptions,
-    unknown_photos,
-)
+from vtw_demo.evaluation.data import BUILT_IN, easy_vqa_test, unknown_photos
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant, fastv_dropped, fastv_share, obstacle
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -23,7 +16,7 @@ LAYERS = (2, 6, 9, 11)
 
 @pytest.fixture(scope="module")
 def samples():
-    return fresh_scenes(5).samples + scene_descriptions(1, objects=2).samples
+    return BUILT_IN["scenes"](5, 0).samples + BUILT_IN["descriptions"](1, 0).samples
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +94,10 @@ def test_fastv_cant_save_as_much_as_withdrawal_at_1(vlm):
 
 
 def test_built_in_data():
-    scenes = fresh_scenes(40, objects=6)
-    assert [s.question for s in fresh_scenes(20).samples] == [s.question for s in scenes.samples[:20]]
-    assert [s.question for s in fresh_scenes(20, seed=1).samples] != [s.question for s in scenes.samples[:20]]
+    fresh_scenes = BUILT_IN["scenes"]
+    scenes = fresh_scenes(40, 0)
+    assert [s.question for s in fresh_scenes(20, 0).samples] == [s.question for s in scenes.samples[:20]]
+    assert [s.question for s in fresh_scenes(20, 1).samples] != [s.question for s in scenes.samples[:20]]
     assert len({sample.kind for sample in scenes.samples}) > 5
     easy = easy_vqa_test()
     assert len(easy.samples) == 9673
@@ -114,7 +108,7 @@ def test_built_in_data():
 
 
 def test_questions_in_other_words_are_of_the_tested_phrasings():
-    asked = [sample.question for sample in rephrased_questions(60).samples]
+    asked = [sample.question for sample in BUILT_IN["rephrased"](60, 0).samples]
 
     def fits(question: str, variants: dict[str, tuple[str, ...]]) -> bool:
         return any(
@@ -125,11 +119,11 @@ def test_questions_in_other_words_are_of_the_tested_phrasings():
         )
 
     assert all(fits(question, TESTED) for question in asked)
-    assert [sample.question for sample in rephrased_questions(30).samples] == asked[:30]
+    assert [sample.question for sample in BUILT_IN["rephrased"](30, 0).samples] == asked[:30]
 
 
 def test_pictures_drawn_otherwise_have_many_sizes_and_are_the_same_each_time():
-    samples = otherwise_drawn(12).samples
+    samples = BUILT_IN["drawn-otherwise"](12, 0).samples
     sizes = {sample.open().size for sample in samples}
     assert len(sizes) > 8
     assert any(width != height for width, height in sizes)
