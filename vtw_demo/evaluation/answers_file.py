@@ -15,10 +15,7 @@ from vtw_demo.files import write_whole
 
 
 class AnswersFile:
-    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way.
-
-    Raises UserError for a file with answers that depend on something else.
-    """
+    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way."""
 
     def __init__(self, path: Path, depends_on: dict[str, Any]) -> None:
         self.path = path
@@ -29,15 +26,14 @@ class AnswersFile:
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
             try:
                 row = json.loads(line)
-                if number and isinstance(row["ways"], dict):
+                if number and all({"answer", "kl", "flops_left"} <= way.keys() for way in row["ways"].values()):
                     self.lines[row["key"]] = row
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # a line that was being written when its process was killed
             if number == 0 and row.get("depends_on") != self.depends_on:
-                changed = _changed(row.get("depends_on"), self.depends_on)
                 raise UserError(
-                    f"{path} holds answers of another evaluation: {changed}. Choose another folder with --out, or "
-                    "remove that file."
+                    f"{path} holds answers of another evaluation: {_changed(row.get('depends_on'), self.depends_on)}. "
+                    "Choose another folder with --out, or remove that file."
                 )
 
     def outcomes(self, sample: EvaluationSample, picture: str) -> dict[str, Outcome]:
@@ -45,17 +41,13 @@ class AnswersFile:
         row = self.lines.get(sample_key(sample))
         if row is None or row.get("picture") != picture:
             return {}
-        try:
-            return {name: Outcome(way["answer"], way["kl"], way["flops_left"]) for name, way in row["ways"].items()}
-        except (KeyError, TypeError):
-            return {}
+        return {name: Outcome(way["answer"], way["kl"], way["flops_left"]) for name, way in row["ways"].items()}
 
     def keep(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add lines, in one piece. Raises OSError where they can't be written."""
-        written = []
-        for row in rows:
-            self.lines[row["key"]] = row
-            written.append(json.dumps(row, ensure_ascii=False))
+        """Add lines, in one piece."""
+        added = {row["key"]: row for row in rows}
+        self.lines |= added
+        written = [json.dumps(row, ensure_ascii=False) for row in added.values()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begun = self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:

@@ -41,13 +41,12 @@ def shared_encoding(model: PreTrainedModel) -> Iterator[None]:
             if type(made) is not BaseModelOutputWithPooling or features is None or len(features) != len(new):
                 return made if len(new) == len(of_rows) else encode(pixel_values, **options)
             remembered.update(zip(new, features, strict=True))
-            as_tensor.append(isinstance(features, torch.Tensor))
-        found = [remembered[key] for key in of_rows]
-        features = torch.stack(found) if as_tensor[0] else found
+            kinds.add(type(features))
+        found: Any = [remembered[key] for key in of_rows]
         # Some models give a list, with a tensor for each picture.
-        return BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
+        return BaseModelOutputWithPooling(pooler_output=torch.stack(found) if torch.Tensor in kinds else found)
 
-    as_tensor: list[bool] = []
+    kinds = set[type]()
     inner.get_image_features = looked_up
     try:
         yield
