@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.families import OPTIONS, PROMPTS, build
-from vtw_demo.evaluation.shared_encoding import shared_encoding
+from vtw_demo.evaluation.answering import shared_encoding
 
 FAMILIES = ("llava", "llava_next", "paligemma", "gemma3", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "mistral3")
 

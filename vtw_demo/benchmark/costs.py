@@ -31,7 +31,6 @@ from vtw_demo.withdrawal.withdraw import withdraw
 STAGES = ("encode", "prefill", "decode, per token", "total")
 BARE = "bare model"
 DEQUANTISING = "dequantising the decoder's weights once, in prefills"
-MASS_MEMORY = "attention mass of all layers, memory in prefills"
 
 
 @dataclass(frozen=True)
@@ -157,22 +156,26 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
 
     mass: Callable[[], Any] = partial(measure_attention, model, inputs)
     device = model.device
-    times = interleaved({"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}, rounds, device)
+    runs = {"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}
+    times = interleaved(runs | ({"dequantise": dequantise} if quantized else {}), rounds, device)
     memory: dict[str, list[float]] = {"bare": [], "mass": []}
     passes = {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}
     for name, peak in in_turn(passes, rounds):
         memory[name].append(peak)
     swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
     sweep_times = interleaved(swept, max(2, rounds // 3), device)
-    in_4_bits = interleaved({"bare": prefill, "dequantise": dequantise}, rounds, device) if quantized else None
-    return (
-        *([Ratio(MASS_MEMORY, ratios(memory["mass"], memory["bare"]), 1.05)] if min(memory["bare"]) > 0 else []),
+    found = [
         Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
         Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
         Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
         Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),
-        *([Ratio(DEQUANTISING, ratios(in_4_bits["dequantise"], in_4_bits["bare"]))] if in_4_bits else []),
-    )
+    ]
+    if min(memory["bare"]) > 0:
+        of_memory = ratios(memory["mass"], memory["bare"])
+        found.insert(0, Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05))
+    if quantized:
+        found.append(Ratio(DEQUANTISING, ratios(times["dequantise"], times["bare"])))
+    return tuple(found)
 
 
 def measure_comparison(

@@ -157,7 +157,7 @@ def _data(name: str, options: argparse.Namespace) -> EvaluationData:
     data, skipped = read_data(name, columns, options.samples, options.split, options.config, options.seed)
     for row in skipped:
         print(f"skipped {name}, {row}", file=sys.stderr)
-    return EvaluationData(data.name, data.samples, data.score, options.max_new_tokens)
+    return replace(data, max_new_tokens=options.max_new_tokens)
 
 
 def _parts(

@@ -82,8 +82,6 @@ def read_data(
     - `count`: where there are more rows, a random choice of so many that depends on `seed` alone, in the data's order.
     - `split`, `config`: of a set of `datasets`.
     """
-    if count is not None and count < 1:
-        raise UserError(f"At least 1 sample is needed; {count} were asked for.")
     wanted = (columns.image, columns.question, columns.answer)
     advice = "Name the columns with --image-column, --question-column and --answer-column."
     file = find_file(Path(name))

@@ -20,7 +20,6 @@ from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
 NEW_TOKENS = 1024
-ONE_PICTURE = "vtw answers questions about one picture each; {count} came with one of the task {task!r}."
 
 
 class VisualTokensWithdrawal(lmms):
@@ -80,7 +79,8 @@ class VisualTokensWithdrawal(lmms):
         question, _, pictures_of, number, task, split = request.args
         pictures = pictures_of(self.task_dict[task][split][number])
         if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
-            raise UserError(ONE_PICTURE.format(count=f"{len(pictures)} pictures or clips", task=task))
+            came = f"{len(pictures)} pictures or clips came with one of the task {task!r}"
+            raise UserError(f"vtw answers questions about one picture each; {came}.")
         return pictures[0].convert("RGB"), question.replace("<image>", "").strip()
 
 

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,15 +22,7 @@ NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four
            "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
 ARTICLES = ("a", "an", "the")
 # None that is another word without its apostrophe: its, were, well, ill, shed and the like stay as they are.
-WITH_APOSTROPHE = (
-    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't",
-    "he'd", "he's", "how'd", "how'll", "how's", "i'm", "i've", "isn't", "it'd", "it'll", "ma'am", "might've",
-    "mightn't", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "shan't", "she's", "should've",
-    "shouldn't", "somebody's", "someone's", "something's", "that's", "there'd", "there're", "there's", "they'd",
-    "they'll", "they're", "they've", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's",
-    "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't",
-    "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
-)  # fmt: skip
+WITH_APOSTROPHE = Path(__file__).with_name("contractions.txt").read_text(encoding="utf-8").split()
 CONTRACTIONS = {written.replace("'", ""): written for written in WITH_APOSTROPHE}
 
 _DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
