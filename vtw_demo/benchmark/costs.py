@@ -164,18 +164,16 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
         memory[name].append(peak)
     swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
     sweep_times = interleaved(swept, max(2, rounds // 3), device)
-    found = [
+    of_memory = ratios(memory["mass"], memory["bare"]) if min(memory["bare"]) > 0 else ()
+    found = (
+        Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05),
         Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
         Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
         Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
         Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),
-    ]
-    if min(memory["bare"]) > 0:
-        of_memory = ratios(memory["mass"], memory["bare"])
-        found.insert(0, Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05))
-    if quantized:
-        found.append(Ratio(DEQUANTISING, ratios(times["dequantise"], times["bare"])))
-    return tuple(found)
+        Ratio(DEQUANTISING, ratios(times["dequantise"], times["bare"]) if quantized else ()),
+    )
+    return tuple(ratio for ratio in found if ratio.rounds)
 
 
 def measure_comparison(

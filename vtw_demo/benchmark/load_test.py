@@ -243,18 +243,14 @@ def _wrong(comparison: dict[str, Any], answered: Sequence[Request], alone: Answe
 
 
 def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: Answers) -> Iterator[str]:
-    cards = [_answer_on(shown["full"]), _answer_on(shown["withdrawn"])]
+    found = [re.search(r'<p class="answer"[^>]*>(.*?)</p>', shown[run], re.DOTALL) for run in ("full", "withdrawn")]
+    cards = [unescape(answer[1]).strip() if answer else None for answer in found]
     if cards != [answer for answer, _ in alone]:
         yield f"{answered[-1]}, on the page: {cards}"
     rows = re.findall(r"<tr><th[^>]*>\d+</th><td>(.*?)</td><td>(\d+)</td>", shown["history-table"] or "", re.DOTALL)
     history = [(unescape(question), int(layer)) for question, layer in rows]
     if history != [(past.question, past.layer) for past in reversed(answered[-KEPT_COMPARISONS:])]:
         yield f"the page's history isn't the visitor's own: {history}"
-
-
-def _answer_on(card: str) -> str | None:
-    found = re.search(r'<p class="answer"[^>]*>(.*?)</p>', card, re.DOTALL)
-    return unescape(found[1]).strip() if found else None
 
 
 def measure_memory(server: Server, clients: int, comparisons: int) -> list[Reading]:

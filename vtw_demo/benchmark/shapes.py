@@ -11,7 +11,7 @@ from typing import Any
 import bitsandbytes
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, BatchFeature, PreTrainedConfig, PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED_FOLDER, Quantization
@@ -94,10 +94,7 @@ def random_inputs(
     inputs |= {key: torch.tensor([*sizes] * batch) for key, sizes in shape.sizes.items()}
     if "image_grid_thw" in inputs:
         inputs["mm_token_type_ids"] = (ids == visual[0, 0]).int()
-    return {
-        key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-        for key, value in inputs.items()
-    }
+    return BatchFeature(inputs).to(model.device, model.dtype).data
 
 
 def _in_4_bits(linear: nn.Linear, dtype: torch.dtype) -> Any:

@@ -22,9 +22,8 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation import plots
-from vtw_demo.evaluation.answers_file import AnswersFile
 from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, Columns, EvaluationData, read_data
-from vtw_demo.evaluation.evaluation import Evaluation, evaluate
+from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
 from vtw_demo.files import write_whole
