@@ -127,9 +127,7 @@ def _new_space(folder: str) -> dict[str, str]:
     return {"SYSTEM": "spaces", "SPACE_ID": "user/name", "CUDA_VISIBLE_DEVICES": "", **caches}
 
 
-def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], layer: int, new_tokens: int
-) -> tuple[float, float]:
+def _start(arguments: list[str], environment: dict[str, str], layer: int, new_tokens: int) -> tuple[float, float]:
     with app_process(arguments, environment) as app:
         client = connect(app.url)
         start = time.perf_counter()

@@ -145,25 +145,23 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     def prefill() -> None:
         model(**inputs, logits_to_keep=1)
 
-    def prefill_under_withdraw() -> None:
-        with withdraw(model, layers):
-            prefill()
-
-    def prefill_for_each_layer() -> None:
-        for layer in range(1, layers):
+    def prefills_under_withdraw(at: Sequence[int]) -> None:
+        for layer in at:
             with withdraw(model, layer):
                 prefill()
 
     mass: Callable[[], Any] = partial(measure_attention, model, inputs)
+    withdrawn: Callable[[], Any] = partial(prefills_under_withdraw, [layers])
     device = model.device
-    runs = {"bare": prefill, "withdraw": prefill_under_withdraw, "mass": mass}
-    times = interleaved(runs | ({"dequantise": dequantise} if quantized else {}), rounds, device)
+    runs = {"bare": prefill, "withdraw": withdrawn, "mass": mass} | ({"dequantise": dequantise} if quantized else {})
+    times = interleaved(runs, rounds, device)
     memory: dict[str, list[float]] = {"bare": [], "mass": []}
     passes = {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}
     for name, peak in in_turn(passes, rounds):
         memory[name].append(peak)
-    swept = {"bare": prefill, "sweep": lambda: sweep(model, inputs), "one by one": prefill_for_each_layer}
-    sweep_times = interleaved(swept, max(2, rounds // 3), device)
+    runs = {"bare": prefill, "sweep": lambda: sweep(model, inputs)}
+    runs["one by one"] = partial(prefills_under_withdraw, range(1, layers))
+    sweep_times = interleaved(runs, max(2, rounds // 3), device)
     of_memory = ratios(memory["mass"], memory["bare"]) if min(memory["bare"]) > 0 else ()
     found = (
         Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05),

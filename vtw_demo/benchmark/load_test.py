@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from html import unescape
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -183,12 +183,12 @@ def measure_load(server: Server, clients: int, seconds: float) -> Load:
     visitors = [connect(server.app.url) for _ in range(clients)]
     browsers = clients // VISITORS_A_BROWSER
     end = time.monotonic() + seconds
+    asking = [
+        _go_on_asking(visitor, index < browsers, requests[index::clients], alone, end)
+        for index, visitor in enumerate(visitors)
+    ]
     with ThreadPoolExecutor(clients) as pool:
-        going = [
-            pool.submit(list, _go_on_asking(visitor, index < browsers, requests[index::clients], alone, end))
-            for index, visitor in enumerate(visitors)
-        ]
-        events = [event for one in going for event in one.result()]
+        events: list[tuple[str, Any]] = list(chain.from_iterable(pool.map(list, asking)))
 
     def of(wanted: str) -> tuple[Any, ...]:
         return tuple(value for what, value in events if what == wanted)
