@@ -9,12 +9,12 @@ from tests.hub_server import NOBODY, ask_hub, hub_server
 from vtw_demo.__main__ import main
 from vtw_demo.models import command
 from vtw_demo.models.hub import fetch, find_files
+from vtw_demo.models.loading import ModelChoice
 from vtw_demo.models.quantization import describe
 from vtw_demo.models.registry import (
     DEFAULT_MODEL,
     EMBEDDED_LAYER,
     KNOWN_MODELS,
-    ModelChoice,
     StartingLayer,
     choose_model,
     find_known_model,
@@ -156,9 +156,6 @@ def test_out_of_reach_or_refused_it_is_the_embedded_model(gpu, monkeypatch, tmp_
 def test_what_is_asked_for_is_what_runs():
     choice = choose_model("a/b", "4bit", "cpu", "main", True)
     assert choice == ModelChoice("a/b", "4bit", "cpu", "main", True)
-    assert choice.arguments() == {
-        "name": "a/b", "quantization": "4bit", "device": "cpu", "revision": "main", "quantize_all": True,
-    }  # fmt: skip
     assert choice.without("It can't be had.") is None
     assert choose_model("a/b", "none").quantization is None
     # What is asked for beside the name holds for the embedded model, too.
