@@ -84,7 +84,7 @@ def test_the_decoder_is_quantized_and_nothing_else(name, vlm):
 
 def test_the_memory_that_is_foreseen_is_what_it_takes(folder, vlm):
     outlook = check_model(ModelChoice(str(folder), "4bit", "cpu"))
-    foreseen = outlook.architecture.weight_bytes("4bit", False, vlm.model.dtype)
+    foreseen = outlook.architecture.weight_bytes("4bit", vlm.model.dtype)
     assert foreseen == pytest.approx(vlm.memory_bytes, rel=0.03)
     assert outlook.architecture.layers == vlm.layers == 4
 

@@ -38,7 +38,7 @@ def test_what_is_said_of_a_model_is_what_its_configuration_makes(model):
     architecture = describe(CONFIGS[model.name]())
     assert architecture.parameters == model.parameters
     assert architecture.layers == model.layers
-    weights = architecture.weight_bytes("4bit", False, torch.bfloat16)
+    weights = architecture.weight_bytes("4bit", torch.bfloat16)
     assert weights == pytest.approx(model.memory_4bit, abs=1e6)
 
 

@@ -199,14 +199,14 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, choice.revision)
     _check_known(name, files.folder)
     with _sentences(name):
-        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False))
+        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False), choice.quantize_all)
     # The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
     # large as their rounding, and its answers take no less time.
     dtype = torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
     free = free_memory(device) + reclaimable
     kernels = KERNEL_BYTES if device.type == "cuda" else 0
     needs = {
-        option: round(MEMORY_SHARE * architecture.weight_bytes(option, choice.quantize_all, dtype)) + kernels
+        option: round(MEMORY_SHARE * architecture.weight_bytes(option, dtype)) + kernels
         for option in (None, "8bit", "4bit")
     }
     if needs[quantization] > free:
@@ -289,7 +289,7 @@ def _folder_revision(folder: Path) -> str:
 
 
 def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> QuantizationConfigMixin | None:
-    skipped = outlook.architecture.skipped_modules(choice.quantize_all)
+    skipped = outlook.architecture.skipped_modules()
     if choice.quantization == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,
