@@ -10,18 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import (
-    DryRunError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from vtw_demo.errors import UserError
@@ -32,7 +21,6 @@ PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # Weights of other programs, and what is in folders.
 LEFT_OUT = ["*/*", "consolidated*"]
 WHOLE: dict[str, Any] = {"allow_patterns": PATTERNS, "ignore_patterns": LEFT_OUT}
-LOOK_SECONDS = 5.0
 
 Report = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of all."""
@@ -52,10 +40,7 @@ class ModelFiles:
 
 
 def find_files(name: str, revision: str | None = None) -> ModelFiles:
-    """Look for a model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched.
-
-    Raises UserError for a model that isn't there, is gated or out of reach, or has no safetensors.
-    """
+    """A model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_listing(name, [path.name for path in folder.iterdir()])
@@ -66,13 +51,13 @@ def find_files(name: str, revision: str | None = None) -> ModelFiles:
         folder = Path(look(allow_patterns=[CONFIG]))
         try:
             listed = look(**WHOLE, dry_run=True)
-        except DryRunError:  # without a network: what is in the cache must do
+        except errors.DryRunError:  # without a network: what is in the cache must do
             look(**WHOLE, local_files_only=True)
             _check_listing(name, [path.name for path in folder.iterdir()])
             return ModelFiles(folder, name, revision)
         _check_listing(name, [file.filename for file in listed])
         if not (folder / CONFIG).is_file():
-            raise EntryNotFoundError(CONFIG)
+            raise errors.EntryNotFoundError(CONFIG)
         return ModelFiles(folder, name, revision, sum(file.file_size or 0 for file in listed if file.will_download))
 
 
@@ -87,10 +72,10 @@ def fetch(files: ModelFiles, report: Report) -> Path:
 
 
 def reachable(name: str) -> bool:
-    """Whether the hub answers for a model within a few seconds."""
+    """Whether the hub answers for a model within five seconds."""
     try:
-        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=LOOK_SECONDS)
-    except (OSError, HTTPError):
+        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=5)
+    except (OSError, errors.HTTPError):
         return False
     return True
 
@@ -121,18 +106,18 @@ _DISK_FULL = "The disk is full: the model {name!r} doesn't fit into {cache}. Mak
 _BROKEN_OFF = "The download of {name!r} broke off; what has come is kept. Check the network and try again."
 # An error is the first of these kinds that it belongs to.
 _SENTENCES: dict[type[Exception], str] = {
-    HFValidationError: "The model {name!r} can't be loaded: there is no such folder, and it is no id of the hub "
-    "either, which looks like 'llava-hf/llava-1.5-7b-hf'.",
-    GatedRepoError: "The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth login` or "
-    "set HF_TOKEN, and try again.",
-    RevisionNotFoundError: "The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.",
-    RepositoryNotFoundError: "There is no model {name!r} on the hub ({hub}), or it is private: check the id; for a "
-    "private one log in with `hf auth login` or set HF_TOKEN.",
-    LocalEntryNotFoundError: "The model {name!r}{version} is not, or not whole, in this machine's cache, and the hub "
-    "({hub}) can't be reached: check the network, or choose a model that is here, such as 'embedded'.",
-    EntryNotFoundError: "The model {name!r}{version} lacks a file: {error}. Choose another one.",
-    HfHubHTTPError: "The hub refused the model {name!r}: {first_line} Try again later.",
-    HTTPError: _BROKEN_OFF,
+    errors.HFValidationError: "The model {name!r} can't be loaded: there is no such folder, and it is no id of the "
+    "hub either, which looks like 'llava-hf/llava-1.5-7b-hf'.",
+    errors.GatedRepoError: "The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth "
+    "login` or set HF_TOKEN, and try again.",
+    errors.RevisionNotFoundError: "The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.",
+    errors.RepositoryNotFoundError: "There is no model {name!r} on the hub ({hub}), or it is private: check the id; "
+    "for a private one log in with `hf auth login` or set HF_TOKEN.",
+    errors.LocalEntryNotFoundError: "The model {name!r}{version} is not, or not whole, in this machine's cache, and "
+    "the hub ({hub}) can't be reached: check the network, or choose a model that is here, such as 'embedded'.",
+    errors.EntryNotFoundError: "The model {name!r}{version} lacks a file: {error}. Choose another one.",
+    errors.HfHubHTTPError: "The hub refused the model {name!r}: {first_line} Try again later.",
+    errors.HTTPError: _BROKEN_OFF,
     OSError: _BROKEN_OFF,
 }
 

@@ -29,10 +29,7 @@ def open_picture(path: str | Path) -> Image.Image:
 
 def read_picture(path: str | Path) -> tuple[Image.Image, str]:
     """The picture in a file as `shown_picture` gives it, of an animated one the first frame; and a sentence about what
-    of the file is not shown, "" where all of it is.
-
-    Raises UserError for what is no picture, and OSError for a file that isn't there.
-    """
+    of the file is not shown, "" where all of it is."""
     if Path(path).stat().st_size == 0:
         raise UserError("The picture's file is empty: choose another one.")
     try:
@@ -57,17 +54,19 @@ def read_picture(path: str | Path) -> tuple[Image.Image, str]:
 
 
 def shown_picture(picture: Image.Image) -> Image.Image:
-    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent.
-
-    Raises UserError for one that is empty, too large, too elongated or of unknown colours.
-    """
+    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent."""
     _check_size(picture)
     try:
         picture = ImageOps.exif_transpose(picture)
     except Exception:  # Its notes about itself are broken: they don't matter that much.
         picture = picture.copy()
     try:
-        return _in_rgb(_in_eight_bits(picture))
+        picture = _in_eight_bits(picture)
+        if not picture.has_transparency_data:
+            return picture.convert("RGB")
+        background = Image.new("RGBA", picture.size, "white")
+        background.alpha_composite(picture.convert("RGBA"))
+        return background.convert("RGB")
     except ValueError as error:
         raise UserError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
 
@@ -99,11 +98,3 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
             lowest, highest = 0.0, next(limit for limit in usual if highest <= limit)
     share = (values - lowest) / max(highest - lowest, 1e-9)
     return Image.fromarray(np.rint(255 * share).astype(np.uint8))
-
-
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    shown = Image.new("RGBA", picture.size, "white")
-    shown.alpha_composite(picture.convert("RGBA"))
-    return shown.convert("RGB")

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
@@ -68,8 +67,6 @@ class ModelChoice:
     """The arguments of `load`, and why these, in a sentence; "" where they were asked for.
 
     `otherwise`: what runs if this can't be loaded after all; None where it was asked for.
-
-    Raises UserError for an unknown quantization.
     """
 
     name: str = EMBEDDED
@@ -288,7 +285,7 @@ def _folder_revision(folder: Path) -> str:
     return f"files-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
 
 
-def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> QuantizationConfigMixin | None:
+def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndBytesConfig | None:
     skipped = outlook.architecture.skipped_modules()
     if choice.quantization == "4bit":
         return BitsAndBytesConfig(

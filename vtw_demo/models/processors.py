@@ -42,11 +42,8 @@ _QWEN3_SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}
 
 
 def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
-    """The processor whose files are in `folder`, its class one of transformers'.
-
-    Raises UserError where there is none, OSError for files that are missing, ImportError for packages that are.
-    """
-    kind = _processor_class(folder, config)
+    """The processor whose files are in `folder`, its class one of transformers'."""
+    kind: Any = _processor_class(folder, config)
     names = kind.get_attributes()
     read: dict[str, Any] = {
         "tokenizer": AutoTokenizer.from_pretrained,
@@ -58,12 +55,12 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
     if "video_processor" in names:
         parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
-    # In the order of the class's own arguments.
-    arguments = [parts[name] for name in names]
     settings, _ = kind.get_processor_dict(folder)
     # transformers' check of its parts would need torchvision for a video processor.
     unchecked = {"check_argument_for_proper_class": lambda self, name, part: type(part)}
-    processor: Any = type(kind.__name__, (kind,), unchecked).from_args_and_dict(arguments, settings)
+    kind = type(kind.__name__, (kind,), unchecked)
+    # In the order of the class's own arguments.
+    processor = kind.from_args_and_dict([parts[name] for name in names], settings)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     return processor

@@ -46,10 +46,7 @@ class Architecture:
 
 def describe(config: PreTrainedConfig, quantize_all: bool = False) -> Architecture:
     """What a configuration makes; with `quantize_all` quantization leaves out a head that shares the embedding's
-    weights alone.
-
-    Raises UserError for a model that takes no pictures, and one in which withdrawal can't mean anything.
-    """
+    weights alone."""
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(
             f"{config.model_type!r} is no vision-language model that answers in text. Choose one that is, such as a "

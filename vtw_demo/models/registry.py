@@ -16,11 +16,8 @@ from vtw_demo.models.loading import EMBEDDED, ModelChoice, check_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
-DEFAULT_QUANTIZATION = "4bit"
 NEEDED_BYTES = 6_000_000_000
 NO_QUANTIZATION = "none"
-
-DEFAULT_LAYER_SHARE = 0.75
 # See README, "Is quality kept?".
 EMBEDDED_LAYER = 5
 
@@ -93,7 +90,7 @@ def starting_layer(vlm: VisionLanguageModel) -> StartingLayer:
     known = find_known_model(vlm.name)
     if known and known.layers == vlm.layers:
         return StartingLayer(known.layer, known.layer_source)
-    return StartingLayer(max(1, round(DEFAULT_LAYER_SHARE * vlm.layers)), "three quarters of the layers")
+    return StartingLayer(max(1, round(0.75 * vlm.layers)), "three quarters of the layers")
 
 
 def from_environment(name: str, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -112,15 +109,13 @@ def choose_model(
 
     It can with 6 GB free on a CUDA GPU, and the model in this machine's cache or the hub in reach. `quantization` is
     None where none was asked for, "none" where it was asked that nothing is quantized.
-
-    Raises UserError for an unknown quantization, and a device that isn't there.
     """
     bits: Any = None if quantization == NO_QUANTIZATION else quantization
     if name is not None:
         return ModelChoice(name, bits, device, revision, quantize_all)
     embedded = ModelChoice(EMBEDDED, bits, device, quantize_all=quantize_all)
     reason = f"Running {DEFAULT_MODEL}: this machine's GPU has room for it."
-    bits = bits if quantization else DEFAULT_QUANTIZATION
+    bits = bits if quantization else "4bit"
     wanted = ModelChoice(DEFAULT_MODEL, bits, device, revision, quantize_all, reason, embedded)
     obstacle = _obstacle(wanted)
     return wanted if obstacle is None else wanted.without(obstacle) or wanted

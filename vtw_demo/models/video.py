@@ -82,8 +82,7 @@ def is_clip(path: str | Path) -> bool:
 def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
     """The clip in a file, for a model with `sampling` (None: it is asked about pictures only); None for a picture.
 
-    An animated GIF is a clip where the model takes clips. Raises what `read_clip` does, and UserError for a clip
-    where the model takes none.
+    An animated GIF is a clip where the model takes clips; another clip where it takes none raises UserError.
     """
     with Path(path).open("rb") as file:
         kind = _format(file.read(12))
@@ -120,9 +119,6 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
     """The clip in a file: frames evenly spaced from its first to its last, upright, in RGB.
 
     Where the clip has fewer frames than the model wants, some are there more than once. Sound isn't read.
-
-    Raises UserError for what is no clip, one that is too long, too large or damaged, and where the package `av` isn't
-    installed; OSError for a file that isn't there.
     """
     try:
         import av

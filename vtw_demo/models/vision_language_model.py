@@ -79,15 +79,14 @@ class VisionLanguageModel:
         if self.quantization is None:
             return f"Nothing is quantized: all weights are {kept}."
         bits = {"4bit": "4 bits (NF4, double quantization)", "8bit": "8 bits"}[self.quantization]
-        total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
-        inside = len(self.quantized_modules)
+        held = len(self.quantized_modules)
         if self.quantize_all:
-            rest = "the embedding, the norms and what else isn't linear"
-            return f"{inside} of {total} linear modules are held in {bits}; {rest} in {kept}."
-        return (
-            f"The {inside} linear modules of the {self.layers} decoder layers are held in {bits}; the embedding, the "
-            f"vision tower, the projector and the head in {kept}."
-        )
+            total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
+            modules, rest = f"{held} of {total} linear modules", "the norms and what else isn't linear"
+        else:
+            modules = f"The {held} linear modules of the {self.layers} decoder layers"
+            rest = "the vision tower, the projector and the head"
+        return f"{modules} are held in {bits}; the embedding, {rest} in {kept}."
 
     @property
     def quantized_modules(self) -> tuple[str, ...]:
@@ -151,7 +150,16 @@ class VisionLanguageModel:
         media: dict[str, Any] = {"images": pictures} if pictures else {}
         if clips:
             media["videos"] = [list(clip.frames) for clip in clips]
-            media["video_metadata"] = [_metadata(clip) for clip in clips]
+            # transformers counts times in frames: as if there were one each millisecond.
+            media["video_metadata"] = [
+                VideoMetadata(
+                    total_num_frames=max(1, round(1000 * clip.seconds)),
+                    fps=1000.0,
+                    duration=clip.seconds,
+                    frames_indices=[round(1000 * time) for time in clip.times],
+                )
+                for clip in clips
+            ]
         prompts = [self._text("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
         first_token = self.processor.tokenizer.bos_token
         inputs = self.processor(
@@ -200,13 +208,3 @@ class VisionLanguageModel:
         # SentencePiece's decoders drop the space with which a text begins.
         begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
         return f" {text}" if begins_word and not text.startswith(" ") else text
-
-
-def _metadata(clip: Clip) -> VideoMetadata:
-    """The clip's times as transformers counts them: frame numbers, as if there were one each millisecond."""
-    return VideoMetadata(
-        total_num_frames=max(1, round(1000 * clip.seconds)),
-        fps=1000.0,
-        duration=clip.seconds,
-        frames_indices=[round(1000 * time) for time in clip.times],
-    )
