@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.errors import UserError
-from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_choice
+from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_with_bars
 from vtw_demo.models.devices import on_zero_gpu
-from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.registry import DEFAULT_MODEL, ModelChoice, from_environment
+from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
+from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
 from vtw_demo.page.build import build_page
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 from vtw_demo.server.access import read_accounts
@@ -134,13 +134,13 @@ def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel
     """The model that was asked for, or else this machine's, with its choice, and in one line which and why."""
     choice = chosen_model(options)
     try:
-        vlm = load_choice(choice)
+        vlm = load_with_bars(choice)
     except UserError as error:
         # What was asked for and can't be had is said; what was chosen here makes way for what runs everywhere.
         other = choice.without(str(error))
         if other is None:
             raise
-        choice, vlm = other, load_choice(other)
+        choice, vlm = other, load_with_bars(other)
     logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
     return choice, vlm
 

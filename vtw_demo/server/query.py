@@ -51,10 +51,10 @@ class Query:
         try:
             if clip := find_clip(path, sampling):
                 return cls(clip, text, layer, max_new_tokens)
-            read = read_picture(path)
+            picture, note = read_picture(path)
         except OSError as error:
             raise UserError("The picture is no longer on the server: choose it again.") from error
-        return cls(read.picture, text, layer, max_new_tokens, read.note)
+        return cls(picture, text, layer, max_new_tokens, note)
 
     def prompt(self, vlm: VisionLanguageModel) -> Prompt:
         """The query as a model is asked it. On ZeroGPU its inputs wait in this machine's memory for a lease."""

@@ -14,8 +14,8 @@ from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.hub import fetch
-from vtw_demo.models.loading import EMBEDDED, LoadProgress, OnProgress, check_model, load
-from vtw_demo.models.registry import NO_QUANTIZATION, ModelChoice, choose_model
+from vtw_demo.models.loading import EMBEDDED, LoadProgress, ModelChoice, OnProgress, check_model, load_choice
+from vtw_demo.models.registry import NO_QUANTIZATION, choose_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.queue import Place, StoppedError
@@ -73,7 +73,7 @@ class Switching:
         """All that can be done beside the model that is loaded."""
         report(LoadProgress(choice.name, "checking"))
         try:
-            outlook = check_model(**choice.arguments(), reclaimable=self.engine.vlm.memory_bytes)
+            outlook = check_model(choice, reclaimable=self.engine.vlm.memory_bytes)
             fetch(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
         except UserError as error:
             raise UserError(f"{error} {STILL_THERE}") from error
@@ -82,7 +82,7 @@ class Switching:
         engine, before = self.engine, self._as_loaded()
         engine.vlm.release()
         try:
-            self._use(choice, load(**choice.arguments(), on_progress=report))
+            self._use(choice, load_choice(choice, report))
         except Exception as error:
             obstacle = str(error)
         else:
@@ -97,11 +97,11 @@ class Switching:
 
     def _restore(self, before: ModelChoice, obstacle: str) -> None:
         try:
-            self._use(before, load(**before.arguments()))
+            self._use(before, load_choice(before))
         except UserError as error:
             # Its files have gone meanwhile: what ships with the demo is always there.
             embedded = ModelChoice(EMBEDDED, device=before.device)
-            self._use(embedded, load(**embedded.arguments()))
+            self._use(embedded, load_choice(embedded))
             raise UserError(f"{obstacle} The model before can't be loaded again: {error}") from error
 
     def _use(self, choice: ModelChoice, vlm: VisionLanguageModel) -> None:
