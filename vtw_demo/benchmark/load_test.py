@@ -32,9 +32,9 @@ from vtw_demo.benchmark.visitors import (
     random_requests,
     run_on_page,
 )
-from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
+from vtw_demo.files import write_whole
 from vtw_demo.formats import MISSING, amount
 
 HELP = "let many visitors ask the real server at once, and watch its memory"
