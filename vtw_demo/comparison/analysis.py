@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from vtw_demo.comparison.compare import Comparison, RunName
-from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
-from vtw_demo.comparison.repeated_timing import RepeatedTiming
+from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
@@ -89,9 +88,7 @@ def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison,
 
 
 def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
-    times = measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
-    assert times is not None
-    return times
+    return measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
 
 
 def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:

@@ -116,11 +116,12 @@ def run_timed(
     layer: int,
     max_new_tokens: int,
     stop: threading.Event,
-) -> Generator[tuple[int, ...], None, Run | None]:
-    """Decode greedily with the visual tokens withdrawn at `layer`; yield the tokens so far after each new one.
+) -> Generator[tuple[int, ...] | Run, None, None]:
+    """Decode greedily with the visual tokens withdrawn at `layer`; yield the tokens so far after each new one, and at
+    the end the `Run`, unless `stop` was set.
 
-    The generator's return value is the `Run`, or None if `stop` was set before its end. The model waits while
-    its reader handles a token, and that time is not counted. Closing the generator ends the run within a token.
+    The model waits while its reader handles a token, and that time is not counted. Closing the generator ends the run
+    within a token.
     """
     new_tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     ready, left = threading.Semaphore(0), threading.Event()
@@ -156,15 +157,14 @@ def run_timed(
         ready.release()
         wait([answering])
     cost, peak = answering.result()
-    if stop.is_set():
-        return None
-    return Run(
-        answer=vlm.decode(tokens),
-        tokens=tokens,
-        **asdict(cost),
-        prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer),
-        peak_memory_bytes=peak,
-    )
+    if not stop.is_set():
+        yield Run(
+            answer=vlm.decode(tokens),
+            tokens=tokens,
+            **asdict(cost),
+            prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer),
+            peak_memory_bytes=peak,
+        )
 
 
 def _bytes_held(cache: Cache) -> int:

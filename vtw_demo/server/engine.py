@@ -8,8 +8,7 @@ from contextlib import suppress
 
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore, calibrate
-from vtw_demo.comparison.compare import Comparison, Event, compare_prompt
-from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers
+from vtw_demo.comparison.compare import Comparison, Event, LayerAnswer, answer_at_layers, compare_prompt
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
