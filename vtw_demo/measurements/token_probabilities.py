@@ -70,9 +70,6 @@ def measure_answer_probabilities(
     passes, and two where the answers are the same. Probabilities are the model's own, softmax of its logits in
     float32. Generation forbids placeholders of visual tokens (`VisionLanguageModel.generate`), so that it chooses
     from these probabilities without theirs, which are next to nothing.
-
-    Raises ValueError for an answer without a token, a prompt that ends with a visual token, and what `with_answer`
-    and `withdraw` raise.
     """
     if not full_tokens or not withdrawn_tokens:
         raise UserError("An answer has at least one token; one of these has none.")

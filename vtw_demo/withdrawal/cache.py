@@ -104,11 +104,8 @@ def count_positions(cache: Cache | None, sequence_length: int) -> int:
 
 
 def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
-    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
-
-    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
-    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
-    a layer that lost some must answer as if it hadn't.
+    """How many keys attention sees in a layer of a KV cache (None without one) that has held `held` tokens, and the
+    first one: what transformers' `get_mask_sizes` answers, for any number of tokens held.
     """
     if layer is None:
         return held + query_count, 0

@@ -19,7 +19,6 @@ from vtw_demo.withdrawal.kept_tokens import CachePositions, KeptTokens, gather_p
 
 @functools.cache
 def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the parameters of a class's method `forward`."""
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
@@ -29,7 +28,6 @@ def named_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -
 
 
 def hidden_states_of(output: Any) -> torch.Tensor:
-    """The hidden states in what a decoder layer returns."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -110,7 +108,6 @@ class LayerInputs:
     def mask(
         self, module: nn.Module, mask: Any, query_count: int, cache_layer: Any, sees_all: bool
     ) -> torch.Tensor | None:
-        """The attention mask of a layer, out of the one that the model hands to it."""
         if not (mask is None or isinstance(mask, torch.Tensor)):
             raise RuntimeError(
                 f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
