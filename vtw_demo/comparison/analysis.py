@@ -198,10 +198,10 @@ class Analysis:
 
     def _tokens(self, row: Measurement) -> list[int | None]:
         full, withdrawn = (
-            {part for part in known if part.name == row.name} for known in (self._of_full_run, self._of_comparison)
+            {part.answer_token for part in known if part.name == row.name}
+            for known in (self._of_full_run, self._of_comparison)
         )
-        both = {part.answer_token for part in full} & {part.answer_token for part in withdrawn}
-        return [None, *sorted(token for token in both if token is not None)]
+        return [None, *sorted((full & withdrawn) - {None})]
 
     def _kept(self, part: Part) -> dict[Part, Any]:
         is_shared = part.run == "full" or MEASUREMENTS[part.name].of_full_run

@@ -144,18 +144,10 @@ class LayerTimes:
     withdrawn: tuple[float, ...]
 
 
-def measure_layer_times(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Any],
-    layer: int,
-    rounds: int = 5,
-) -> LayerTimes:
+def measure_layer_times(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int, rounds: int = 5) -> LayerTimes:
     """Time each decoder layer in prefills of `inputs`, full and withdrawn at `layer` (K) in turn.
 
-    - `model`: a vision-language model that `withdraw` supports; it is left as it was.
-    - `inputs`: what its processor made of a prompt, on the model's device.
-    - `rounds`: passes of each run; one of each comes before them, to warm up.
-
+    `inputs` are what the model's processor made of a prompt. A pass of each run comes before the `rounds`, to warm up.
     Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
     """
     layers = len(find_decoder(model).layers)
@@ -176,10 +168,8 @@ def measure_layer_times(
 
 @contextmanager
 def _timed_layers(model: PreTrainedModel) -> Iterator[list[float]]:
-    """The milliseconds of each decoder layer in the forward pass that is made inside.
-
-    Enter it inside `withdraw`, so that its hooks stand around those of the withdrawal.
-    """
+    """The milliseconds of each decoder layer in the forward pass that is made inside. Entered inside `withdraw`, its
+    hooks stand around those of the withdrawal."""
     layers, clock = find_decoder(model).layers, Clock(model.device)
     started, times = [0.0] * len(layers), [0.0] * len(layers)
 

@@ -117,14 +117,11 @@ def sum_attention(
     label: Callable[[Mapping[str, Any], int], torch.Tensor],
     labels: int,
 ) -> torch.Tensor:
-    """The attention that the last positions of prompt and answer give to the positions of each label.
+    """The attention that the last `row_count` positions of prompt and answer give to the positions of each label:
+    float32, shape (rows, layers, labels), on the model's device.
 
-    - `model`, `inputs`, `answer_token_ids` and `layer` as in `vtw_demo.measure_attention`.
-    - `row_count`: how many positions at the end of prompt and answer are asked about.
-    - `label`: gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
-      shape (sequence,), 0 to `labels` - 1 or `NO_LABEL`.
-
-    The result is float32, shape (rows, layers, labels), on the model's device.
+    `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
+    shape (sequence,), 0 to `labels` - 1 or `NO_LABEL`.
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:

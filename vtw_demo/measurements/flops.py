@@ -128,11 +128,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Staircase:
-    """What the layers cost for one prompt, with every layer seeing the picture and withdrawn at `layer`.
-
-    `full` and `withdrawn` have an entry for each decoder layer, in order. The language model head, which is the same in
-    both runs, is in neither.
-    """
+    """What each decoder layer costs for one prompt, in order, with every layer seeing the picture and withdrawn at
+    `layer`. The language model head, which is the same in both runs, is in neither."""
 
     layer: int
     full: tuple[LayerCost, ...]

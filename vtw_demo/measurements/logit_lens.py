@@ -105,10 +105,8 @@ def measure_migration(
 def _states(
     vlm: VisionLanguageModel, inputs: Mapping[str, Any], layer: int, positions: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`.
-
-    `positions`, int64, shape (positions,): negative, counted from the end of the sequence.
-    """
+    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`; `positions`
+    are negative, counted from the end of the sequence."""
     states: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, args: tuple, output: Any) -> None:

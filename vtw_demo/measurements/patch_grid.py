@@ -126,7 +126,9 @@ def find_patches(
         raise UserError("There are no pictures: hand those of the prompt.")
     sizes = tuple(ImageOps.exif_transpose(image).size for image in images)
     views = _find_views(vlm, sizes, inputs)
-    patches = (_packed if config.model_type in PACKED else _row_by_row)(vlm, views, inputs)
+    side = config.vision_config.patch_size
+    find = _packed if config.model_type in PACKED else _row_by_row
+    patches = find(vlm, views, inputs, side if isinstance(side, int) else side[0])
     if len(patches) != vlm.visual_tokens(dict(inputs)):
         raise _unknown(vlm)
     return PatchGeometry(sizes, tuple(patches))
@@ -204,8 +206,8 @@ def _trace(size: tuple[int, int], number: float) -> Image.Image:
 
 
 def _fit(shares: np.ndarray, side: int) -> tuple[float, float]:
-    """The share of a picture at a view's edge and the step of a pixel, from the shares at the centres of a line of
-    pixels (NaN in the padding), where the picture has `side` pixels."""
+    """The share of a picture of `side` pixels at a view's edge, and the step of a pixel, from the shares at the centres
+    of a line of pixels (NaN in the padding)."""
     places = np.flatnonzero(~np.isnan(shares))
     shares = shares[places]
     if len(places) == 1:
@@ -217,8 +219,7 @@ def _fit(shares: np.ndarray, side: int) -> tuple[float, float]:
     if clear.sum() >= 8:
         step, start = np.polyfit(places[clear] + 0.5, shares[clear], 1)
     elif shares[0] < 0.6 / side + step and shares[-1] > 1 - 0.6 / side - step:
-        # All of a picture of a few pixels.
-        step = 1 / len(places)
+        step = 1 / len(places)  # all of a picture of a few pixels
         start = -places[0] * step
     return float(start), float(step)
 
@@ -269,17 +270,11 @@ def _unflattened(vision: Any, patches: torch.Tensor, grids: list[list[int]]) -> 
     return views
 
 
-def _patch_side(vlm: VisionLanguageModel) -> int:
-    side = vlm.model.config.vision_config.patch_size
-    return side if isinstance(side, int) else side[0]
-
-
 def _row_by_row(
-    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor]
+    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor], side: int
 ) -> list[VisualPatch]:
     if any(view.picture < 0 for view in views):
         raise _unknown(vlm)
-    side = _patch_side(vlm)
     patches, tokens = sum(len(view.boxes(side)) for view in views), vlm.visual_tokens(dict(inputs))
     has_class_token = tokens == patches + len(views)
     # How many patches a token is merged from, across and down.
@@ -291,12 +286,14 @@ def _row_by_row(
     return found
 
 
-def _packed(vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor]) -> list[VisualPatch]:
+def _packed(
+    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor], side: int
+) -> list[VisualPatch]:
     """The boxes in the order in which the model itself packs the features of patches; the ends of rows are infinite."""
     inner, config = vlm.model.model, vlm.model.config
     image_sizes = inputs["image_sizes"].cpu()
     each = len(views) // len(image_sizes)
-    boxes = torch.from_numpy(np.stack([view.boxes(_patch_side(vlm)) for view in views])).unflatten(0, (-1, each))
+    boxes = torch.from_numpy(np.stack([view.boxes(side) for view in views])).unflatten(0, (-1, each))
     # With several pictures of one prompt, those of fewer tiles are filled up.
     counts = [
         image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)

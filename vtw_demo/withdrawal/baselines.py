@@ -103,8 +103,7 @@ class _RemovalAtRandom(Withdrawal):
 
 class _RenumberedWithdrawal(Withdrawal):
     def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
-        changed = super().before_layer(index, module, args, kwargs)
-        if changed is None:
+        if (changed := super().before_layer(index, module, args, kwargs)) is None:
             return None
         (hidden_states,), given = changed
         assert self.forward is not None

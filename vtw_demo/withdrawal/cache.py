@@ -17,10 +17,8 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 class PrunedCacheLayer(CacheLayerMixin):
-    """Mixed into the class of a KV cache's layer that holds kept tokens only.
-
-    It counts the others too where it is asked for its length, because models and `generate` size masks and count
-    positions by that, from whichever layer is the first of its kind.
+    """Mixed into the class of a KV cache's layer that holds kept tokens only. Asked for its length, it counts the
+    others too: models and `generate` size masks and count positions by that, from the first layer of its kind.
     """
 
     positions: CachePositions | None = None
@@ -78,7 +76,6 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
-    """The KV cache among a module's arguments."""
     return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
 
 

@@ -32,7 +32,6 @@ def hidden_states_of(output: Any) -> torch.Tensor:
 
 
 def tile(tensor: torch.Tensor, times: int, dim: int = 0) -> torch.Tensor:
-    """The tensor, so many times one after the other along `dim`."""
     return tensor if times == 1 else torch.cat([tensor] * times, dim=dim)
 
 
@@ -85,7 +84,6 @@ class LayerInputs:
         return replaced
 
     def gather(self, module: nn.Module, name: str, value: Any, times: int) -> Any:
-        """What a layer gets in place of an argument that has something for every token."""
         if isinstance(value, tuple):
             return tuple(self.gather(module, name, part, times) for part in value)
         assert self.kept is not None
@@ -173,10 +171,8 @@ def gather_mask(
 
 
 def make_mask(keys: CachePositions, query_positions: torch.Tensor | None) -> torch.Tensor:
-    """The mask where the model has none, but there are empty cache positions or further keys.
-
-    `query_positions`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
-    The result is bool, shape (batch, 1, queries or 1, keys).
+    """The mask where the model has none, but there are empty cache positions or further keys: bool, shape (batch, 1,
+    queries or 1, keys). `query_positions`, shape (batch or 1, queries): None for attention in both directions.
     """
     valid = torch.ones_like(keys.held, dtype=torch.bool) if keys.valid is None else keys.valid
     visible = valid[:, None, :]

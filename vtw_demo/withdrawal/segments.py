@@ -18,11 +18,8 @@ _PLACEHOLDER_NAMES = ("image_token_id", "image_token_index", "video_token_id", "
 
 
 class Segment(StrEnum):
-    """The parts of a sequence, in the order that `segment_ids` counts them (0 to 4).
-
-    The first token is a segment of its own, because deep layers use it as an attention sink
-    (arXiv 2405.05803, section 3).
-    """
+    """The parts of a sequence, in the order that `segment_ids` counts them (0 to 4). The first token is one of its own,
+    because deep layers use it as an attention sink (arXiv 2405.05803, section 3)."""
 
     FIRST_TOKEN = "first token"
     SYSTEM_TEXT = "system text"
@@ -65,10 +62,8 @@ def segment_ids(
     """The segment of each position: int64, shape (batch, sequence), indices into `tuple(Segment)`.
 
     - `input_ids`, shape (batch, sequence): prompt and, if it is there already, the answer.
-    - `attention_mask`, shape (batch, sequence), 0 where a row is padded (`PADDING` in the result);
-      None means no padding.
+    - `attention_mask`, shape (batch, sequence), 0 where a row is padded (`PADDING` in the result).
     - `prompt_length`: positions that belong to the prompt, padding counted; later ones are the answer.
-      None means that everything is prompt.
 
     The first position that isn't padding is the first token, except where it is visual: then it belongs
     to the image, whose share of attention must be 0 once it is withdrawn, and the row has no first token.
