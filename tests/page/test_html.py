@@ -3,8 +3,7 @@ import re
 import pytest
 
 from vtw_demo.comparison.analysis import Analysis
-from vtw_demo.comparison.compare import compare_prompt
-from vtw_demo.comparison.every_layer import LayerAnswer
+from vtw_demo.comparison.compare import LayerAnswer, compare_prompt
 from vtw_demo.page.html import (
     answers_table,
     header,

@@ -4,8 +4,7 @@ from contextlib import closing
 import pytest
 
 from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore
 from vtw_demo.comparison.compare import Comparison, RunProgress
 from vtw_demo.server.access import Caller, LostConnection
 from vtw_demo.server.engine import Engine

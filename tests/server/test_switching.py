@@ -16,7 +16,7 @@ from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
 from tests.serving import started
 from vtw_demo import load
 from vtw_demo.comparison.analysis import Part
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress, ModelChoice, load_choice
 from vtw_demo.models.registry import KNOWN_MODELS

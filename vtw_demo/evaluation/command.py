@@ -16,8 +16,7 @@ from typing import Any
 import plotly.graph_objects as go
 from tqdm import tqdm
 
-from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, CalibrationStore, calibrate
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
@@ -174,7 +173,7 @@ def _parts(
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
     """The calibration that is kept of a model; the embedded one's is made if there is none."""
     store = CalibrationStore.of(vlm)
-    stored = stored_calibration(store)
+    stored = store.result()
     if stored is not None or vlm.name != EMBEDDED:
         return stored
     samples = embedded_samples(CALIBRATION_SAMPLES)

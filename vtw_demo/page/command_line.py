@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_with_bars
 from vtw_demo.models.devices import on_zero_gpu

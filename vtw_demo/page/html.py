@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from vtw_demo.comparison.analysis import Analysis
-from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
+from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.formats import milliseconds
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_PURPOSE

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
-from vtw_demo.comparison.compare import Comparison, Event, compare_prompt
-from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers
+from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore, calibrate
+from vtw_demo.comparison.compare import Comparison, Event, LayerAnswer, answer_at_layers, compare_prompt
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
@@ -54,7 +52,7 @@ class Engine:
         """From now on `vlm` answers. Called within a turn."""
         self.vlm = vlm
         self.store = store
-        self.calibration = stored_calibration(store)
+        self.calibration = store.result()
         self.monitoring.loaded(vlm.name, vlm.precision)
 
     def _until(self, places: Iterator[Place], vlm: VisionLanguageModel) -> Iterator[Place]:

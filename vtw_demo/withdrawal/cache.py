@@ -17,10 +17,8 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 class PrunedCacheLayer(CacheLayerMixin):
-    """Mixed into the class of a KV cache's layer that holds kept tokens only.
-
-    It counts the others too where it is asked for its length, because models and `generate` size masks and count
-    positions by that, from whichever layer is the first of its kind.
+    """Mixed into the class of a KV cache's layer that holds kept tokens only. Asked for its length, it counts the
+    others too: models and `generate` size masks and count positions by that, from the first layer of its kind.
     """
 
     positions: CachePositions | None = None
@@ -84,7 +82,6 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
-    """The KV cache among a module's arguments."""
     return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
 
 
@@ -110,11 +107,8 @@ def count_positions(cache: Cache | None, sequence_length: int) -> int:
 
 
 def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
-    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
-
-    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
-    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
-    a layer that lost some must answer as if it hadn't.
+    """How many keys attention sees in a layer of a KV cache (None without one) that has held `held` tokens, and the
+    first one: what transformers' `get_mask_sizes` answers, for any number of tokens held.
     """
     if layer is None:
         return held + query_count, 0
