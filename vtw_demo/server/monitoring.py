@@ -21,15 +21,12 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Monitoring:
-    """Counts and logs what happens. Told of turns as `vtw_demo.server.queue.TurnObserver`.
-
-    No line of the log holds a picture, and none what was asked, nor what an error says, which may quote it, unless
-    `log_questions`. Metrics hold neither.
-    """
+    """Counts and logs what happens. No line of the log holds a picture, and none what was asked, nor what an error
+    says, which may quote it, unless `log_questions`. Metrics hold neither."""
 
     def __init__(self, log_questions: bool = False) -> None:
         self.log_questions = log_questions
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._waiting = Gauge("vtw_queue_length", "Turns that wait for the model.", registry=registry)
@@ -55,6 +52,7 @@ class Monitoring:
         self._waiting.set(turns)
 
     def ran(self, kind: str, outcome: str, waited_seconds: float, seconds: float) -> None:
+        """A turn has ended: it is done, stopped, or it failed with this kind of fault."""
         self._turns.labels(kind, outcome).inc()
         self._seconds.labels(kind).observe(seconds)
         self._waited.labels(kind).observe(waited_seconds)
@@ -80,16 +78,12 @@ class Monitoring:
         self._errors.labels(fault.kind).inc()
         logger.info("%s: %s", fault.kind, fault.sentence if self.log_questions else why)
 
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
-
 
 def status_routes(monitoring: Monitoring, is_closing: Callable[[], bool]) -> list[Route]:
     """`/metrics`, and `/health`: 200 while the page serves, 503 once it closes."""
 
     async def metrics(request: Request) -> Response:
-        return Response(monitoring.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(monitoring.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def health(request: Request) -> Response:
         closing = is_closing()

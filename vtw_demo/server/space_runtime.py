@@ -10,7 +10,6 @@ EVERYWHERE = "0.0.0.0"
 
 
 def on_space() -> bool:
-    """Whether this process is a Space's."""
     return bool(os.environ.get("SPACE_ID"))
 
 
