@@ -78,10 +78,8 @@ class Asking:
         return _chosen(scene_example(self.generator.randrange(10**9)))
 
     def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
-        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it.
-
-        The page is told of it here so that it is the session's from its upload on.
-        """
+        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
+        told of it here so that it is the session's from its upload on."""
         return _suggestions(GENERAL_QUESTIONS), {}
 
 

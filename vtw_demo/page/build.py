@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from vtw_demo.models.registry import starting_layer
 from vtw_demo.page.api import connect_api
 from vtw_demo.page.asking import Asking
 from vtw_demo.page.examples import load_examples
-from vtw_demo.page.layout import Layout, default_layer
 from vtw_demo.page.page import Page
 from vtw_demo.page.tabs import lay_out_tabs
 from vtw_demo.server.engine import Engine
@@ -22,13 +20,13 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
     registry's or the default. With `switching`, visitors may put another model in its place. Raises UserError for a
     layer that the model hasn't.
     """
-    examples, vlm = load_examples(), engine.vlm
-    layer = default_layer(starting_layer(vlm), engine.calibration) if first_layer is None else first_layer
-    check_layer(layer, vlm.layers)
+    examples = load_examples()
+    if first_layer is not None:
+        check_layer(first_layer, engine.vlm.layers)
     with GuardedBlocks(
         engine.monitoring, lambda: engine.turns.is_closing, title="VTW Demo", analytics_enabled=False, fill_width=True
     ) as blocks:
-        page = Page(engine, Layout(examples, vlm, layer, engine.calibration), first_layer)
+        page = Page(engine, examples, first_layer)
         lay_out_tabs(page, switching)
         Asking(page, examples).connect(blocks.load)
         for tab in page.tabs:

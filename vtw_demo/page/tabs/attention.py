@@ -26,11 +26,8 @@ element.addEventListener("click", (event) => {
 
 def read_choice(query: str) -> AttentionQuery:
     """What a button of the strip stands for. Raises ValueError for what is none."""
-    if query == LAST_PROMPT:
-        return LAST_PROMPT
-    if query == ANSWER_MEAN:
-        return ANSWER_MEAN
-    return int(query)
+    named: dict[str, AttentionQuery] = {LAST_PROMPT: LAST_PROMPT, ANSWER_MEAN: ANSWER_MEAN}
+    return named[query] if query in named else int(query)
 
 
 class AttentionTab(PlottedTab):
