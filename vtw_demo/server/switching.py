@@ -74,11 +74,9 @@ class Switching:
         engine, before = self.engine, self._as_loaded()
         engine.vlm.release()
         try:
-            self._use(choice, load(**choice.arguments(), on_progress=report))
+            return self._use(choice, load(**choice.arguments(), on_progress=report))
         except Exception as error:
             obstacle = str(error)
-        else:
-            return
         give_memory_back()  # what was loaded of it hung on the exception
         if engine.turns.is_closing:
             raise StoppedError

@@ -26,8 +26,7 @@ element.addEventListener("click", (event) => {
 
 def read_choice(query: str) -> AttentionQuery:
     """What a button of the strip stands for. Raises ValueError for what is none."""
-    named: dict[str, AttentionQuery] = {LAST_PROMPT: LAST_PROMPT, ANSWER_MEAN: ANSWER_MEAN}
-    return named[query] if query in named else int(query)
+    return next((named for named in (LAST_PROMPT, ANSWER_MEAN) if query == named), None) or int(query)
 
 
 class AttentionTab(PlottedTab):
