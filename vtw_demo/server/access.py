@@ -51,8 +51,6 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
     Blank lines and those that begin with # say nothing. No sentence of an error holds what was given: it may be a
     password.
     """
-    if file is None and text is None:
-        return None
     if file is not None:
         try:
             text = Path(file).read_text(encoding="utf-8")
@@ -61,16 +59,19 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
                 "--auth takes a file, and what was given is none that can be read; a password itself would be seen in "
                 f"the list of processes. {HOW}"
             ) from error
+    if text is None:
+        return None
     accounts: dict[str, str] = {}
-    for number, line in enumerate((text or "").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        user, colon, password = line.strip().partition(":")
-        if not user.strip() or not colon or not password:
+        user, _, password = line.strip().partition(":")
+        user = user.strip()
+        if not user or not password:
             raise UserError(f"Line {number} of the accounts is not user:password. {HOW}")
-        if user.strip() in accounts:
+        if user in accounts:
             raise UserError(f"Line {number} of the accounts names a user again. {HOW}")
-        accounts[user.strip()] = password
+        accounts[user] = password
     if not accounts:
         raise UserError(f"There is no account: nobody could log in. {HOW}")
     return list(accounts.items())

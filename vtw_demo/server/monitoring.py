@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -33,17 +34,13 @@ class Monitoring:
         self._turns = Counter(
             "vtw_runs", "Turns at the model that ended, and how.", ("kind", "outcome"), registry=registry
         )
-        self._seconds = Histogram(
-            "vtw_run_seconds", "How long a turn had the model.", ("kind",), buckets=BUCKETS, registry=registry
-        )
-        self._waited = Histogram(
-            "vtw_wait_seconds", "How long a turn waited for it.", ("kind",), buckets=BUCKETS, registry=registry
-        )
+        seconds = partial(Histogram, labelnames=("kind",), buckets=BUCKETS, registry=registry)
+        self._seconds = seconds("vtw_run_seconds", "How long a turn had the model.")
+        self._waited = seconds("vtw_wait_seconds", "How long a turn waited for it.")
         self._errors = Counter("vtw_errors", "Requests that went wrong, by kind.", ("kind",), registry=registry)
         self._model = Gauge("vtw_model", "The model that is loaded, at 1.", ("model", "precision"), registry=registry)
 
     def loaded(self, model: str, precision: str) -> None:
-        """A model answers from now on."""
         self._model.clear()
         self._model.labels(model, precision).set(1)
         logger.info("the model is %s, %s", model, precision)
@@ -59,7 +56,6 @@ class Monitoring:
         logger.info("%s: %s after %.2f s, having waited %.2f s", kind, outcome, seconds, waited_seconds)
 
     def asked(self, question: str, layer: int) -> None:
-        """A comparison begins."""
         if self.log_questions:
             logger.info("asked at K = %d: %r", layer, question)
 

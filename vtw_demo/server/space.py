@@ -54,7 +54,7 @@ class Checkout:
 
 
 def check_space(folder: Path) -> Checkout:
-    """Look at a checkout as it lies there; nothing is sent, and no network is used."""
+    """Look at a checkout as it lies there; no network is used."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {str(folder)!r}.")
     has_history = (folder / ".git").exists()

@@ -35,7 +35,6 @@ class PageTab:
         """The components that steps on the model may give new values."""
 
     def shows(self, component: Component) -> Component:
-        """`component`, as one of those."""
         self.shown.append(component)
         return component
 
@@ -106,7 +105,6 @@ class PlottedTab(PageTab):
             page.in_browser(self.buttons["png"].click, asset("plot_png.js").replace("NAME", self.name))
 
     def _open(self, session: Session) -> Any:
-        """The tab is in view: say in place of its sentence that it is being measured, unless it is drawn."""
         session.open_tab = self.name
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
@@ -143,12 +141,10 @@ class PlottedTab(PageTab):
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
-        """Something else of it is to be shown."""
         session.open_tab = self.name
         session.plots.pop(self.name, None)
         yield from self.page.draw(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
-        """`plot`, which is drawn."""
         session.plots[self.name] = plot
         return {self.reading: reading_line(plot.reading), self.drawn: plot.html if plot.figure is None else plot.figure}
