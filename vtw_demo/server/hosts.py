@@ -62,17 +62,18 @@ def leased(
     prefills: int,
     new_tokens: int = 0,
 ) -> Callable[Arguments, Iterator[Event]]:
-    """`function` of `vlm`; on ZeroGPU, within a lease for so many passes over a prompt and so many tokens decoded one
-    by one.
+    """`function` of `vlm`; on ZeroGPU, within a lease for so many passes over a prompt and tokens decoded one by one.
 
-    `function` is pickled by its name; it gets prompts with their inputs on the device, and a `stop` that is given by
-    name is seen there at once. The lease begins when the first event is asked for, in the context of the visitor's
-    request, whose quota it is on; closing the iterator ends it within an event. Raises UserError for what was refused
-    there, where no GPU is lent, and for what is longer than a lease can be; MemoryError and RuntimeError for the rest.
+    `function` gets prompts with their inputs on the device, and sees a `stop` that is given by name at once. The lease
+    begins when the first event is asked for, in the context of the visitor's request, whose quota it is on; closing the
+    iterator ends it within an event. Raises UserError for what is refused, MemoryError and RuntimeError for the rest.
     """
     if not on_zero_gpu():
         return partial(function, vlm)
-    index = _index(vlm)
+    indices = [index for index, (placed, _) in enumerate(_placed) if placed is vlm]
+    if not indices:
+        raise UserError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
+    index = indices[0]
     seconds = _lease_seconds(vlm.layers, _placed[index][1], prefills, new_tokens)
 
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> Iterator[Event]:
@@ -107,17 +108,9 @@ def _measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, p
     yield measure(vlm, prompt, comparison, part)
 
 
-def _index(vlm: VisionLanguageModel) -> int:
-    for index, (placed, _) in enumerate(_placed):
-        if placed is vlm:
-            return index
-    raise UserError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
-
-
 def _lease_seconds(layers: int, memory_bytes: int, prefills: int, new_tokens: int) -> int:
-    starting = START_SECONDS + memory_bytes / BYTES_PER_SECOND
     working = layers * (prefills * SECONDS_PER_PREFILL_LAYER + new_tokens * SECONDS_PER_TOKEN_LAYER)
-    seconds = math.ceil(starting + working)
+    seconds = math.ceil(START_SECONDS + memory_bytes / BYTES_PER_SECOND + working)
     if seconds > LONGEST_LEASE:
         raise UserError(
             f"This could take {seconds} s, and a GPU is lent for {LONGEST_LEASE} s at most: ask for less at once."
@@ -170,7 +163,7 @@ class _Raised:
 def _work(
     seconds: int, index: int, function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], options: dict
 ) -> Iterator[Any]:
-    """In the worker: the events of `function`."""
+    """What the worker does."""
     try:
         vlm, _ = _placed[index]
         here = [value.to(vlm.device) if isinstance(value, Prompt) else value for value in arguments]

@@ -32,12 +32,7 @@ class Query:
 
     @classmethod
     def read(
-        cls,
-        picture_file: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        sampling: FrameSampling | None = None,
+        cls, picture_file: Any, question: Any, layer: Any, max_new_tokens: Any, sampling: FrameSampling | None = None
     ) -> Query:
         """From what the browser or an API client sent, for a model with this `sampling` of clips."""
         text = read_question(question)
@@ -47,7 +42,10 @@ class Query:
             )
         layer = whole_number("withdrawal layer", layer)
         max_new_tokens = whole_number("number of new tokens", max_new_tokens)
-        path = _path(picture_file)
+        # Of a file that Gradio has stored: a mapping with its `path`.
+        path = picture_file.get("path") if isinstance(picture_file, dict) else None
+        if not isinstance(path, str) or not path:
+            raise UserError("There is no picture: upload one, paste one, or choose an example.")
         try:
             if clip := find_clip(path, sampling):
                 return cls(clip, text, layer, max_new_tokens)
@@ -70,14 +68,6 @@ class Query:
         return seen, self.question, self.max_new_tokens
 
 
-def _path(file: Any) -> str:
-    """Of a file that Gradio has stored: a mapping with its `path`."""
-    path = file.get("path") if isinstance(file, dict) else None
-    if not isinstance(path, str) or not path:
-        raise UserError("There is no picture: upload one, paste one, or choose an example.")
-    return path
-
-
 def whole_number(name: str, value: Any) -> int:
     # JSON knows no whole numbers: 7.0 is one.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -96,7 +86,6 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
 
 
 def read_threshold(value: Any) -> float:
-    """A threshold of KL divergence."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise UserError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
     return float(value)

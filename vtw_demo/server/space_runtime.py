@@ -10,11 +10,10 @@ EVERYWHERE = "0.0.0.0"
 
 
 def on_space() -> bool:
-    """Whether this process is a Space's."""
     return bool(os.environ.get("SPACE_ID"))
 
 
-def host() -> str | None:
+def space_host() -> str | None:
     """The address to listen on as a Space, whose visitors come from outside its container; None elsewhere."""
     return os.environ.get("GRADIO_SERVER_NAME") or EVERYWHERE if on_space() else None
 
