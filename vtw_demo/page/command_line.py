@@ -19,9 +19,9 @@ from vtw_demo.page.build import build_page
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
+from vtw_demo.server.hosts import on_space, space_host, use_own_cores
 from vtw_demo.server.monitoring import Monitoring, OneLine
 from vtw_demo.server.queue import PLACES
-from vtw_demo.server.space_runtime import on_space, space_host, use_own_cores
 from vtw_demo.server.switching import Switching
 from vtw_demo.server.uploads import own_upload_folder
 

@@ -2,6 +2,7 @@
 
 The worker is forked from this process, so that it has the models that were placed before the first lease, and is used
 again. Arguments, events and results are pickled. Off ZeroGPU nothing is leased, and its package `spaces` isn't needed.
+A Space says in environment variables where it listens and what it may use.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import logging
 import math
 import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import gradio as gr
+import torch
 
 from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, measure
 from vtw_demo.comparison.compare import Comparison
@@ -37,6 +40,8 @@ START_SECONDS = 5.0
 BYTES_PER_SECOND = 2e9
 SECONDS_PER_PREFILL_LAYER = 0.02
 SECONDS_PER_TOKEN_LAYER = 0.0015
+# Where a Space listens: its visitors come from outside its container.
+EVERYWHERE = "0.0.0.0"
 # How soon a worker sees a stop.
 STOP_SECONDS = 0.05
 # What stands here for what was raised there, by the kind of fault.
@@ -182,3 +187,19 @@ if on_zero_gpu():
     # One function for all that needs the device: each has workers of its own, with weights of their own. `spaces` must
     # see it before the page is served, and be imported before anything asks for CUDA.
     _lease = spaces.GPU(_work, duration=lambda seconds, *_: seconds)
+
+
+def on_space() -> bool:
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def space_host() -> str | None:
+    """The address to listen on as a Space, whose visitors come from outside its container; None elsewhere."""
+    return os.environ.get("GRADIO_SERVER_NAME") or EVERYWHERE if on_space() else None
+
+
+def use_own_cores() -> None:
+    """Let torch compute in as many threads as the Space has processors, not its machine; nothing elsewhere."""
+    cores = os.environ.get("CPU_CORES", "")
+    if on_space() and cores.isdecimal() and int(cores):
+        torch.set_num_threads(min(int(cores), torch.get_num_threads()))
