@@ -7,7 +7,6 @@ from functools import partial
 
 import gradio as gr
 
-from vtw_demo.page.downloads import take_whole
 from vtw_demo.page.html import token_strip
 from vtw_demo.page.page import Shown
 from vtw_demo.page.session import Session
@@ -62,4 +61,4 @@ class AttentionMapTab(AttentionTab):
         """All layers' maps on one sheet."""
         view = session.view(self.page.engine.calibration)
         make = partial(maps_png, view=view)
-        yield from take_whole(self.page, session, f"{self.name}.png", "image/png", make, parts(view))
+        yield from self.take(session, f"{self.name}.png", "image/png", make, parts(view))
