@@ -1,5 +1,7 @@
-"""A tab: its components are made with it, `connect` binds their events. Files that are taken away are made when they are
-asked for and handed to the browser: none of them stays on the server."""
+"""A tab: its components are made with it, `connect` binds their events.
+
+Files that are taken away are made when they are asked for and handed to the browser: none of them stays on the server.
+"""
 
 from __future__ import annotations
 
