@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
 from vtw_demo.plots.style import SEGMENT_COLOURS, layer_ticks, mark_layer, styled
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Plot, Tab, View
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
 
@@ -96,15 +95,13 @@ def _layers(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    masses, query = (analysis.of("attention", "full"), analysis.of("attention", "withdrawn")), view.attention_query
-    return Plot(
-        "attention",
-        "Where attention goes",
-        attention_reading(*masses, query),
-        partial(attention_table, *masses, query),
-        attention_figure(*masses, query),
-    )
-
-
-TAB = Tab("attention", "Attention", lambda view: (Part("attention", "full"), Part("attention", "withdrawn")), _plot)
+TAB = Tab(
+    "attention",
+    "Attention",
+    "Where attention goes",
+    attention_figure,
+    attention_reading,
+    attention_table,
+    lambda view: (Part("attention", "full"), Part("attention", "withdrawn")),
+    lambda analysis, view: (view.attention_query,),
+)

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     print(calibration.sentence())
     folder = options.out or store.folder
     folder.mkdir(parents=True, exist_ok=True)
-    figure = divergence_figure(calibration, None)
+    figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
         "calibration.html": figure.to_html(include_plotlyjs=True).encode(),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.style import K_LINE, layer_ticks, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
@@ -21,7 +20,7 @@ FLOOR = 1e-6
 CURVE_COLOUR, QUERY_COLOUR, FLOPS_COLOUR = "#0072B2", "#CC79A7", "#009E73"
 
 
-def divergence_figure(calibration: Calibration | None, query: QuerySweep | None) -> go.Figure:
+def divergence_figure(query: QuerySweep | None, calibration: Calibration | None) -> go.Figure:
     """KL divergence by K on a logarithmic axis, with what is known of it; the share of FLOPs left on a second axis."""
     figure = go.Figure()
     layers: Sequence[int] = ()
@@ -100,7 +99,7 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
     return styled(figure, height=380, legend_y=-0.2, margin_r=64)
 
 
-def divergence_reading(calibration: Calibration | None, query: QuerySweep | None) -> str:
+def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
     """The figure in words: what the calibration chose, and whether this question needs more layers or fewer."""
     if calibration is None:
         said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
@@ -123,7 +122,7 @@ def divergence_reading(calibration: Calibration | None, query: QuerySweep | None
     return f"{said} This question first meets it at K = {needed}: it needs {count(difference, 'layer')} {more}."
 
 
-def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Table:
+def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
     """A row for each K: of this question, and of the calibration where there is one."""
     columns = ["K", "KL of this question (nats)", "prefill FLOPs left (%)", "KV cache left (%)"]
     left = [
@@ -146,15 +145,13 @@ def exponent(kl: float) -> float:
     return math.log10(max(FLOOR, kl))
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    parts = view.calibration, analysis.of("sweep")
-    return Plot(
-        "choose-k",
-        "How far withdrawal at each K moves the next token",
-        divergence_reading(*parts),
-        partial(divergence_table, *parts),
-        divergence_figure(*parts),
-    )
-
-
-TAB = Tab("choose-k", "Choose K", lambda view: (Part("sweep"),), _plot)
+TAB = Tab(
+    "choose-k",
+    "Choose K",
+    "How far withdrawal at each K moves the next token",
+    divergence_figure,
+    divergence_reading,
+    divergence_table,
+    lambda view: (Part("sweep"),),
+    lambda analysis, view: (view.calibration,),
+)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
-from vtw_demo.plots.tab import Plot, Tab
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 
@@ -70,15 +69,12 @@ def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
     return Table(columns, tuple(rows))
 
 
-def answers_plot(full: Run, answers: Sequence[LayerAnswer]) -> Plot:
-    """Of the answers at every K of a range."""
-    return Plot(
-        TAB.name,
-        "What an answer costs at each K",
-        stable_sentence(full, answers),
-        partial(answer_times_table, full, answers),
-        answer_times_figure(full, answers),
-    )
-
-
-TAB = Tab("every-k", "Every K")
+TAB = Tab(
+    "every-k",
+    "Every K",
+    "What an answer costs at each K",
+    answer_times_figure,
+    stable_sentence,
+    answer_times_table,
+    is_of_comparison=False,
+)

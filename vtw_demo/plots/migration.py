@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count, percent
 from vtw_demo.measurements.logit_lens import Migration, Rows
 from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 
 # As many as have room below each other.
@@ -160,15 +159,12 @@ def _shown(token: str) -> str:
     return token.strip() or "␣"
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    migration = analysis.of("migration")
-    return Plot(
-        "migration",
-        "How the picture's content moves into the text",
-        migration_reading(migration),
-        partial(migration_table, migration),
-        migration_figure(migration),
-    )
-
-
-TAB = Tab("migration", "Migration", lambda view: (Part("migration"),), _plot)
+TAB = Tab(
+    "migration",
+    "Migration",
+    "How the picture's content moves into the text",
+    migration_figure,
+    migration_reading,
+    migration_table,
+    lambda view: (Part("migration"),),
+)

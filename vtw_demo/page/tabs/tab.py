@@ -144,7 +144,7 @@ class PlottedTab(PageTab):
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
-        return session.analysis is not None and self.tab.plot is not None and self.name not in session.plots
+        return session.analysis is not None and self.tab.is_of_comparison and self.name not in session.plots
 
     def _take(self, session: Session, kind: str) -> Iterator[Shown]:
         if self.name not in session.plots:
@@ -172,7 +172,6 @@ class PlottedTab(PageTab):
             yield {**self.show(session, plot), **self.show_controls(session)}
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
-        assert self.tab.plot is not None
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
@@ -182,4 +181,4 @@ class PlottedTab(PageTab):
 
     def show(self, session: Session, plot: Plot) -> Shown:
         session.plots[self.name] = plot
-        return {self.reading: reading_line(plot.reading), self.drawn: plot.html if plot.figure is None else plot.figure}
+        return {self.reading: reading_line(plot.reading), self.drawn: plot.drawing}
