@@ -127,18 +127,30 @@ def make_comparison():
 @pytest.fixture
 def tiny(monkeypatch):
     """The name of a shape that is measured in no time."""
-    from transformers import CLIPVisionConfig, LlavaConfig
-
     from vtw_demo.benchmark import shapes
 
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=2
-    )
-
-    def config():
-        text = shapes._llama(64, 64, 4, 2)
-        return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32_000, vision_feature_layer=-1)
-
-    shape = shapes.Shape(config, 16, lambda: {"pixel_values": torch.randn(1, 3, 8, 8)})
+    architecture = {
+        "model_type": "llava",
+        "image_token_index": 32_000,
+        "vision_feature_layer": -1,
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "image_size": 8,
+            "patch_size": 2,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "vocab_size": 32_064,
+        },
+    }
+    shape = shapes.Shape(architecture, 16, {"pixel_values": [1, 3, 8, 8]})
     monkeypatch.setitem(shapes.SHAPES, "small", shape)
     return "small"

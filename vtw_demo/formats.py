@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 MISSING = "–"
 
 
@@ -22,6 +24,11 @@ def amount(value: float, unit: str) -> str:
                 else f"{value / factor:,.0f} {prefix}{unit}"
             )
     return f"{value:.0f} {unit}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(heads)}", *lines[1:]])
 
 
 def percent(share: float) -> str:

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import kl_div
 
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, Measurement, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore, Measurement, calibrate
 from vtw_demo.comparison.samples import Sample
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.files import write_whole
@@ -134,7 +133,7 @@ def test_a_stopped_calibration_goes_on_where_it_was(vlm, samples, tmp_path, monk
         events.append(event)
         stop.set()
     assert [type(event) for event in events] == [CalibrationProgress]
-    assert stored_calibration(store) is None
+    assert store.result() is None
     measured = []
     monkeypatch.setattr(
         "vtw_demo.comparison.calibration.sweep", lambda model, inputs: measured.append(1) or sweep(model, inputs)
@@ -142,7 +141,7 @@ def test_a_stopped_calibration_goes_on_where_it_was(vlm, samples, tmp_path, monk
     *_, result = calibrate(vlm, samples, store=store)
     assert len(measured) == 2
     assert result.measurements[0] == events[0].so_far.measurements[0]
-    assert stored_calibration(CalibrationStore.of(vlm, tmp_path)) == result
+    assert CalibrationStore.of(vlm, tmp_path).result() == result
     # Another threshold needs no measurement at all.
     *_, stricter = calibrate(vlm, samples, threshold=1e-9, store=store)
     assert len(measured) == 2
@@ -151,11 +150,14 @@ def test_a_stopped_calibration_goes_on_where_it_was(vlm, samples, tmp_path, monk
 
 def test_a_killed_writer_loses_at_most_its_line(vlm, samples, tmp_path):
     store = CalibrationStore(tmp_path / "store")
-    store.keep_measurement("first", (0.1, 0.2), (0.5, 0.6))
+    store.keep_measurement("first", Measurement((0.1, 0.2), (0.5, 0.6)))
     file = next(store.folder.iterdir())
     file.write_text(file.read_text() + '\n{"sample": "cut", "kl": [0.')
-    store.keep_measurement("second", (0.3, 0.4), None)
-    assert store.measurements(2) == {"first": ((0.1, 0.2), (0.5, 0.6)), "second": ((0.3, 0.4), None)}
+    store.keep_measurement("second", Measurement((0.3, 0.4), None))
+    assert store.measurements(2) == {
+        "first": Measurement((0.1, 0.2), (0.5, 0.6)),
+        "second": Measurement((0.3, 0.4), None),
+    }
     assert store.measurements(3) == {}
 
 
@@ -166,7 +168,7 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
     store = CalibrationStore(tmp_path)
     (tmp_path / "calibration.json").write_text("{")
-    assert stored_calibration(store) is None
+    assert store.result() is None
 
 
 def test_stores_of_other_models_quantizations_and_revisions_are_others(vlm, tmp_path):

@@ -20,8 +20,7 @@ from gradio_client import handle_file
 from tests.serving import free_port
 from vtw_demo.__main__ import main
 from vtw_demo.benchmark.visitors import FailedError, QueueFullError, Request, call_on_page, compare, connect
-from vtw_demo.comparison.calibration import calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore, calibrate
 from vtw_demo.comparison.samples import read_samples
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.files import write_whole
@@ -139,14 +138,14 @@ def store_in(cache, vlm):
 def check_kept(store, uninterrupted):
     """Whatever is read of the store is what an uninterrupted calibration measures; the result is how many samples."""
     kept = store.measurements(11)
-    for sample, (kl, _) in kept.items():
-        assert kl == pytest.approx(uninterrupted[sample].kl, rel=1e-3, abs=1e-5)
+    for sample, measurement in kept.items():
+        assert measurement.kl == pytest.approx(uninterrupted[sample].kl, rel=1e-3, abs=1e-5)
     return len(kept)
 
 
 def check_finished(store, uninterrupted):
     assert check_kept(store, uninterrupted) == SAMPLES
-    result = stored_calibration(store)
+    result = store.result()
     for measurement, expected in zip(result.measurements, uninterrupted.values(), strict=True):
         assert measurement.kl == pytest.approx(expected.kl, rel=1e-3, abs=1e-5)
 
@@ -162,7 +161,7 @@ def test_a_calibration_killed_while_it_writes_goes_on(vlm, data, uninterrupted, 
     ):
         killed(what, name, nth, *command, cache=tmp_path)
         assert check_kept(store, uninterrupted) == left, (what, name)
-        assert stored_calibration(store) is None
+        assert store.result() is None
     lines = (store.folder / "measurements.jsonl").read_text().count('"sample"')
     with running("-m", "vtw_demo", *command, XDG_CACHE_HOME=tmp_path) as process:
         output = process.stdout.read().decode()
@@ -278,7 +277,7 @@ def test_a_calibration_without_any_room_is_whole_all_the_same(vlm, data, uninter
     *_, calibration = calibrate(vlm, samples, store=store)
     assert len(calibration.measurements) == SAMPLES
     assert "No space left on device" in store.problem
-    assert stored_calibration(store) is None
+    assert store.result() is None
     (small_disk / "filler").unlink()
     *_, again = calibrate(vlm, samples, store=store)
     assert again.mean == pytest.approx(calibration.mean, rel=1e-3, abs=1e-5)

@@ -1,4 +1,3 @@
-import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -7,7 +6,7 @@ import torch
 
 from tests.families import LAYERS, build
 from vtw_demo.comparison import timing
-from vtw_demo.comparison.layer_times import measure_layer_times
+from vtw_demo.comparison.repeated_timing import measure_layer_times
 from vtw_demo.withdrawal import token_pruning
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -105,22 +104,6 @@ def test_the_median_of_the_rounds_is_taken_and_the_first_one_left_out(model, inp
     assert times.full == times.withdrawn == (1000.0,) * LAYERS
 
 
-def test_stop_ends_it_between_passes(model, inputs):
-    before, stop, passes = hooks(model), threading.Event(), []
-
-    def count(*_):
-        passes.append(1)
-        if len(passes) == 3:
-            stop.set()
-
-    with hooked(model, count):
-        assert measure_layer_times(model, inputs, LAYER, rounds=5, stop=stop) is None
-        assert len(passes) == 3
-        assert measure_layer_times(model, inputs, LAYER, stop=stop) is None
-        assert len(passes) == 3
-    assert hooks(model) == before
-
-
 def test_an_exception_inside_a_layer_leaves_no_hook(model, inputs):
     before = hooks(model)
 
@@ -134,9 +117,9 @@ def test_an_exception_inside_a_layer_leaves_no_hook(model, inputs):
         pass
 
 
-@pytest.mark.parametrize("rounds", [0, -1, True, 1.5])
+@pytest.mark.parametrize("rounds", [0, -1])
 def test_numbers_of_rounds_that_are_none(model, inputs, rounds):
-    with pytest.raises(ValueError, match=rf"(this is|needed;) {rounds}"):
+    with pytest.raises(ValueError, match=f"needed; {rounds}"):
         measure_layer_times(model, inputs, LAYER, rounds=rounds)
 
 

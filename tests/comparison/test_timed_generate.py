@@ -8,7 +8,7 @@ import torch
 
 from vtw_demo.benchmark.shapes import random_inputs, random_model
 from vtw_demo.comparison.timed_generate import timed_generate
-from vtw_demo.measurements.flops import kv_cache_bytes
+from vtw_demo.measurements.flops import kv_cache_bytes_by_layer
 from vtw_demo.withdrawal.withdraw import withdraw
 
 
@@ -22,7 +22,9 @@ def test_stages_add_up_and_the_cache_is_measured(prompt):
     model, inputs = prompt
     for layer in (1, 2, 4):
         cost = timed_generate(model.generate, model, inputs, withdraw(model, layer), max_new_tokens=5)
-        assert cost.kv_cache_bytes == kv_cache_bytes(model.config, 22, 16, layer, decoded_tokens=4, bytes_per_element=4)
+        assert cost.kv_cache_bytes == sum(
+            kv_cache_bytes_by_layer(model.config, 22, 16, layer, decoded_tokens=4, bytes_per_element=4)
+        )
         assert cost.total_ms == pytest.approx(cost.encode_ms + cost.prefill_ms + 4 * cost.decode_ms_per_token)
     assert not any(module._forward_pre_hooks for module in model.modules())
 

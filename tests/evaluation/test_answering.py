@@ -3,27 +3,22 @@
 import pytest
 import torch
 
+from tests.families import OPTIONS, PROMPTS, build
 from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
-from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
-from vtw_demo.evaluation.data import (
-    easy_vqa_test,
-    fresh_scenes,
-    otherwise_drawn,
-    rephrased_questions,
-    scene_descriptions,
-    unknown_photos,
-)
+from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes, shared_encoding
+from vtw_demo.evaluation.data import BUILT_IN, easy_vqa_test, unknown_photos
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant, fastv_dropped, fastv_share, obstacle
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = (2, 6, 9, 11)
+FAMILIES = ("llava", "llava_next", "paligemma", "gemma3", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "mistral3")
 
 
 @pytest.fixture(scope="module")
 def samples():
-    return fresh_scenes(5).samples + scene_descriptions(1, objects=2).samples
+    return BUILT_IN["scenes"](5, 0).samples + BUILT_IN["descriptions"](1, 0).samples
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +96,10 @@ def test_fastv_cant_save_as_much_as_withdrawal_at_1(vlm):
 
 
 def test_built_in_data():
-    scenes = fresh_scenes(40, objects=6)
-    assert [s.question for s in fresh_scenes(20).samples] == [s.question for s in scenes.samples[:20]]
-    assert [s.question for s in fresh_scenes(20, seed=1).samples] != [s.question for s in scenes.samples[:20]]
+    fresh_scenes = BUILT_IN["scenes"]
+    scenes = fresh_scenes(40, 0)
+    assert [s.question for s in fresh_scenes(20, 0).samples] == [s.question for s in scenes.samples[:20]]
+    assert [s.question for s in fresh_scenes(20, 1).samples] != [s.question for s in scenes.samples[:20]]
     assert len({sample.kind for sample in scenes.samples}) > 5
     easy = easy_vqa_test()
     assert len(easy.samples) == 9673
@@ -114,7 +110,7 @@ def test_built_in_data():
 
 
 def test_questions_in_other_words_are_of_the_tested_phrasings():
-    asked = [sample.question for sample in rephrased_questions(60).samples]
+    asked = [sample.question for sample in BUILT_IN["rephrased"](60, 0).samples]
 
     def fits(question: str, variants: dict[str, tuple[str, ...]]) -> bool:
         return any(
@@ -125,11 +121,11 @@ def test_questions_in_other_words_are_of_the_tested_phrasings():
         )
 
     assert all(fits(question, TESTED) for question in asked)
-    assert [sample.question for sample in rephrased_questions(30).samples] == asked[:30]
+    assert [sample.question for sample in BUILT_IN["rephrased"](30, 0).samples] == asked[:30]
 
 
 def test_pictures_drawn_otherwise_have_many_sizes_and_are_the_same_each_time():
-    samples = otherwise_drawn(12).samples
+    samples = BUILT_IN["drawn-otherwise"](12, 0).samples
     sizes = {sample.open().size for sample in samples}
     assert len(sizes) > 8
     assert any(width != height for width, height in sizes)
@@ -143,3 +139,33 @@ def test_photos_are_parts_of_those_that_training_never_saw():
     assert {sample.references for sample in data.samples} == {(MODEST_ANSWER,)}
     assert len({sample.open().tobytes() for sample in data.samples}) == len(data.samples)
     assert all(sample.open().tobytes() == sample.open().tobytes() for sample in data.samples)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_answers_are_the_same_where_encoding_is_shared(name):
+    tiny = build(name)
+    inputs = tiny.prompt(*PROMPTS["several images"])
+    expected = tiny.model.generate(**inputs, **OPTIONS)
+    with shared_encoding(tiny.model):
+        for _ in range(2):
+            out = tiny.model.generate(**inputs, **OPTIONS)
+            torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits))
+    assert "get_image_features" not in vars(tiny.model.model)
+
+
+def test_each_picture_is_encoded_once():
+    tiny, seen = build("llava"), []
+    inputs = tiny.prompt([1, "image", 2], [3, "image", 4])
+    inputs["pixel_values"] = inputs["pixel_values"][[0, 0]]
+    tower = tiny.model.model.vision_tower
+    handle = tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    try:
+        with torch.no_grad(), shared_encoding(tiny.model):
+            first = tiny.model(**inputs).logits
+            assert torch.equal(tiny.model(**inputs).logits, first)
+            tiny.model(
+                **{**inputs, "pixel_values": inputs["pixel_values"] + torch.tensor([0.0, 1.0])[:, None, None, None]}
+            )
+    finally:
+        handle.remove()
+    assert seen == [1, 1]

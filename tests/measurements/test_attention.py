@@ -376,3 +376,9 @@ def test_result_is_immutable_plain_data():
         "answer_mean": [list(TEXT_ONLY), list(HALVES)],
     }
     assert tuple(Segment) == SEGMENTS
+
+
+def test_keys_that_are_not_known_are_refused(model, monkeypatch):
+    monkeypatch.setattr("vtw_demo.measurements.attention.keep_tokens", lambda *_: None)
+    with pytest.raises(RuntimeError, match="attended to 4 positions where 8 were expected"):
+        measure_attention(model, prompt(1, 2, "image", 3, 4), layer=2)

@@ -20,7 +20,6 @@ from vtw_demo.measurements.flops import (
     PrefillFlops,
     cache_left,
     flops_left,
-    kv_cache_bytes,
     kv_cache_bytes_by_layer,
     prefill_flops,
     prefill_flops_by_layer,
@@ -143,6 +142,10 @@ TEXT_CONFIGS: dict[str, hf.PreTrainedConfig] = {
 
 
 @functools.cache
+def kv_cache_bytes(*arguments, **options):
+    return sum(kv_cache_bytes_by_layer(*arguments, **options))
+
+
 def llava(name: str) -> hf.PreTrainedModel:
     vision = hf.CLIPVisionConfig(
         hidden_size=8,

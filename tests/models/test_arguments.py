@@ -5,7 +5,7 @@ import pytest
 from tests import saved_models
 from vtw_demo.__main__ import main
 from vtw_demo.models.arguments import add_model_arguments, chosen_model, load_model
-from vtw_demo.models.registry import ModelChoice
+from vtw_demo.models.loading import ModelChoice
 from vtw_demo.page.command_line import build_parser
 
 VARIABLES = {

@@ -11,7 +11,7 @@ from tests import saved_models
 from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
 from vtw_demo import load
 from vtw_demo.models.hub import in_cache, reachable
-from vtw_demo.models.loading import check_model
+from vtw_demo.models.loading import ModelChoice, check_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def test_a_model_is_downloaded_once_and_then_needs_no_network(models, hub):
         hub(address)
         assert not in_cache("some/llava")
         assert reachable("some/llava")
-        missing = check_model("some/llava", device="cpu").files.missing_bytes
+        missing = check_model(ModelChoice("some/llava", device="cpu")).files.missing_bytes
         wanted = [path for path in models["some/llava"].iterdir() if path.suffix not in (".py", ".bin")]
         assert missing == sum(path.stat().st_size for path in wanted if path.name != "config.json")
         assert load("some/llava", device="cpu", on_progress=said.append).revision == COMMIT

@@ -19,7 +19,7 @@ from vtw_demo import load, sweep, withdraw
 from vtw_demo.__main__ import main
 from vtw_demo.comparison.compare import compare
 from vtw_demo.measurements.attention import measure_attention
-from vtw_demo.models.loading import LoadProgress, check_model
+from vtw_demo.models.loading import LoadProgress, ModelChoice, check_model
 from vtw_demo.models.question import control_tokens
 from vtw_demo.models.video import Clip, read_clip
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -83,8 +83,8 @@ def test_the_decoder_is_quantized_and_nothing_else(name, vlm):
 
 
 def test_the_memory_that_is_foreseen_is_what_it_takes(folder, vlm):
-    outlook = check_model(str(folder), "4bit", "cpu")
-    foreseen = outlook.architecture.weight_bytes("4bit", False, vlm.model.dtype)
+    outlook = check_model(ModelChoice(str(folder), "4bit", "cpu"))
+    foreseen = outlook.architecture.weight_bytes("4bit", vlm.model.dtype)
     assert foreseen == pytest.approx(vlm.memory_bytes, rel=0.03)
     assert outlook.architecture.layers == vlm.layers == 4
 
@@ -332,16 +332,16 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(llava, tmp_path, make, said
 
 
 def test_too_little_memory_is_known_before_anything_is_loaded(llava, monkeypatch):
-    whole = check_model(str(llava), device="cpu")
-    smaller = check_model(str(llava), "4bit", "cpu").needed_bytes
+    choice, in_four_bits = ModelChoice(str(llava), device="cpu"), ModelChoice(str(llava), "4bit", "cpu")
+    whole, smaller = check_model(choice), check_model(in_four_bits).needed_bytes
     monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: whole.needed_bytes - 1)
     with pytest.raises(ValueError, match=r"needs about .* GB of memory on cpu, and .* choose quantization 8bit"):
-        check_model(str(llava), device="cpu")
-    check_model(str(llava), "4bit", "cpu")
-    check_model(str(llava), device="cpu", reclaimable=1)
+        check_model(choice)
+    check_model(in_four_bits)
+    check_model(choice, reclaimable=1)
     monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: smaller - 1)
     with pytest.raises(ValueError, match="choose a smaller model"):
-        check_model(str(llava), "4bit", "cpu")
+        check_model(in_four_bits)
 
 
 def test_code_that_comes_with_a_model_is_not_run(llava, tmp_path):

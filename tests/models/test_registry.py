@@ -8,12 +8,12 @@ from tests.hub_server import NOBODY, ask_hub, hub_server
 from vtw_demo.__main__ import main
 from vtw_demo.models import command
 from vtw_demo.models.hub import fetch, find_files
+from vtw_demo.models.loading import ModelChoice
 from vtw_demo.models.quantization import describe
 from vtw_demo.models.registry import (
     DEFAULT_MODEL,
     EMBEDDED_LAYER,
     KNOWN_MODELS,
-    ModelChoice,
     StartingLayer,
     choose_model,
     find_known_model,
@@ -37,7 +37,7 @@ def test_what_is_said_of_a_model_is_what_its_configuration_makes(model):
     architecture = describe(CONFIGS[model.name]())
     assert architecture.parameters == model.parameters
     assert architecture.layers == model.layers
-    weights = architecture.weight_bytes("4bit", False, torch.bfloat16)
+    weights = architecture.weight_bytes("4bit", torch.bfloat16)
     assert weights == pytest.approx(model.memory_4bit, abs=1e6)
 
 
@@ -76,6 +76,7 @@ def test_the_command_prints_a_row_for_each(capsys):
     rows = printed.splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [model.name for model in KNOWN_MODELS]
     assert {row.count("|") for row in printed.splitlines()} == {10}
+    assert "| LLaVA-1.5 7B | `llava-hf/llava-1.5-7b-hf` | 7.06 B | 4.5 GB | 32 | 576 |  | 15 | authors' code |" in rows
 
 
 EMBEDDED_INSTEAD = f"Running the embedded model, not {DEFAULT_MODEL}: "
@@ -152,9 +153,6 @@ def test_out_of_reach_or_refused_it_is_the_embedded_model(gpu, monkeypatch, tmp_
 def test_what_is_asked_for_is_what_runs():
     choice = choose_model("a/b", "4bit", "cpu", "main", True)
     assert choice == ModelChoice("a/b", "4bit", "cpu", "main", True)
-    assert choice.arguments() == {
-        "name": "a/b", "quantization": "4bit", "device": "cpu", "revision": "main", "quantize_all": True,
-    }  # fmt: skip
     assert choice.without("It can't be had.") is None
     assert choose_model("a/b", "none").quantization is None
     # What is asked for beside the name holds for the embedded model, too.

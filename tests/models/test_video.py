@@ -1,7 +1,6 @@
 import io
 import struct
 import wave
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -218,19 +217,6 @@ def test_a_clip_is_blanked_and_laid_out_frame_by_frame():
     assert [sheet.getpixel((4 * (number % 4), 3 * (number // 4)))[0] for number in range(6)] == list(range(6))
     assert contact_sheet(frames[0]) is frames[0]
     assert like(frames[0], (9, 9, 9)).size == (4, 3)
-
-
-def test_checks_itself():
-    frames, good = (Image.new("RGB", (4, 4)),) * 2, Clip((Image.new("RGB", (4, 4)),) * 2, (0.0, 1.0), 2.0)
-    for change in (
-        {"frames": ()},
-        {"frames": (frames[0], Image.new("RGB", (5, 4)))},
-        {"times": (1.0, 0.0)},
-        {"times": (0.0, 3.0)},
-        {"times": (0.0,)},
-    ):
-        with pytest.raises(ValueError, match=r"clip|Times"):
-            replace(good, **change)
 
 
 def golden_frames():

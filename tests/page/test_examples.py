@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from vtw_demo.page.examples import Restored, load_examples, random_example, restore
+from vtw_demo.page.examples import Restored, load_examples, restore, scene_example
 from vtw_demo.server.query import LONGEST_QUESTION
 
 EXAMPLES = load_examples()
@@ -19,12 +19,10 @@ def test_every_example_can_be_shown_and_asked():
 
 
 def test_a_random_scene_comes_with_questions_that_fit_it():
-    first, questions = random_example(1)
-    again, same_questions = random_example(1)
-    other, _ = random_example(2)
-    assert first.tobytes() == again.tobytes() != other.tobytes()
-    assert questions == same_questions
-    assert len(questions) >= 5
+    first, again, other = scene_example(1), scene_example(1), scene_example(2)
+    assert first.picture.tobytes() == again.picture.tobytes() != other.picture.tobytes()
+    assert first.suggestions == again.suggestions
+    assert len(first.suggestions) >= 5
 
 
 def read(**parameters):
@@ -41,10 +39,10 @@ def test_an_example_comes_back_with_its_question_and_layer():
 
 def test_a_scene_is_drawn_again():
     restored = read(scene="1234")
-    picture, questions = random_example(1234)
-    assert restored.example.picture.tobytes() == picture.tobytes()
-    assert restored.example.suggestions == questions
-    assert restored.question == questions[0]
+    scene = scene_example(1234)
+    assert restored.example.picture.tobytes() == scene.picture.tobytes()
+    assert restored.example.suggestions == scene.suggestions
+    assert restored.question == scene.suggestions[0]
     assert restored.example.origin == {"scene": "1234"}
 
 

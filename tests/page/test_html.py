@@ -1,10 +1,10 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from vtw_demo.comparison.analysis import Analysis
-from vtw_demo.comparison.compare import compare_prompt
-from vtw_demo.comparison.every_layer import LayerAnswer
+from vtw_demo.comparison.compare import LayerAnswer, compare_prompt
 from vtw_demo.page.html import (
     answers_table,
     header,
@@ -16,22 +16,26 @@ from vtw_demo.page.html import (
 from vtw_demo.plots.every_layer import stable_sentence
 
 
+def model(name, precision, device, layers):
+    return SimpleNamespace(name=name, precision=precision, device=device, layers=layers)
+
+
 def test_whatever_is_shown_is_escaped():
-    assert "<i>" not in header("<i>", "float32", "cpu", 12, None)
+    assert "<i>" not in header(model("<i>", "float32", "cpu", 12))
     for line in (problem_line, reading_line, verdict_line):
         assert "&lt;script&gt;" in line("<script>")
 
 
 def test_the_header_names_what_runs():
-    shown = header("embedded", "4-bit", "cpu", 12, 196)
+    shown = header(model("embedded", "4-bit", "cpu", 12), 196)
     for fact in ("model embedded", "4-bit", "cpu", "12 decoder layers", "196 visual tokens"):
         assert fact in shown
-    assert "visual tokens" not in header("embedded", "4-bit", "cpu", 12, None)
+    assert "visual tokens" not in header(model("embedded", "4-bit", "cpu", 12))
 
 
 def test_the_header_says_what_the_embedded_model_is_for():
-    assert "coloured shapes only, and no photos" in header("embedded", "float32", "cpu", 12, None)
-    assert "photos" not in header("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32, None)
+    assert "coloured shapes only, and no photos" in header(model("embedded", "float32", "cpu", 12))
+    assert "photos" not in header(model("llava-hf/llava-1.5-7b-hf", "4-bit", "cuda", 32))
 
 
 def at(make_run, *words):

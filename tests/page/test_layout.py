@@ -1,5 +1,4 @@
-from vtw_demo.comparison.calibration import Calibration, Measurement
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import Calibration, CalibrationStore, Measurement
 from vtw_demo.models.registry import EMBEDDED_LAYER, StartingLayer
 from vtw_demo.page.build import build_page
 from vtw_demo.page.layout import default_layer, layer_info
@@ -34,7 +33,7 @@ def slider(page):
 def test_the_page_starts_from_what_the_cache_folder_holds(vlm, tmp_path):
     store = CalibrationStore.of(vlm, tmp_path)
     assert slider(build_page(Engine(vlm, store))).value == EMBEDDED_LAYER
-    store.keep_result(calibration(0.05).to_json())
+    store.keep_result(calibration(0.05))
     calibrated = slider(build_page(Engine(vlm, store)))
     assert calibrated.value == 3
     assert "Calibrated on 3 samples" in calibrated.info

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from vtw_demo.comparison.calibration import Calibration, Measurement
-from vtw_demo.comparison.every_layer import LayerAnswer
+from vtw_demo.comparison.compare import LayerAnswer
 from vtw_demo.measurements.query_sweep import QuerySweep, TokenProbability
 from vtw_demo.plots.divergence import divergence_figure, divergence_reading
 from vtw_demo.plots.every_layer import answer_times_figure

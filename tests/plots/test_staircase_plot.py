@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from vtw_demo.comparison.layer_times import LayerTimes
+from vtw_demo.comparison.repeated_timing import LayerTimes
 from vtw_demo.measurements.flops import LayerCost, Staircase
 from vtw_demo.plots.staircase import staircase_figure, staircase_reading, staircase_table
 from vtw_demo.plots.tab import SURFACES

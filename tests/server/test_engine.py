@@ -4,10 +4,9 @@ from contextlib import closing
 import pytest
 
 from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore
 from vtw_demo.comparison.compare import Comparison, RunProgress
-from vtw_demo.server.access import Caller, LostConnection
+from vtw_demo.server.access import LostConnection
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError
@@ -63,7 +62,7 @@ def test_closing_a_comparison_frees_the_model_within_a_token(engine, query, anal
 def test_a_lost_connection_ends_the_run_within_a_token(engine, query, analysis):
     """The caller of the API is told nothing before the end: only the stop can end their run."""
     lost, tokens = threading.Event(), []
-    stop = LostConnection(Caller("program", lost.is_set))
+    stop = LostConnection(lost.is_set)
     for event in compare(engine, query, "program", stop):
         if isinstance(event, RunProgress):
             tokens.append(event.new_tokens)

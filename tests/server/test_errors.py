@@ -20,7 +20,7 @@ from playwright.sync_api import expect
 from tests.page.test_browser import WAIT
 from tests.serving import served
 from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.page.examples import load_examples
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.errors import DISK_FULL, FAILED, OUT_OF_MEMORY, REFUSED, SENTENCES, fault_of

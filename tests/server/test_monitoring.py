@@ -9,7 +9,7 @@ from gradio_client import Client, handle_file
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving import served
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.page.examples import load_examples
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.monitoring import Monitoring, OneLine

@@ -9,7 +9,7 @@ from vtw_demo.server.queue import Place, QueueFullError, StoppedError, Turns
 
 
 class Told:
-    """What an observer was told."""
+    """What the monitoring was told."""
 
     def __init__(self):
         self.waited, self.ended = [], []
@@ -121,7 +121,7 @@ def test_places_in_words():
 
 def test_a_full_queue_says_so_at_once_and_what_follows_a_turn_may_wait_all_the_same():
     order, told = [], Told()
-    turns = Turns(places=2, observer=told)
+    turns = Turns(places=2, monitoring=told)
     visits = [Visit(turns, visitor, order) for visitor in "abc"]
     with pytest.raises(QueueFullError, match="2 requests wait already"), turns.asked("d", "comparison"):
         pass
@@ -156,7 +156,7 @@ def test_who_is_stopped_or_leaves_while_waiting_gives_up_the_place():
 
 def test_a_failed_turn_is_over_and_its_outcome_told():
     told = Told()
-    turns = Turns(observer=told)
+    turns = Turns(monitoring=told)
     for error, outcome in (
         (ValueError, "failed"), (RuntimeError, "failed"), (UserError, "refused"), (MemoryError, "out of memory"),
         (GeneratorExit, "stopped"),

@@ -16,10 +16,10 @@ from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
 from tests.serving import started
 from vtw_demo import load
 from vtw_demo.comparison.analysis import Part
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import Comparison
-from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress
-from vtw_demo.models.registry import KNOWN_MODELS, ModelChoice
+from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, LoadProgress, ModelChoice, load_choice
+from vtw_demo.models.registry import KNOWN_MODELS
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError
@@ -166,15 +166,15 @@ def test_too_little_memory_is_said_before_anything_is_freed(hub, switching, monk
 
 
 def test_memory_that_runs_out_while_loading_brings_the_one_before_back(hub, switching, own, picture, monkeypatch):
-    asked, real = [], load
+    asked = []
 
-    def short(name, *arguments, **options):
-        asked.append(name)
-        if name == "some/llava":
+    def short(choice, *arguments):
+        asked.append(choice.name)
+        if choice.name == "some/llava":
             torch.empty(2**60, dtype=torch.uint8)
-        return real(name, *arguments, **options)
+        return load_choice(choice, *arguments)
 
-    monkeypatch.setattr("vtw_demo.server.switching.load", short)
+    monkeypatch.setattr("vtw_demo.server.switching.load_choice", short)
     with pytest.raises(ValueError, match=STILL_THERE):
         switched(switching, "some/llava")
     assert asked == ["some/llava", own]

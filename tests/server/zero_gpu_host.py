@@ -107,7 +107,7 @@ def start():
     """As the Space starts: the model is placed, then `spaces` packs its weights away and the page is served."""
     import gradio as gr
 
-    from vtw_demo.comparison.calibration_store import CalibrationStore
+    from vtw_demo.comparison.calibration import CalibrationStore
     from vtw_demo.models.loading import load
     from vtw_demo.server.engine import Engine
 

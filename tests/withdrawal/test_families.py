@@ -85,9 +85,8 @@ TRANSFORMERS_CANNOT = {
     ("llama4", "beams"),
     ("llama4", "chunked prefill"),
 }
-if Version(hf.__version__) < Version("5.11"):
-    TRANSFORMERS_CANNOT.add(("llama4", "static cache"))
 if Version(hf.__version__) < Version("5.18"):
+    TRANSFORMERS_CANNOT.add(("llama4", "static cache"))
     del WAYS["chunked prefill"]  # with pictures it fails by itself, or gives another answer
 
 

@@ -1,4 +1,5 @@
-"""The real server, `python app.py`, as a process of its own on an address that only this machine reaches."""
+"""The real server, `python app.py`, as a process of its own on an address that only this machine reaches; and how long
+it takes to its page, and to the first comparison after that."""
 
 from __future__ import annotations
 
@@ -16,10 +17,15 @@ from pathlib import Path
 
 import httpx
 import psutil
+from gradio_client import handle_file
 
+from vtw_demo.benchmark.visitors import connect
+from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
+from vtw_demo.models.loading import EMBEDDED
 
 PROJECT = Path(__file__).resolve().parents[2]
+PICTURE = PROJECT / "assets" / "examples" / "two-shapes.png"
 LONGEST_START_SECONDS = 600.0
 CLOSING_SECONDS = 10.0
 
@@ -49,10 +55,7 @@ def app_process(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[AppProcess]:
-    """Start the server and wait for its page; one that hasn't ended at the block's end is killed.
-
-    Raises UserError for a host that other machines reach, OSError where the page doesn't come.
-    """
+    """Start the server and wait for its page; one that hasn't ended at the block's end is killed."""
     check_loopback(host)
     port = port or _free_port(host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -99,3 +102,34 @@ def _answers(http: httpx.Client, url: str) -> bool:
         return http.get(url).is_success
     except httpx.HTTPError:
         return False
+
+
+def measure_start(rounds: int, model: str = EMBEDDED, layer: int = 1, new_tokens: int = 16) -> tuple[Ratio, ...]:
+    """Seconds from the start of a process to its page, and of the first comparison asked for through its API; then the
+    same as a Space on free hardware, which takes the embedded model, at its first start."""
+    usual = [_start(["--model", model], {}, layer, new_tokens) for _ in range(rounds)]
+    cold = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            cold.append(_start([], _new_space(folder), layer, new_tokens))
+    return (
+        Ratio("start of app.py to the page, in s", tuple(page for page, _ in usual), 8.0),
+        Ratio("first comparison after that, in s", tuple(comparison for _, comparison in usual), 3.0),
+        Ratio("start as a Space with nothing in any cache, in s", tuple(page for page, _ in cold)),
+        Ratio("first comparison after that, too, in s", tuple(comparison for _, comparison in cold)),
+    )
+
+
+def _new_space(folder: str) -> dict[str, str]:
+    """The environment of a Space without a GPU that has never run: each cache folder is empty, bytecode's as well."""
+    names = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "PYTHONPYCACHEPREFIX", "GRADIO_TEMP_DIR")
+    caches = {name: str(Path(folder) / name.lower()) for name in names}
+    return {"SYSTEM": "spaces", "SPACE_ID": "user/name", "CUDA_VISIBLE_DEVICES": "", **caches}
+
+
+def _start(arguments: list[str], environment: dict[str, str], layer: int, new_tokens: int) -> tuple[float, float]:
+    with app_process(arguments, environment) as app:
+        client = connect(app.url)
+        start = time.perf_counter()
+        client.predict(handle_file(PICTURE), "What is the blue thing?", layer, new_tokens, api_name="/compare")
+        return app.start_seconds, time.perf_counter() - start

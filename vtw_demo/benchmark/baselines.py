@@ -53,19 +53,13 @@ def peers(model: PreTrainedModel) -> tuple[Peer, ...]:
 
 @contextmanager
 def full_attention_matrices(model: PreTrainedModel) -> Iterator[None]:
-    """Let the forward passes of `model` keep their attention matrices, inside a `with` block.
-
-    The decoder's attention is eager, and `output_attentions=True` is handed to each forward pass: its output has
-    `attentions`, a tensor of shape (batch, heads, queries, keys) for each layer. `generate` drops them with each
-    token's output.
-    """
-
-    def ask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**kwargs, "output_attentions": True}
-
+    """Inside a `with` block, the decoder's attention is eager, and the output of each forward pass has `attentions`, a
+    tensor of shape (batch, heads, queries, keys) for each layer. `generate` drops them with each token's output."""
     config = find_decoder(model).config
     before = config._attn_implementation
-    handle = model.register_forward_pre_hook(ask, with_kwargs=True)
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
+    )
     config._attn_implementation = "eager"
     try:
         yield
@@ -76,11 +70,8 @@ def full_attention_matrices(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def snapkv(model: PreTrainedModel) -> Iterator[None]:
-    """Drop keys and values after the prefill with NVIDIA's kvpress, inside a `with` block.
-
-    Its SnapKVPress drops the share of `PRESS_SHARE` in each layer (arXiv 2404.14469). Raises ImportError where kvpress
-    isn't installed.
-    """
+    """Inside a `with` block, NVIDIA's kvpress drops keys and values after the prefill: SnapKVPress (arXiv 2404.14469),
+    the share of `PRESS_SHARE` in each layer."""
     functions = dict(ALL_ATTENTION_FUNCTIONS)
     kvpress = importlib.import_module("kvpress")
     ALL_ATTENTION_FUNCTIONS.update(functions)  # the first import has wrapped them all, for presses other than this one
@@ -94,9 +85,7 @@ def snapkv(model: PreTrainedModel) -> Iterator[None]:
             yield
 
 
-def _with_cache_position(
-    attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_cache_position(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """transformers hands layers no `cache_position` any more, by which kvpress 0.5.5 tells a prefill."""
     before = kwargs["past_key_values"].layers[attention.layer_idx].get_seq_length()
     tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]

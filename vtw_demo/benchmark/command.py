@@ -15,17 +15,16 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from vtw_demo.benchmark.app_process import measure_start
 from vtw_demo.benchmark.baselines import peers
-from vtw_demo.benchmark.overheads import measure_comparison, measure_overheads
+from vtw_demo.benchmark.costs import STAGES, AnswerCosts, measure_answers, measure_comparison, measure_overheads
 from vtw_demo.benchmark.plots import benchmark_figure
 from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
-from vtw_demo.benchmark.stages import STAGES, AnswerCosts, measure_answers
-from vtw_demo.benchmark.start import measure_start
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
-from vtw_demo.formats import amount
+from vtw_demo.formats import MISSING, amount, markdown_table
 from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -91,31 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    return _run_suite(options) if options.suite else _run(options)
-
-
-def _run_suite(options: argparse.Namespace) -> int:
-    """Every command of a suite; one that fails is told, and the others run."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    options.out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for arguments in SUITES[options.suite]:
-        target = options.out / _file_name(arguments)
-        files = ["--json", f"{target}.json", "--plot", f"{target}.html"]
-        print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
-        try:
-            _run(parser.parse_args([*arguments, *files]))
-        except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
-            failed = 1
-            print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return failed
-
-
-def _run(options: argparse.Namespace) -> int:
+    if options.suite:
+        return _run_suite(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     vlm, model, inputs = on_model_thread(_subject, options)
@@ -161,51 +137,57 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_suite(options: argparse.Namespace) -> int:
+    """Every command of a suite; one that fails is told, and the others run."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for arguments in SUITES[options.suite]:
+        asked = parser.parse_args(arguments)
+        batch = f"batch-{asked.batch}" if asked.batch > 1 else None
+        name = "-".join(filter(None, (asked.model or asked.shape, asked.quantization, batch)))
+        asked.json, asked.plot = options.out / f"{name}.json", options.out / f"{name}.html"
+        print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
+        try:
+            run(asked)
+        except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
+            failed = 1
+            print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return failed
+
+
 def answers_table(costs: Sequence[AnswerCosts]) -> str:
     """Medians, as Markdown: milliseconds, and in brackets the ratio to the bare model with its range."""
-    heads = [f"{stage}, ms" for stage in STAGES]
-    lines = [
-        f"| | {' | '.join(heads)} | peak memory | KV cache | token-layers left | FLOPs left | cache left |",
-        f"|{'---|' * (len(heads) + 6)}",
-    ]
+    stages = [f"{stage}, ms" for stage in STAGES]
+    heads = ("", *stages, "peak memory", "KV cache", "token-layers left", "FLOPs left", "cache left")
+    rows = []
     for cost in costs:
         cells = [
             f"{statistics.median(times):.1f} ({statistics.median(ratios):.2f}: {min(ratios):.2f} to {max(ratios):.2f})"
             for times, ratios in zip(cost.milliseconds, cost.ratios, strict=True)
         ]
-        left = [
-            "–" if share is None else f"{share:.2f}"
-            for share in (cost.token_layers_left, cost.flops_left, cost.cache_left)
-        ]
-        row = (cost.name, *cells, amount(cost.peak_bytes, "B"), amount(cost.kv_cache_bytes, "B"), *left)
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        shares = (cost.token_layers_left, cost.flops_left, cost.cache_left)
+        left = [MISSING if share is None else f"{share:.2f}" for share in shares]
+        rows.append((cost.name, *cells, amount(cost.peak_bytes, "B"), amount(cost.kv_cache_bytes, "B"), *left))
+    return markdown_table(heads, rows)
 
 
 def overheads_table(overheads: Sequence[Ratio]) -> str:
     """As Markdown."""
-    lines = ["| what | median | lowest | highest | at most |", "|---|---|---|---|---|"]
+    rows = []
     for ratio in overheads:
-        bar = "–" if ratio.bar is None else f"{ratio.bar:g}"
-        lines.append(
-            f"| {ratio.name} | {ratio.median:.3f} | {min(ratio.rounds):.3f} | {max(ratio.rounds):.3f} | {bar} |"
-        )
-    return "\n".join(lines)
-
-
-def _file_name(arguments: tuple[str, ...]) -> str:
-    """Of a command's results: "llava-1.5-7b-4bit-batch-8"."""
-    named = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    batch = f"-batch-{named['--batch']}" if "--batch" in named else ""
-    quantization = f"-{named['--quantization']}" if "--quantization" in named else ""
-    return f"{named.get('--shape') or named['--model']}{quantization}{batch}"
+        figures = [f"{value:.3f}" for value in (ratio.median, min(ratio.rounds), max(ratio.rounds))]
+        rows.append((ratio.name, *figures, MISSING if ratio.bar is None else f"{ratio.bar:g}"))
+    return markdown_table(("what", "median", "lowest", "highest", "at most"), rows)
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each ratio whose median has left the range of the earlier rounds by more than `TOLERANCE`.
-
-    Both are what `bench --json` writes. Raises ValueError if they are of different things.
-    """
+    """A sentence for each ratio whose median has left the range of the earlier rounds by more than `TOLERANCE`; both
+    are what `bench --json` writes."""
     if before["what"] != now["what"]:
         raise UserError(f"The earlier result is of {before['what']!r}, this one of {now['what']!r}: measure the same.")
     earlier, sentences = dict(_rounds(before)), []
@@ -228,9 +210,7 @@ def _rounds(result: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
         yield overhead["name"], overhead["rounds"]
 
 
-def _subject(
-    options: argparse.Namespace,
-) -> tuple[VisionLanguageModel | None, PreTrainedModel, dict[str, Any]]:
+def _subject(options: argparse.Namespace) -> tuple[VisionLanguageModel | None, PreTrainedModel, dict[str, Any]]:
     """What is measured, with a prompt for it; a loaded model with its processor where one was asked for."""
     if options.model:
         vlm = load(options.model, quantization=options.quantization, device=options.device)

@@ -8,15 +8,16 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import date
 from html import unescape
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from gradio_client import Client
@@ -32,12 +33,11 @@ from vtw_demo.benchmark.visitors import (
     random_requests,
     run_on_page,
 )
-from vtw_demo.comparison.calibration_store import write_whole
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
-from vtw_demo.formats import MISSING, amount
+from vtw_demo.files import write_whole
+from vtw_demo.formats import MISSING, amount, markdown_table
 
-HELP = "let many visitors ask the real server at once, and watch its memory"
 DESCRIPTION = (
     "Start the page with the embedded model as a process of its own, on an address that only this machine reaches. "
     "Many visitors ask it at once, each with pictures, questions and withdrawal layers of their own, and every answer "
@@ -59,7 +59,6 @@ LARGEST_GROWTH = 1.05
 SHOWN_SENTENCES = 5
 QUANTILES = (("half of them", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("all", 1.0))
 
-Measured = TypeVar("Measured")
 # The text and the tokens of each run: what has to be the same whoever else is there.
 Answers = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -95,17 +94,6 @@ class Load:
     answer_seconds: tuple[float, ...]
     wrong: tuple[str, ...]
     lost: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What came of one request: `answer` and `seconds` are None where it is lost."""
-
-    refused: int
-    answer: dict[str, Any] | None = None
-    seconds: float | None = None
-    wrong: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,15 +133,17 @@ def run(options: argparse.Namespace) -> int:
     result: dict[str, Any] = {"date": today, "machine": machine.to_json()}
     misses: list[str] = []
     if seconds:
-        load, ending = _with_server(lambda server: measure_load(server, clients, seconds), options)
+        with _running_server(options, misses) as server:
+            load = measure_load(server, clients, seconds)
         print(load_table(load), end="\n\n")
         result["load"] = asdict(load)
-        misses += load_misses(load) + ending
+        misses += load_misses(load)
     if comparisons:
-        readings, ending = _with_server(lambda server: measure_memory(server, clients, comparisons), options)
+        with _running_server(options, misses) as server:
+            readings = measure_memory(server, clients, comparisons)
         print(memory_table(readings), end="\n\n")
         result["memory"] = {"readings": [asdict(reading) for reading in readings]}
-        misses += memory_misses(readings) + ending
+        misses += memory_misses(readings)
     result["missed"] = misses
     print("\n".join(misses) or "Every bar is met.")
     if options.json:
@@ -162,8 +152,9 @@ def run(options: argparse.Namespace) -> int:
     return 1 if misses else 0
 
 
-def _with_server(measure: Callable[[Server], Measured], options: argparse.Namespace) -> tuple[Measured, list[str]]:
-    """What `measure` finds on a server of its own, and a sentence if that doesn't end well."""
+@contextmanager
+def _running_server(options: argparse.Namespace, misses: list[str]) -> Iterator[Server]:
+    """A server of its own; a sentence is added to `misses` if it doesn't end well."""
     with TemporaryDirectory(prefix="vtw-loadtest-") as name:
         uploads, pictures = Path(name, "uploads"), Path(name, "pictures")
         pictures.mkdir()
@@ -176,16 +167,15 @@ def _with_server(measure: Callable[[Server], Measured], options: argparse.Namesp
         with app_process((), environment, options.host, options.port) as app:
             # Also warms the server up.
             first = compare(connect(app.url), random_requests(1, 1, LONGEST_ANSWER, pictures)[0])
-            found = measure(Server(app, uploads, pictures, first["layers"]))
-            ending = app.end()
-    return found, [ending] if ending else []
+            yield Server(app, uploads, pictures, first["layers"])
+            if ending := app.end():
+                misses.append(ending)
 
 
 def measure_load(server: Server, clients: int, seconds: float) -> Load:
     """Ask all requests one after the other, then all again by `clients` visitors at once for so many seconds.
 
-    Each visitor has requests of their own, asked again and again, and is waited for at the end. Raises QueueFullError
-    and FailedError where a request gets no answer alone.
+    Each visitor has requests of their own, asked again and again, and is waited for at the end.
     """
     requests = random_requests(REQUESTS_EACH * clients, server.layers, LONGEST_ANSWER, server.pictures)
     first = connect(server.app.url)
@@ -193,55 +183,54 @@ def measure_load(server: Server, clients: int, seconds: float) -> Load:
     visitors = [connect(server.app.url) for _ in range(clients)]
     browsers = clients // VISITORS_A_BROWSER
     end = time.monotonic() + seconds
+    asking = [
+        _go_on_asking(visitor, index < browsers, requests[index::clients], alone, end)
+        for index, visitor in enumerate(visitors)
+    ]
     with ThreadPoolExecutor(clients) as pool:
-        going = [
-            pool.submit(_go_on_asking, visitor, index < browsers, requests[index::clients], alone, end)
-            for index, visitor in enumerate(visitors)
-        ]
-        visits = [visit for one in going for visit in one.result()]
+        events: list[tuple[str, Any]] = list(chain.from_iterable(pool.map(list, asking)))
+
+    def of(wanted: str) -> tuple[Any, ...]:
+        return tuple(value for what, value in events if what == wanted)
+
     return Load(
         clients=clients,
         browsers=browsers,
         seconds=seconds,
         distinct=len(alone),
-        sent=len(visits),
-        refused=sum(visit.refused for visit in visits),
-        answer_seconds=tuple(visit.seconds for visit in visits if visit.seconds is not None),
-        wrong=tuple(sentence for visit in visits for sentence in visit.wrong),
-        lost=tuple(sentence for visit in visits for sentence in visit.lost),
+        sent=len(of("answered")) + len(of("lost")),
+        refused=len(of("refused")),
+        answer_seconds=of("answered"),
+        wrong=of("wrong"),
+        lost=of("lost"),
     )
 
 
 def _go_on_asking(
     visitor: Client, is_on_page: bool, own: Sequence[Request], alone: dict[Request, Answers], end: float
-) -> list[Visit]:
-    visits: list[Visit] = []
+) -> Iterator[tuple[str, Any]]:
+    """What came of each request: "answered", with its seconds, or "lost" or "wrong", with a sentence; and before that
+    each time that it was "refused"."""
+    ask, check = (run_on_page, _wrong_on_page) if is_on_page else (compare, _wrong)
     answered: list[Request] = []
-    # Each asks once at least.
-    while not visits or time.monotonic() < end:
-        request = own[len(visits) % len(own)]
-        visit = _ask(visitor, is_on_page, request)
-        if visit.answer is not None:
-            answered.append(request)
-            wrong = _wrong_on_page if is_on_page else _wrong
-            visit = replace(visit, answer=None, wrong=tuple(wrong(visit.answer, answered, alone[request])))
-        visits.append(visit)
-    return visits
-
-
-def _ask(visitor: Client, is_on_page: bool, request: Request) -> Visit:
-    """Again while the queue is full."""
-    begun, refused = time.monotonic(), 0
-    while True:
-        left = LONGEST_WAIT_SECONDS - (time.monotonic() - begun)
-        try:
-            answer = (run_on_page if is_on_page else compare)(visitor, request, left)
-            return Visit(refused, answer, time.monotonic() - begun)
-        except QueueFullError:
-            refused += 1
-            time.sleep(random.uniform(0.5, 1.5))
-        except FailedError as error:
-            return Visit(refused, lost=(str(error),))
+    for number, request in enumerate(cycle(own)):
+        if number and time.monotonic() >= end:  # each asks once at least
+            return
+        begun = time.monotonic()
+        while True:
+            try:
+                answer = ask(visitor, request, LONGEST_WAIT_SECONDS - (time.monotonic() - begun))
+            except QueueFullError:
+                yield "refused", 1
+                time.sleep(random.uniform(0.5, 1.5))
+                continue
+            except FailedError as error:
+                yield "lost", str(error)
+            else:
+                yield "answered", time.monotonic() - begun
+                answered.append(request)
+                yield from (("wrong", sentence) for sentence in check(answer, answered, alone[request]))
+            break
 
 
 def _answers(comparison: dict[str, Any]) -> Answers:
@@ -254,7 +243,8 @@ def _wrong(comparison: dict[str, Any], answered: Sequence[Request], alone: Answe
 
 
 def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: Answers) -> Iterator[str]:
-    cards = [_answer_on(shown["full"]), _answer_on(shown["withdrawn"])]
+    found = [re.search(r'<p class="answer"[^>]*>(.*?)</p>', shown[run], re.DOTALL) for run in ("full", "withdrawn")]
+    cards = [unescape(answer[1]).strip() if answer else None for answer in found]
     if cards != [answer for answer, _ in alone]:
         yield f"{answered[-1]}, on the page: {cards}"
     rows = re.findall(r"<tr><th[^>]*>\d+</th><td>(.*?)</td><td>(\d+)</td>", shown["history-table"] or "", re.DOTALL)
@@ -263,17 +253,11 @@ def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: An
         yield f"the page's history isn't the visitor's own: {history}"
 
 
-def _answer_on(card: str) -> str | None:
-    found = re.search(r'<p class="answer"[^>]*>(.*?)</p>', card, re.DOTALL)
-    return unescape(found[1]).strip() if found else None
-
-
 def measure_memory(server: Server, clients: int, comparisons: int) -> list[Reading]:
     """Read after 50 comparisons, and after each 50 more up to `comparisons`: each with a picture of its own, its
     answers cut after 2 tokens, by so many visitors in turn, four at once.
 
-    Gradio keeps a copy of the page for each visitor: more than 50 would be measured, too. Raises QueueFullError and
-    FailedError where one gets no answer.
+    Gradio keeps a copy of the page for each visitor: more than 50 would be measured, too.
     """
     visitors = [connect(server.app.url) for _ in range(min(clients, EVERY))]
     readings = []
@@ -283,25 +267,15 @@ def measure_memory(server: Server, clients: int, comparisons: int) -> list[Readi
             requests = random_requests(number, server.layers, ANSWER_TOKENS, server.pictures, seed=made)
             for _ in pool.map(compare, cycle(visitors), requests):
                 pass
-            readings.append(_read(server, made + number))
+            process = server.app.process
+            resident = sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
+            sizes = [path.stat().st_size for path in server.uploads.rglob("*") if path.is_file()]
+            held = (resident, process.num_threads(), process.num_fds(), len(sizes), sum(sizes))
+            readings.append(Reading(made + number, *held))
     return readings
 
 
-def _read(server: Server, comparisons: int) -> Reading:
-    process = server.app.process
-    sizes = [path.stat().st_size for path in server.uploads.rglob("*") if path.is_file()]
-    return Reading(
-        comparisons=comparisons,
-        resident_bytes=sum(one.memory_info().rss for one in (process, *process.children(recursive=True))),
-        threads=process.num_threads(),
-        open_files=process.num_fds(),
-        uploads=len(sizes),
-        upload_bytes=sum(sizes),
-    )
-
-
 def load_table(load: Load) -> str:
-    """As Markdown."""
     times = load.answer_seconds
     rows = [
         ("visitors at once", f"{load.clients}, {load.browsers} of them on the page, the others by the API"),
@@ -315,30 +289,18 @@ def load_table(load: Load) -> str:
     for name, share in QUANTILES:
         seconds = f"{np.quantile(times, share, method='nearest'):.2f} s" if times else MISSING
         rows.append((f"answered within, {name}", seconds))
-    return _table(("what", "figure"), rows)
+    return markdown_table(("what", "figure"), rows)
 
 
 def memory_table(readings: Sequence[Reading]) -> str:
-    """As Markdown."""
     heads = ("comparisons", "resident memory", "to the first", "threads", "open files", "pictures kept", "their bytes")
-    rows = [
-        (
-            f"{reading.comparisons}",
-            amount(reading.resident_bytes, "B"),
-            f"{reading.resident_bytes / readings[0].resident_bytes:.3f}",
-            f"{reading.threads}",
-            f"{reading.open_files}",
-            f"{reading.uploads}",
-            amount(reading.upload_bytes, "B"),
-        )
-        for reading in readings
-    ]
-    return _table(heads, rows)
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = []
+    for one in readings:
+        counts = map(str, (one.threads, one.open_files, one.uploads))
+        growth = f"{one.resident_bytes / readings[0].resident_bytes:.3f}"
+        held = (amount(one.resident_bytes, "B"), growth, *counts, amount(one.upload_bytes, "B"))
+        rows.append((str(one.comparisons), *held))
+    return markdown_table(heads, rows)
 
 
 def load_misses(load: Load) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from vtw_demo.benchmark.stages import STAGES, AnswerCosts
+from vtw_demo.benchmark.costs import STAGES, AnswerCosts
 from vtw_demo.plots.style import styled
 
 _COLOURS = dict(zip(STAGES, ("#E69F00", "#0072B2", "#D55E00", "#009E73"), strict=True))

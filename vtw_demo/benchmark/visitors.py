@@ -50,10 +50,8 @@ class Request:
 
 
 def random_requests(count: int, layers: int, longest_answer: int, folder: Path, seed: int = 0) -> list[Request]:
-    """Requests with pictures, questions, withdrawal layers and lengths of their own, the same for the same seed.
-
-    `layers` is L; the pictures are written to `folder`.
-    """
+    """Requests with pictures, questions, withdrawal layers up to `layers` and lengths of their own, the same for the
+    same seed; the pictures are written to `folder`."""
     generator = random.Random(seed)
     requests = []
     for number, sample in enumerate(embedded_samples(count, seed)):

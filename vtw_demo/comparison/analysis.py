@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from vtw_demo.comparison.compare import Comparison, RunName
-from vtw_demo.comparison.layer_times import LayerTimes, measure_layer_times
-from vtw_demo.comparison.repeated_timing import RepeatedTiming
+from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
@@ -89,9 +88,7 @@ def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison,
 
 
 def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
-    times = measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
-    assert times is not None
-    return times
+    return measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
 
 
 def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:
@@ -201,10 +198,10 @@ class Analysis:
 
     def _tokens(self, row: Measurement) -> list[int | None]:
         full, withdrawn = (
-            {part for part in known if part.name == row.name} for known in (self._of_full_run, self._of_comparison)
+            {part.answer_token for part in known if part.name == row.name}
+            for known in (self._of_full_run, self._of_comparison)
         )
-        both = {part.answer_token for part in full} & {part.answer_token for part in withdrawn}
-        return [None, *sorted(token for token in both if token is not None)]
+        return [None, *sorted(token for token in full & withdrawn if token is not None)]
 
     def _kept(self, part: Part) -> dict[Part, Any]:
         is_shared = part.run == "full" or MEASUREMENTS[part.name].of_full_run

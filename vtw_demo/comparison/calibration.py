@@ -1,4 +1,4 @@
-"""The withdrawal layer for a model: the divergence at every K, measured on a few samples.
+"""The withdrawal layer for a model: the divergence at every K, measured on a few samples, and kept in the user's cache.
 
 arXiv 2405.05803, section 4.3: K is the first layer at which the mean divergence over about 20 samples is at most a
 threshold. The paper's divergence is that of an answer's first token; a sample here may ask for more of them.
@@ -6,18 +6,25 @@ threshold. The paper's divergence is that of an answer's first token; a sample h
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import re
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import torch
 
-from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import Sample
 from vtw_demo.errors import UserError
+from vtw_demo.files import write_all, write_whole
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.devices import on_model_thread
@@ -37,6 +44,11 @@ class Measurement:
 
     kl: tuple[float, ...]
     flops_left: tuple[float, ...] | None
+
+    @classmethod
+    def from_json(cls, written: dict[str, Any]) -> Measurement:
+        kl, flops_left = written["kl"], written["flops_left"]
+        return cls(tuple(kl), None if flops_left is None else tuple(flops_left))
 
 
 @dataclass(frozen=True)
@@ -119,20 +131,93 @@ class Calibration:
     def from_json(cls, written: dict[str, Any]) -> Calibration:
         """Raises UserError for what `to_json` hasn't written."""
         try:
-            measurements = tuple(
-                Measurement(tuple(m["kl"]), None if m["flops_left"] is None else tuple(m["flops_left"]))
-                for m in written["measurements"]
-            )
             names = ("model", "revision", "quantization", "precision", "data", "threshold")
             read = cls(
-                **{name: written[name] for name in names}, samples=tuple(written["samples"]), measurements=measurements
+                **{name: written[name] for name in names},
+                samples=tuple(written["samples"]),
+                measurements=tuple(map(Measurement.from_json, written["measurements"])),
             )
             read.to_json()  # fails for measurements that don't go together, and what is no threshold
-            if len(read.samples) != len(measurements):
-                raise UserError(f"{len(read.samples)} samples have {len(measurements)} measurements.")
+            if len(read.samples) != len(read.measurements):
+                raise UserError(f"{len(read.samples)} samples have {len(read.measurements)} measurements.")
             return read
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(f"This is no calibration: {error!r}.") from error
+
+
+class CalibrationStore:
+    """What is kept of calibrations of one model, one revision and one quantization: a folder.
+
+    Measurements are lines of a file that only grows, so that nothing is lost when a calibration is killed. The result
+    is replaced as a whole. Where they can't be written, `problem` says why, until a result is kept: a calibration goes
+    on without its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.result_file = folder / "calibration.json"
+        self.measurements_file = folder / "measurements.jsonl"
+        self.problem: str | None = None
+
+    @classmethod
+    def of(cls, vlm: VisionLanguageModel, cache: Path | None = None) -> CalibrationStore:
+        """The store of a loaded model, in the user's cache folder or in `cache`."""
+        identity = repr((vlm.name, vlm.revision, vlm.quantization, vlm.precision))
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", vlm.name).strip("-.")[-40:] or "model"
+        parent = cache or Path(platformdirs.user_cache_dir("vtw-demo", appauthor=False)) / "calibrations"
+        return cls(parent / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}")
+
+    def measurements(self, layers: int) -> dict[str, Measurement]:
+        """Those of so many layers, by the sample's fingerprint: the lines that are whole."""
+        found = {}
+        try:
+            lines = self.measurements_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+                sample, measurement = row["sample"], Measurement.from_json(row)
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was being written when its process was killed
+            kept = (measurement.kl, measurement.flops_left)
+            if all(values is None or _are_numbers(values, layers) for values in kept):
+                found[str(sample)] = measurement
+        return found
+
+    def keep_measurement(self, sample: str, measurement: Measurement) -> None:
+        # Begun by a line's end: the last line may have been cut short.
+        line = "\n" + json.dumps({"sample": sample, **asdict(measurement)}) + "\n"
+        # In one piece: another process may be adding lines, too.
+        with self._writing(), self.measurements_file.open("ab", buffering=0) as lines:
+            write_all(lines.fileno(), line.encode())
+
+    def result(self) -> Calibration | None:
+        """The last calibration; None if there is none that can be read."""
+        try:
+            return Calibration.from_json(json.loads(self.result_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # UserError too: it may be of another version of this project
+            return None
+
+    def keep_result(self, calibration: Calibration) -> None:
+        with self._writing():
+            write_whole(self.result_file, json.dumps(calibration.to_json(), indent=1).encode())
+            self.problem = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            self.problem = f"What was measured can't be kept in {self.folder}: {error.strerror or error}"
+
+
+def _are_numbers(values: Sequence[Any], length: int) -> bool:
+    """So many finite numbers from 0 on."""
+    return len(values) == length and all(
+        isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in values
+    )
 
 
 @dataclass(frozen=True)
@@ -168,10 +253,10 @@ def calibrate(
     for sample in samples:
         if stop is not None and stop.is_set():
             return
-        found = known.get(sample.fingerprint)
-        measurement = _measure(vlm, sample) if found is None else Measurement(*found)
-        if store is not None and found is None:
-            store.keep_measurement(sample.fingerprint, measurement.kl, measurement.flops_left)
+        if (measurement := known.get(sample.fingerprint)) is None:
+            measurement = _measure(vlm, sample)
+            if store is not None:
+                store.keep_measurement(sample.fingerprint, measurement)
         done.append(measurement)
         so_far = Calibration(
             model=vlm.name,
@@ -185,17 +270,8 @@ def calibrate(
         )
         yield CalibrationProgress(len(done), len(samples), so_far)
     if store is not None:
-        store.keep_result(so_far.to_json())
+        store.keep_result(so_far)
     yield so_far
-
-
-def stored_calibration(store: CalibrationStore) -> Calibration | None:
-    """The last calibration that `store` has kept; None if there is none that can be read."""
-    written = store.result()
-    try:
-        return None if written is None else Calibration.from_json(written)
-    except ValueError:  # of another version of this project
-        return None
 
 
 def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -124,13 +125,20 @@ def _events(
     full: Run | None,
     stop: threading.Event,
 ) -> Iterator[Event]:
-    if full is None:
-        full = yield from _named_run(vlm, prompt, "full", vlm.layers, max_new_tokens, stop)
-    if full is None:
-        return
-    withdrawn = yield from _named_run(vlm, prompt, "withdrawn", layer, max_new_tokens, stop)
-    if withdrawn is None:
-        return
+    runs: dict[RunName, Run] = {} if full is None else {"full": full}
+    layers: dict[RunName, int] = {"full": vlm.layers, "withdrawn": layer}
+    for name in layers:
+        if name in runs:
+            continue
+        with closing(run_timed(vlm, prompt, layers[name], max_new_tokens, stop)) as steps:
+            for step in steps:
+                if isinstance(step, Run):
+                    runs[name] = step
+                    yield RunFinished(name, step)
+                else:
+                    yield RunProgress(name, vlm.decode(step), len(step))
+        if name not in runs:
+            return
     yield Comparison(
         model=vlm.name,
         precision=vlm.precision,
@@ -140,30 +148,44 @@ def _events(
         layers=vlm.layers,
         visual_tokens=prompt.visual_tokens,
         text_tokens=prompt.length - prompt.visual_tokens,
-        full=full,
-        withdrawn=withdrawn,
+        full=runs["full"],
+        withdrawn=runs["withdrawn"],
     )
 
 
-def _named_run(
+@dataclass(frozen=True)
+class LayerAnswer:
+    """The run with the visual tokens withdrawn at `layer`."""
+
+    layer: int
+    run: Run
+
+
+def answer_at_layers(
     vlm: VisionLanguageModel,
     prompt: Prompt,
-    name: RunName,
-    layer: int,
-    max_new_tokens: int,
-    stop: threading.Event,
-) -> Generator[Event, None, Run | None]:
-    steps = run_timed(vlm, prompt, layer, max_new_tokens, stop)
-    try:
-        while True:
-            try:
-                tokens = next(steps)
-            except StopIteration as end:
-                result: Run | None = end.value
-                break
-            yield RunProgress(name, vlm.decode(tokens), len(tokens))
-    finally:
-        steps.close()
-    if result is not None:
-        yield RunFinished(name, result)
-    return result
+    layers: Sequence[int],
+    full: Run,
+    max_new_tokens: int = 64,
+    stop: threading.Event | None = None,
+) -> Iterator[LayerAnswer]:
+    """Answer the prompt with withdrawal at each of `layers`, timed as `compare` does; yield each answer as it comes.
+
+    `full` is the run without withdrawal. Setting `stop` ends the run in hand within a token, and the rest with it.
+    """
+    for layer in layers:
+        for event in compare_prompt(vlm, prompt, layer, max_new_tokens, full=full, stop=stop):
+            if isinstance(event, RunFinished):
+                yield LayerAnswer(layer, event.result)
+        if stop is not None and stop.is_set():
+            return
+
+
+def first_stable_layer(full: Run, answers: Sequence[LayerAnswer]) -> int | None:
+    """The first K from which on all of `answers`, in ascending order of K, are the full one; None if the last isn't."""
+    first = None
+    for answer in reversed(answers):
+        if answer.run.tokens != full.tokens:
+            break
+        first = answer.layer
+    return first

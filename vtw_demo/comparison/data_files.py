@@ -151,9 +151,7 @@ def read_file(file: Path, columns: Sequence[str], advice: str) -> Rows:
 
 
 def read_set(name: str, split: str, config: str | None, columns: Sequence[str], advice: str) -> Rows:
-    """A split of a set of the package `datasets`: a folder that it has saved one to, files that it reads, or a set's id
-    on the hub. A set without splits has none to choose.
-    """
+    """A split of a set of the package `datasets`: in a folder that it has saved, a file, or on the hub."""
     table = _load_split(name, split, config)
     _check_columns(name, table.column_names, columns, advice)
     path = Path(name)

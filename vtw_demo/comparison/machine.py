@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ PACKAGES = ("vtw-demo", "torch", "transformers", "bitsandbytes", "gradio", "plot
 class Machine:
     """- `accelerator`: the GPU's name, None without one.
     - `clock_mhz`: of the GPU, else the processor, as it was when asked; None where it can't be told.
-    - `versions`: (package, version) of what is installed; `commit`: of this project's checkout, None where it is none.
+    - `versions`: of what is installed, by package; `commit`: of this project's checkout, None where it is none.
     """
 
     system: str
@@ -27,30 +28,34 @@ class Machine:
     threads: int
     accelerator: str | None
     clock_mhz: int | None
-    versions: tuple[tuple[str, str], ...]
+    versions: dict[str, str]
     commit: str | None
 
     def __str__(self) -> str:
         device = self.accelerator or f"{self.processor}, {self.threads} threads"
-        named = dict(self.versions)
         clock = f" at {self.clock_mhz} MHz" if self.clock_mhz else ""
         commit = f"; commit {self.commit}" if self.commit else ""
-        return f"{device}{clock}; {self.system}; torch {named['torch']}, transformers {named['transformers']}{commit}"
+        packages = ", ".join(f"{name} {self.versions[name]}" for name in ("torch", "transformers"))
+        return f"{device}{clock}; {self.system}; {packages}{commit}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
-        return {**asdict(self), "versions": dict(self.versions)}
+        return asdict(self)
 
 
 def this_machine() -> Machine:
     """The machine that this process runs on."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         processor=_processor(),
         threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         clock_mhz=_clock(),
-        versions=tuple((name, version) for name in PACKAGES if (version := _version(name))),
+        versions=versions,
         commit=_commit(),
     )
 
@@ -87,10 +92,3 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

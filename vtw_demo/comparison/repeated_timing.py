@@ -1,20 +1,26 @@
-"""Both runs again and again, in turn: medians and spreads instead of one noisy pair of times."""
+"""Both runs again and again, in turn: medians and spreads instead of one noisy pair of times, and each layer's time."""
 
 from __future__ import annotations
 
+import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
+import torch
+from transformers import PreTrainedModel
+
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.timed_generate import Run, run_timed
-from vtw_demo.comparison.timing import Spread, in_turn
+from vtw_demo.comparison.timing import Clock, Spread, in_turn
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
-from vtw_demo.withdrawal.withdraw import check_layer
+from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
 Stage = Literal["encode_ms", "prefill_ms", "decode_ms_per_token", "total_ms"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -107,12 +113,8 @@ def _rounds(
     vlm: VisionLanguageModel, prompt: Prompt, layer: int, max_new_tokens: int, rounds: int, stop: threading.Event
 ) -> Iterator[RepeatedTiming]:
     def run(withdrawal_layer: int) -> Run | None:
-        steps = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stop)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        *_, last = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stop)
+        return last if isinstance(last, Run) else None
 
     runs: dict[RunName, Any] = {"full": partial(run, vlm.layers), "withdrawn": partial(run, layer)}
     made: dict[RunName, list[Run]] = {name: [] for name in runs}
@@ -122,3 +124,63 @@ def _rounds(
         made[name].append(result)
         if len(made["full"]) == len(made["withdrawn"]):
             yield RepeatedTiming(layer, StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"]))
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Milliseconds of each decoder layer in a prefill, medians over `rounds` passes of each run.
+
+    A layer's time is that of the layer itself and of what withdrawal does around it: taking the kept tokens out of the
+    sequence before layer K, `layer`, and their masks and positions before each layer from K on. What comes before the
+    first layer (the vision encoder, the mask of the whole prompt, finding the visual tokens) is in no layer's time.
+
+    On a GPU the device is waited for before and after each layer, so layers don't overlap as they do in a prefill that
+    nobody watches: the times add up to more than that takes.
+    """
+
+    layer: int
+    rounds: int
+    full: tuple[float, ...]
+    withdrawn: tuple[float, ...]
+
+
+def measure_layer_times(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int, rounds: int = 5) -> LayerTimes:
+    """Time each decoder layer in prefills of `inputs`, full and withdrawn at `layer` (K) in turn.
+
+    `inputs` are what the model's processor made of a prompt. A pass of each run comes before the `rounds`, to warm up.
+    Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
+    """
+    layers = len(find_decoder(model).layers)
+    check_layer(layer, layers)
+
+    def prefill(withdrawal_layer: int) -> list[float]:
+        with torch.inference_mode(), withdraw(model, withdrawal_layer), _timed_layers(model) as times:
+            model(**inputs, use_cache=True, logits_to_keep=1)
+        return times
+
+    runs: dict[RunName, Any] = {"full": partial(prefill, layers), "withdrawn": partial(prefill, layer)}
+    passes: dict[RunName, list[list[float]]] = {name: [] for name in runs}
+    for name, times in in_turn(runs, rounds):
+        passes[name].append(times)
+    full, withdrawn = (tuple(map(statistics.median, zip(*of_run, strict=True))) for of_run in passes.values())
+    return LayerTimes(layer, rounds, full, withdrawn)
+
+
+@contextmanager
+def _timed_layers(model: PreTrainedModel) -> Iterator[list[float]]:
+    """The milliseconds of each decoder layer in the forward pass that is made inside. Entered inside `withdraw`, its
+    hooks stand around those of the withdrawal."""
+    layers, clock = find_decoder(model).layers, Clock(model.device)
+    started, times = [0.0] * len(layers), [0.0] * len(layers)
+
+    def start(index: int, *_: Any) -> None:
+        started[index] = clock.now()
+
+    def end(index: int, *_: Any) -> None:
+        times[index] = (clock.now() - started[index]) * 1e3
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.callback(layer.register_forward_pre_hook(partial(start, index), prepend=True).remove)
+            hooks.callback(layer.register_forward_hook(partial(end, index)).remove)
+        yield times

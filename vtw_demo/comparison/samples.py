@@ -36,8 +36,6 @@ class Sample:
     answer_tokens: int = 1
 
     def __post_init__(self) -> None:
-        if not self.question.strip():
-            raise UserError(f"The question of {self.name} is empty.")
         if self.answer_tokens < 1:
             raise UserError(f"At least 1 token of the answer is measured; {self.answer_tokens} were asked for.")
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import Cache, PreTrainedModel, StoppingCriteriaList
+from transformers import PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import Clock
@@ -42,8 +42,8 @@ class AnswerCost:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One answer and what it cost: times and `kv_cache_bytes` as in `AnswerCost`.
+class Run(AnswerCost):
+    """One answer and what it cost.
 
     - `prefill_flops`: of the decoder, in closed form (`vtw_demo.measurements.flops`).
     - `peak_memory_bytes`: the GPU's; None on a CPU, where torch doesn't count it.
@@ -51,12 +51,7 @@ class Run:
 
     answer: str
     tokens: tuple[int, ...]
-    encode_ms: float
-    prefill_ms: float
-    decode_ms_per_token: float | None
-    total_ms: float
     prefill_flops: int
-    kv_cache_bytes: int
     peak_memory_bytes: int | None = None
 
 
@@ -101,12 +96,14 @@ def timed_generate(
     finally:
         hook.remove()
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
+    # A layer that uses another's keys and values may hold none.
+    layers = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]
     return AnswerCost(
         encode_ms=(decoder - start) * 1e3,
         prefill_ms=(first - decoder) * 1e3,
         decode_ms_per_token=(last - first) * 1e3 / (count - 1) if count > 1 else None,
         total_ms=(last - start) * 1e3,
-        kv_cache_bytes=_bytes_held(output.past_key_values),
+        kv_cache_bytes=sum(part.nbytes for layer in layers for part in (layer.keys, layer.values) if part is not None),
     )
 
 
@@ -116,11 +113,12 @@ def run_timed(
     layer: int,
     max_new_tokens: int,
     stop: threading.Event,
-) -> Generator[tuple[int, ...], None, Run | None]:
-    """Decode greedily with the visual tokens withdrawn at `layer`; yield the tokens so far after each new one.
+) -> Generator[tuple[int, ...] | Run, None, None]:
+    """Decode greedily with the visual tokens withdrawn at `layer`; yield the tokens so far after each new one, and at
+    the end the `Run`, unless `stop` was set.
 
-    The generator's return value is the `Run`, or None if `stop` was set before its end. The model waits while
-    its reader handles a token, and that time is not counted. Closing the generator ends the run within a token.
+    The model waits while its reader handles a token, and that time is not counted. Closing the generator ends the run
+    within a token.
     """
     new_tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     ready, left = threading.Semaphore(0), threading.Event()
@@ -156,17 +154,11 @@ def run_timed(
         ready.release()
         wait([answering])
     cost, peak = answering.result()
-    if stop.is_set():
-        return None
-    return Run(
-        answer=vlm.decode(tokens),
-        tokens=tokens,
-        **asdict(cost),
-        prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer),
-        peak_memory_bytes=peak,
-    )
-
-
-def _bytes_held(cache: Cache) -> int:
-    layers = [kept for kept in cache.layers if isinstance(kept, CacheLayerMixin)]
-    return sum(part.nbytes for kept in layers for part in (kept.keys, kept.values) if part is not None)
+    if not stop.is_set():
+        yield Run(
+            answer=vlm.decode(tokens),
+            tokens=tokens,
+            **asdict(cost),
+            prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer),
+            peak_memory_bytes=peak,
+        )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -96,16 +97,13 @@ def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torc
     """Seconds that each of `runs` took in each round."""
     clock = Clock(device)
 
-    def timed(run: Callable[[], Any]) -> Callable[[], float]:
-        def call() -> float:
-            start = clock.now()
-            run()
-            return clock.now() - start
-
-        return call
+    def timed(run: Callable[[], Any]) -> float:
+        start = clock.now()
+        run()
+        return clock.now() - start
 
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, seconds in in_turn({name: timed(run) for name, run in runs.items()}, rounds):
+    for name, seconds in in_turn({name: partial(timed, run) for name, run in runs.items()}, rounds):
         times[name].append(seconds)
     return times
 
@@ -123,7 +121,10 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    _give_back_what_is_free()
+    # What the allocator keeps for later would hide what is held next.
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
     process = psutil.Process()
     before, highest, done = process.memory_info().rss, [0], threading.Event()
 
@@ -139,10 +140,3 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
         done.set()
         watcher.join()
     return max(highest[0], process.memory_info().rss) - before
-
-
-def _give_back_what_is_free() -> None:
-    """What the allocator keeps for later would hide what is held next."""
-    gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)

@@ -151,13 +151,8 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
     if there != wanted:
         return None
     named = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-    texts = (
-        f"Is there {named}?",
-        f"Is there {named} in the picture?",
-        f"Do you see {named}?",
-        f"Does the picture show {named}?",
-    )
-    return texts, "yes" if there else "no"
+    forms = ("Is there {}?", "Is there {} in the picture?", "Do you see {}?", "Does the picture show {}?")
+    return [form.format(named) for form in forms], "yes" if there else "no"
 
 
 def _where(scene: Scene, generator: random.Random) -> Asked:
@@ -217,17 +212,9 @@ def _listing(scene: Scene, generator: random.Random) -> Asked:
 
 
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
-    "colour": _colour,
-    "shape": _shape,
-    "count": _count,
-    "existence": _existence,
-    "where": _where,
-    "relation": _relation,
-    "size": _size,
-    "reading": _reading,
-    "description": _description,
-    "listing": _listing,
-}
+    "colour": _colour, "shape": _shape, "count": _count, "existence": _existence, "where": _where,
+    "relation": _relation, "size": _size, "reading": _reading, "description": _description, "listing": _listing,
+}  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
 LONG_ANSWER_KINDS = ("description", "listing")
 SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in LONG_ANSWER_KINDS)

@@ -50,11 +50,9 @@ def recoloured(picture: Image.Image, generator: random.Random) -> Image.Image:
     """The picture with its colours changed about and each made lighter or darker."""
     bands = list(picture.split())
     generator.shuffle(bands)
-    changed = []
-    for band in bands:
-        gamma = 2.0 ** generator.uniform(-1, 1)
-        changed.append(band.point([round(255 * (value / 255) ** gamma) for value in range(256)]))
-    return Image.merge("RGB", changed)
+    gammas = [2.0 ** generator.uniform(-1, 1) for _ in bands]
+    curves = [[round(255 * (value / 255) ** gamma) for value in range(256)] for gamma in gammas]
+    return Image.merge("RGB", [band.point(curve) for band, curve in zip(bands, curves, strict=True)])
 
 
 def unknown_picture(shown: Sequence[Image.Image], generator: random.Random, side: int = 224) -> Image.Image:

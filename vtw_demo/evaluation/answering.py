@@ -7,18 +7,20 @@ decoding with withdrawal at K gives just that answer. Where one differs, the mod
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.data import EvaluationSample
-from vtw_demo.evaluation.shared_encoding import shared_encoding
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -45,8 +47,7 @@ class Outcome:
 class _Answered:
     """What `generate` gave for a batch.
 
-    - `tokens`, int64, shape (batch, longest answer), filled up after an answer's end; `lengths`: of each answer, the
-      token that ends it included.
+    - `tokens`, int64, shape (batch, longest answer), filled up after an answer's end; `lengths` count the end's token.
     - `first`, float32, shape (batch, vocabulary): log-probabilities of the first token.
     """
 
@@ -70,8 +71,6 @@ def answer_samples(
 
     The model answers `batch_size` questions at a time. `on_answers` is called with each number of further answers.
     What is drawn at random depends on `seed` and the sample alone.
-
-    Raises what `VisionLanguageModel.prepare_batch`, `sweep` and the variants' contexts raise.
     """
     assert variants[0] == FULL
     withdrawn = [variant for variant in variants if variant.kind == "withdrawn"]
@@ -79,7 +78,7 @@ def answer_samples(
     found: list[dict[Variant, Outcome]] = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
     with torch.inference_mode(), shared_encoding(vlm.model):
-        for batch in _batches(range(len(samples)), batch_size):
+        for batch in batches(range(len(samples)), batch_size):
             full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
             decided = _agreeing(vlm, full, withdrawn) if is_swept else [{} for _ in batch]
             for row, index in enumerate(batch):
@@ -88,7 +87,7 @@ def answer_samples(
                 on_answers(len(found[index]))
         for variant in variants[1:]:
             left = [index for index, outcomes in enumerate(found) if variant not in outcomes]
-            for batch in _batches(left, batch_size):
+            for batch in batches(left, batch_size):
                 answered = _answer(vlm, [samples[i] for i in batch], variant, max_new_tokens, seed)
                 before = torch.stack([first[index] for index in batch])
                 kl = kl_div(before, answered.first, reduction="none", log_target=True).sum(-1).clamp_min(0).tolist()
@@ -109,20 +108,11 @@ def chooses_likeliest(vlm: VisionLanguageModel) -> bool:
 
 # What changes the logits in greedy decoding, and where it doesn't.
 _NEUTRAL: dict[str, Any] = {
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "sequence_bias": None,
-    "exponential_decay_length_penalty": None,
-    "guidance_scale": 1.0,
-    "watermarking_config": None,
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1.0),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id")),
+    **dict.fromkeys(("exponential_decay_length_penalty", "watermarking_config")),
 }
 
 
@@ -143,31 +133,25 @@ def _answer(
 ) -> _Answered:
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
-    with variant.context(vlm.model, sizes, seeds_of(samples, seed)), _first_logits(vlm.model) as logits:
-        output = vlm.generate(**inputs, max_new_tokens=max_new_tokens)
-    tokens = output[:, inputs["input_ids"].shape[1] :]
-    ends = _end_tokens(vlm)
-    lengths = []
-    for row in tokens.tolist():
-        lengths.append(next((place + 1 for place, token in enumerate(row) if token in ends), len(row)))
-    return _Answered(inputs, sizes, tokens, tuple(lengths), logits[0].float().log_softmax(-1))
-
-
-@contextmanager
-def _first_logits(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """The logits after the prompt, (batch, vocabulary), from the first forward pass of a `generate` inside; those that
-    `generate` returns itself are of every token, and take the memory of all."""
-    found: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
 
     def note(module: Any, args: tuple, output: Any) -> None:
-        if not found:
-            found.append(output.logits[:, -1])
+        if not logits:
+            logits.append(output.logits[:, -1])
 
-    handle = model.register_forward_hook(note)
+    # The logits that `generate` returns itself are of every token, and take the memory of all.
+    handle = vlm.model.register_forward_hook(note)
     try:
-        yield found
+        with variant.context(vlm.model, sizes, seeds_of(samples, seed)):
+            output = vlm.generate(**inputs, max_new_tokens=max_new_tokens)
     finally:
         handle.remove()
+    tokens = output[:, inputs["input_ids"].shape[1] :]
+    config = vlm.model.generation_config
+    ends = [] if config is None or config.eos_token_id is None else config.eos_token_id
+    is_end = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device)).tolist()
+    lengths = [row.index(True) + 1 if True in row else len(row) for row in is_end]
+    return _Answered(inputs, sizes, tokens, tuple(lengths), logits[0].float().log_softmax(-1))
 
 
 def _agreeing(vlm: VisionLanguageModel, full: _Answered, withdrawn: Sequence[Variant]) -> list[dict[Variant, Outcome]]:
@@ -196,12 +180,51 @@ def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, variant: V
     return Outcome(vlm.decode(tokens), kl, left)
 
 
-def _end_tokens(vlm: VisionLanguageModel) -> frozenset[int]:
-    config = vlm.model.generation_config
-    ends = None if config is None else config.eos_token_id
-    return frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends)
-
-
-def _batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+@contextmanager
+def shared_encoding(model: PreTrainedModel) -> Iterator[None]:
+    """Inside a `with` block `model` remembers what its vision encoder and projector made of each picture.
+
+    Where a picture is one row of `pixel_values` and what is made of it is one row or one item of the result (LLaVA),
+    it is looked up by its pixels. Other families encode as ever. What is remembered is gone after the block.
+    """
+    inner: Any = getattr(model, "model", model)
+    encode = getattr(inner, "get_image_features", None)
+    if encode is None:
+        yield
+        return
+    remembered: dict[tuple[bytes, str], torch.Tensor] = {}
+
+    @wraps(encode)  # generate looks at its signature to know what to hand over
+    def looked_up(pixel_values: Any = None, *further: Any, **options: Any) -> Any:
+        describes = not further and not any(isinstance(value, torch.Tensor) for value in options.values())
+        if not describes or not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
+            return encode(pixel_values, *further, **options)
+        of_rows = [(_digest(row), repr(sorted(options.items()))) for row in pixel_values]
+        new = {key: row for row, key in enumerate(of_rows) if key not in remembered}
+        if new:
+            made = encode(pixel_values[list(new.values())], **options)
+            features = getattr(made, "pooler_output", None)
+            # A class of its own holds more than these features.
+            if type(made) is not BaseModelOutputWithPooling or features is None or len(features) != len(new):
+                return made if len(new) == len(of_rows) else encode(pixel_values, **options)
+            remembered.update(zip(new, features, strict=True))
+            kinds.add(type(features))
+        found: Any = [remembered[key] for key in of_rows]
+        # Some models give a list, with a tensor for each picture.
+        return BaseModelOutputWithPooling(pooler_output=torch.stack(found) if torch.Tensor in kinds else found)
+
+    kinds = set[type]()
+    inner.get_image_features = looked_up
+    try:
+        yield
+    finally:
+        del inner.get_image_features
+
+
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.sha256(pixels.contiguous().view(torch.uint8).cpu().numpy().tobytes()).digest()

@@ -16,22 +16,14 @@ from typing import Any
 import plotly.graph_objects as go
 from tqdm import tqdm
 
-from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, CalibrationStore, calibrate
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.answers_file import AnswersFile
+from vtw_demo.evaluation import plots
 from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, Columns, EvaluationData, read_data
-from vtw_demo.evaluation.evaluation import Evaluation, evaluate
+from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
-from vtw_demo.evaluation.plots import (
-    evaluation_figure,
-    evaluation_markdown,
-    evaluation_reading,
-    evaluation_table,
-    kinds_figure,
-)
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
 from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
@@ -116,20 +108,15 @@ def run(options: argparse.Namespace) -> int:
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
     compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
-    variants, left_out = _variants(vlm, layers, ablations, options.ablation_layers, compared)
+    where = _layers(options.ablation_layers, vlm.layers, None) if options.ablation_layers else [compared]
+    variants, left_out = _variants(vlm, layers, ablations, where)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
+    of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision}
     evaluations = []
     for name, data in asked:
-        depends_on = {
-            "model": vlm.name,
-            "revision": vlm.revision,
-            "precision": vlm.precision,
-            "data": data.name,
-            "max_new_tokens": data.max_new_tokens,
-            "seed": options.seed,
-        }
-        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", depends_on)
+        of_data = {"data": data.name, "max_new_tokens": data.max_new_tokens, "seed": options.seed}
+        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data)
         for part, in_variants in _parts(data, variants, compared, options.curve_samples, options.seed):
             try:
                 with tqdm(total=len(part.samples) * len(in_variants), desc=name, unit="answer") as bar:
@@ -140,18 +127,15 @@ def run(options: argparse.Namespace) -> int:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
+    of_calibration = calibration and {
+        **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
+        "samples": len(calibration.samples),
+        "sentence": calibration.sentence(),
+    }
     result = {
-        "model": vlm.name,
-        "revision": vlm.revision,
-        "precision": vlm.precision,
+        **of_model,
         "layers": vlm.layers,
-        "calibration": None
-        if calibration is None
-        else {
-            **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
-            "samples": len(calibration.samples),
-            "sentence": calibration.sentence(),
-        },
+        "calibration": of_calibration,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": this_machine().to_json(),
         "seed": options.seed,
@@ -171,7 +155,7 @@ def _data(name: str, options: argparse.Namespace) -> EvaluationData:
     data, skipped = read_data(name, columns, options.samples, options.split, options.config, options.seed)
     for row in skipped:
         print(f"skipped {name}, {row}", file=sys.stderr)
-    return EvaluationData(data.name, data.samples, data.score, options.max_new_tokens)
+    return replace(data, max_new_tokens=options.max_new_tokens)
 
 
 def _parts(
@@ -189,7 +173,7 @@ def _parts(
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
     """The calibration that is kept of a model; the embedded one's is made if there is none."""
     store = CalibrationStore.of(vlm)
-    stored = stored_calibration(store)
+    stored = store.result()
     if stored is not None or vlm.name != EMBEDDED:
         return stored
     samples = embedded_samples(CALIBRATION_SAMPLES)
@@ -201,16 +185,12 @@ def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
 
 def _layers(written: Sequence[str] | None, layer_count: int, calibrated: int | None) -> list[int]:
     """Those that were asked for, without K = L, which is the full model; else all, or some of many."""
-    if written is not None:
-        return [layer for layer in _numbers(written, layer_count) if layer < layer_count]
-    every = range(1, layer_count)
-    step = max(1, -(-len(every) // MOST_LAYERS))
-    return sorted({*every[step - 1 :: step], *([] if calibrated is None else [calibrated])})
-
-
-def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
+    if written is None:
+        every = range(1, layer_count)
+        step = max(1, -(-len(every) // MOST_LAYERS))
+        return sorted({*every[step - 1 :: step], *([] if calibrated is None else [calibrated])})
     found = set[int]()
-    for part in [piece for text in written for piece in text.split(",") if piece]:
+    for part in filter(None, ",".join(written).split(",")):
         matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if matched is None:
             raise UserError(f"Layers are numbers or ranges such as 4-12; this is {part!r}.")
@@ -218,37 +198,30 @@ def _numbers(written: Sequence[str], layer_count: int) -> list[int]:
         if not 1 <= first <= last <= layer_count:
             raise UserError(f"Layers go from 1 to {layer_count}, the number of decoder layers; this is {part!r}.")
         found.update(range(first, last + 1))
-    return sorted(found)
+    return sorted(found - {layer_count})
 
 
 def _variants(
-    vlm: VisionLanguageModel,
-    layers: Sequence[int],
-    ablations: Sequence[Ablation],
-    ablation_layers: Sequence[str] | None,
-    compared: int,
+    vlm: VisionLanguageModel, layers: Sequence[int], ablations: Sequence[Ablation], ablation_layers: Sequence[int]
 ) -> tuple[list[Variant], list[str]]:
     """The variants to compare, the full model first, and why some can't be."""
-    where = [compared] if ablation_layers is None else _layers(ablation_layers, vlm.layers, None)
-    others = [
-        Variant(kind, layer) for kind in dict.fromkeys(ablations) for layer in ([None] if kind == "blind" else where)
-    ]
-    withdrawn = sorted({*layers, *(where if others else ())})
+    withdrawn = sorted({*layers, *(ablation_layers if ablations else ())})
     variants, left_out = [FULL, *(Variant("withdrawn", layer) for layer in withdrawn)], []
-    for variant in others:
-        reason = obstacle(vlm, variant)
-        if reason is None:
-            variants.append(variant)
-        else:
-            left_out.append(f"{variant.name}: {reason}")
+    for kind in dict.fromkeys(ablations):
+        for layer in [None] if kind == "blind" else ablation_layers:
+            variant = Variant(kind, layer)
+            if reason := obstacle(vlm, variant):
+                left_out.append(f"{variant.name}: {reason}")
+            else:
+                variants.append(variant)
     return variants, left_out
 
 
 def _print(evaluation: Evaluation, calibrated: int | None) -> None:
     pictures = f"{evaluation.samples} questions about {evaluation.pictures} pictures"
-    print(f"\n{evaluation.data}: {pictures}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+    print(f"\n{evaluation.data}: {pictures}\n\n{plots.evaluation_markdown(evaluation, calibrated)}\n")
     if calibrated is not None and Variant("withdrawn", calibrated) in evaluation.variants:
-        print(evaluation_reading(evaluation, calibrated))
+        print(plots.evaluation_reading(evaluation, calibrated))
     if evaluation.samples_per_second:
         speed = f"{evaluation.samples_per_second:.1f} questions a second, each in {len(evaluation.variants)} ways"
         print(f"{evaluation.answered} answered in {evaluation.seconds:.0f} s: {speed}.", flush=True)
@@ -258,21 +231,19 @@ def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation],
     contents: dict[str, bytes] = {"evaluation.json": json.dumps(result, indent=1).encode()}
     figures, pictures, markdown = [], {}, []
     for evaluation in evaluations:
-        curve = evaluation_figure(evaluation)
-        figures += [curve, kinds_figure(evaluation, calibrated)]
+        curve = plots.evaluation_figure(evaluation)
+        figures += [curve, plots.kinds_figure(evaluation, calibrated)]
         # A picture has no text to hover over.
         labelled = {"mode": "lines+markers+text", "textposition": "bottom right", "textfont": {"size": 9}}
         pictures[out / f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
             labelled, selector={"name": "agreement"}
         )
-        contents[f"{_slug(evaluation.data)}.csv"] = evaluation_table(evaluation).to_csv().encode()
-        markdown.append(f"{evaluation.data}\n\n{evaluation_markdown(evaluation, calibrated)}\n")
+        contents[f"{_slug(evaluation.data)}.csv"] = plots.evaluation_table(evaluation).to_csv().encode()
+        markdown.append(f"{evaluation.data}\n\n{plots.evaluation_markdown(evaluation, calibrated)}\n")
     contents["evaluation.md"] = "\n".join(markdown).encode()
-    plots = [
-        figure.to_html(full_html=False, include_plotlyjs=number == 0).encode() for number, figure in enumerate(figures)
-    ]
-    head = b'<!doctype html><meta charset="utf-8"><title>Evaluation</title>\n'
-    contents["evaluation.html"] = head + b"\n".join(plots)
+    drawn = [figure.to_html(full_html=False, include_plotlyjs=number == 0) for number, figure in enumerate(figures)]
+    head = '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
+    contents["evaluation.html"] = "\n".join([head, *drawn]).encode()
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_whole(out / name, content)

@@ -23,10 +23,6 @@ from vtw_demo.evaluation.metrics import description_match, exact_match
 from vtw_demo.models.question import without_control_characters
 
 SHORT_ANSWER_TOKENS = 32
-DESCRIPTION_TOKENS = 256
-SCENES = 5000
-FURTHER = 300
-DESCRIPTIONS = 500
 PHOTOS = 200
 
 
@@ -85,12 +81,7 @@ def read_data(
       relative to its folder; or a set of the package `datasets`.
     - `count`: where there are more rows, a random choice of so many that depends on `seed` alone, in the data's order.
     - `split`, `config`: of a set of `datasets`.
-
-    Raises UserError for data that isn't there or can't be read, a column that is missing, a split that isn't there, and
-    data without a row that can be used.
     """
-    if count is not None and count < 1:
-        raise UserError(f"At least 1 sample is needed; {count} were asked for.")
     wanted = (columns.image, columns.question, columns.answer)
     advice = "Name the columns with --image-column, --question-column and --answer-column."
     file = find_file(Path(name))
@@ -120,10 +111,7 @@ def picture_fingerprint(picture: Image.Image) -> str:
 
 
 def references_of(value: Any) -> tuple[str, ...]:
-    """The right answers that a field holds: one, or a list of them; those of VQA are objects with an `answer`.
-
-    Raises UserError for an empty field, and what is no answer.
-    """
+    """The right answers that a field holds: one, or a list of them; those of VQA are objects with an `answer`."""
     listed = value if isinstance(value, list | tuple) else [value]
     found = []
     for item in listed:
@@ -140,53 +128,60 @@ def references_of(value: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def fresh_scenes(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
-    """One short-answer question each about `count` scenes of 1 to `objects` objects; kinds evenly among those that fit.
-
-    A scene depends on the seed and its number alone, and on a seed that training never uses: its own all name a stage.
-    """
+def _about_scenes(
+    name: str,
+    usual_count: int,
+    stage: str,
+    make: Callable[[str], tuple[Question, Callable[[], Image.Image]]],
+    count: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> EvaluationData:
+    """One question each about `count` scenes of 1 to 6 objects. `make` gives it and the picture, from a seed that names
+    seed and number alone, and that training never uses: its own all name a stage."""
     samples = []
-    for number in range(SCENES if count is None else count):
-        scene, asked = _asked(f"{seed} evaluation {number}", objects)
-        samples.append(_about_scene(number, asked, partial(draw, scene)))
-    return EvaluationData(f"fresh scenes of 1 to {objects} objects", tuple(samples))
+    for number in range(count or usual_count):
+        asked, shown = make(f"{seed} {stage} {number}")
+        samples.append(EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown))
+    return EvaluationData(name, tuple(samples), **options)
 
 
-def _asked(seed: str, objects: int) -> tuple[Scene, Question]:
+def _asked(seed: str) -> tuple[Scene, Question]:
+    """A short-answer question; kinds evenly among those that fit."""
     generator = random.Random(seed)
-    scene = random_scene(generator, generator.randint(1, objects))
+    scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
     (asked,) = ask_several(scene, 1, generator, SHORT_ANSWER_KINDS)
     return scene, asked
 
 
-def _about_scene(number: int, asked: Question, shown: Callable[[], Image.Image]) -> EvaluationSample:
-    return EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown)
+def _plain(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
+    scene, asked = _asked(seed)
+    return asked, partial(draw, scene)
 
 
-def rephrased_questions(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
-    """As `fresh_scenes`, of further scenes, asked in words that training never used."""
-    samples = []
-    for number in range(FURTHER if count is None else count):
-        of_sample = f"{seed} evaluation rephrased {number}"
-        generator, asked, said = random.Random(of_sample), None, None
-        # A few questions have no other words: these are drawn anew.
-        while asked is None or said is None or said.text == asked.text:
-            scene, asked = _asked(f"{of_sample} {generator.random()}", objects)
-            said = rephrased(asked, generator, TESTED)
-        samples.append(_about_scene(number, said, partial(draw, scene)))
-    return EvaluationData("questions in words never trained on", tuple(samples))
+def _rephrased(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
+    """In words that training never used. A few questions have no other words: these are drawn anew."""
+    generator = random.Random(seed)
+    while True:
+        scene, asked = _asked(f"{seed} {generator.random()}")
+        said = rephrased(asked, generator, TESTED)
+        if said.text != asked.text:
+            return said, partial(draw, scene)
 
 
-def otherwise_drawn(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
-    """As `fresh_scenes`, of further scenes: pictures of other sizes and aspect ratios, as if drawn by hand, in a paint
-    program's colours, turned a little, blurred, stored as JPEG."""
-    samples = []
-    for number in range(FURTHER if count is None else count):
-        of_sample = f"{seed} evaluation drawn {number}"
-        scene, asked = _asked(of_sample, objects)
-        shown = partial(_seeded, _otherwise, scene, of_sample)
-        samples.append(_about_scene(number, asked, shown))
-    return EvaluationData("scenes drawn and kept otherwise", tuple(samples))
+def _described(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
+    generator = random.Random(seed)
+    scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
+    asked = ask(scene, "description", generator)
+    assert asked is not None
+    return asked, partial(draw, scene)
+
+
+def _drawn_otherwise(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
+    """In other sizes and aspect ratios, as if drawn by hand, in a paint program's colours, turned a little, blurred,
+    stored as JPEG."""
+    scene, asked = _asked(seed)
+    return asked, partial(_seeded, _otherwise, scene, seed)
 
 
 def _seeded(make: Callable[[Any, random.Random], Image.Image], subject: Any, seed: str) -> Image.Image:
@@ -200,69 +195,57 @@ def _otherwise(scene: Scene, generator: random.Random) -> Image.Image:
 
 
 def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
-    """Parts of photos that training never saw, with questions about shapes: right is the modest answer alone.
-
-    Raises UserError where the package scikit-image isn't installed.
-    """
+    """Parts of photos that training never saw, with questions about shapes: right is the modest answer alone."""
     try:
         from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, part_of_photo, photos
     except ImportError as error:
         raise UserError("The package scikit-image isn't installed: pip install scikit-image.") from error
     samples = []
     for name, photo in zip(TESTED_PHOTOS, photos(TESTED_PHOTOS), strict=True):
-        for number in range((PHOTOS if count is None else count) // len(TESTED_PHOTOS) or 1):
+        for number in range((count or PHOTOS) // len(TESTED_PHOTOS) or 1):
             of_sample = f"{seed} evaluation {name} {number}"
-            _, asked = _asked(of_sample, MAXIMUM_OBJECTS)
+            _, asked = _asked(of_sample)
             shown = partial(_seeded, part_of_photo, photo, of_sample)
             samples.append(EvaluationSample(f"{name} {number}", "", asked.text, (MODEST_ANSWER,), shown))
     return EvaluationData("photos, of which it knows nothing", tuple(samples))
 
 
-def scene_descriptions(count: int | None = None, seed: int = 0, objects: int = MAXIMUM_OBJECTS) -> EvaluationData:
-    """`count` further scenes to describe. An answer is right with every object, its colour and its place."""
-    samples = []
-    for number in range(DESCRIPTIONS if count is None else count):
-        generator = random.Random(f"{seed} evaluation description {number}")
-        scene = random_scene(generator, generator.randint(1, objects))
-        asked = ask(scene, "description", generator)
-        assert asked is not None
-        samples.append(_about_scene(number, asked, partial(draw, scene)))
-    name = f"descriptions of scenes of 1 to {objects} objects"
-    return EvaluationData(name, tuple(samples), description_match, DESCRIPTION_TOKENS)
-
-
 def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
     """The questions of easy-vqa's test split, or `count` of them at random, picture by picture; the kind of question is
-    what it asks for. Raises UserError where the package isn't installed."""
+    what it asks for."""
     try:
         from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
     except ImportError as error:
         raise UserError("The package easy-vqa isn't installed: pip install easy-vqa==1.0.") from error
-    samples = [
-        EvaluationSample(
-            f"{pictured.path.name}: {question}", _easy_vqa_kind(question, answer), question, (answer,), pictured.picture
-        )
-        for pictured in easy_vqa_pictures("test")
-        for question, answer in pictured.questions
-    ]
+    samples = []
+    for pictured in easy_vqa_pictures("test"):
+        for question, answer in pictured.questions:
+            # Its questions come without a kind: they ask for a colour, a shape, or yes or no.
+            kind = "yes or no" if answer in ("yes", "no") else "colour" if "color" in question else "shape"
+            name = f"{pictured.path.name}: {question}"
+            samples.append(EvaluationSample(name, kind, question, (answer,), pictured.picture))
     if count is not None:
         chosen = random.Random(f"{seed} easy-vqa").sample(range(len(samples)), min(count, len(samples)))
         samples = [samples[index] for index in sorted(chosen)]
     return EvaluationData("easy-vqa, test split", tuple(samples))
 
 
-def _easy_vqa_kind(question: str, answer: str) -> str:
-    """Its questions come without one: they ask for a colour, a shape, or yes or no."""
-    if answer in ("yes", "no"):
-        return "yes or no"
-    return "colour" if "color" in question else "shape"
-
-
 BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
-    "scenes": fresh_scenes,
-    "rephrased": rephrased_questions,
-    "drawn-otherwise": otherwise_drawn,
-    "descriptions": scene_descriptions,
+    "scenes": partial(_about_scenes, f"fresh scenes of 1 to {MAXIMUM_OBJECTS} objects", 5000, "evaluation", _plain),
+    "rephrased": partial(_about_scenes, "questions in words never trained on", 300, "evaluation rephrased", _rephrased),
+    "drawn-otherwise": partial(
+        _about_scenes, "scenes drawn and kept otherwise", 300, "evaluation drawn", _drawn_otherwise
+    ),
+    # An answer is right with every object, its colour and its place.
+    "descriptions": partial(
+        _about_scenes,
+        f"descriptions of scenes of 1 to {MAXIMUM_OBJECTS} objects",
+        500,
+        "evaluation description",
+        _described,
+        score=description_match,
+        max_new_tokens=256,
+    ),
     "easy-vqa": easy_vqa_test,
     "photos": unknown_photos,
 }

@@ -1,22 +1,26 @@
-"""Accuracy, agreement, divergence and prefill times of a model on a data set, in each variant."""
+"""Accuracy, agreement, divergence and prefill times of a model on a data set, in each variant; and the file of its
+answers: a line a sample, added as they come, so that a stopped evaluation goes on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vtw_demo.comparison.timed_generate import timed_generate
 from vtw_demo.comparison.timing import in_turn, ratios
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.answering import Outcome, answer_samples, prompt_sizes, seeds_of
-from vtw_demo.evaluation.answers_file import AnswersFile, sample_key
+from vtw_demo.evaluation.answering import Outcome, answer_samples, batches, prompt_sizes, seeds_of
 from vtw_demo.evaluation.data import EvaluationData, EvaluationSample, picture_fingerprint
 from vtw_demo.evaluation.metrics import Estimate, estimates, normalise
 from vtw_demo.evaluation.variants import FULL, Variant
+from vtw_demo.files import write_whole
 from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
@@ -113,6 +117,70 @@ class Evaluation:
         }
 
 
+class AnswersFile:
+    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way."""
+
+    def __init__(self, path: Path, depends_on: dict[str, Any]) -> None:
+        self.path = path
+        self.depends_on = depends_on
+        self.lines: dict[str, dict[str, Any]] = {}
+        if not path.exists():
+            return
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
+            try:
+                row = json.loads(line)
+                if number and all({"answer", "kl", "flops_left"} <= way.keys() for way in row["ways"].values()):
+                    self.lines[row["key"]] = row
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # a line that was being written when its process was killed
+            if number == 0 and row.get("depends_on") != self.depends_on:
+                raise UserError(
+                    f"{path} holds answers of another evaluation: {_changed(row.get('depends_on'), self.depends_on)}. "
+                    "Choose another folder with --out, or remove that file."
+                )
+
+    def outcomes(self, sample: EvaluationSample, picture: str) -> dict[str, Outcome]:
+        """The sample's answers that are there, by the way's name; none where its picture was another one."""
+        row = self.lines.get(sample_key(sample))
+        if row is None or row.get("picture") != picture:
+            return {}
+        return {name: Outcome(way["answer"], way["kl"], way["flops_left"]) for name, way in row["ways"].items()}
+
+    def keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add lines, in one piece."""
+        added = {row["key"]: row for row in rows}
+        self.lines |= added
+        written = [json.dumps(row, ensure_ascii=False) for row in added.values()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begun = self.path.exists()
+        with self.path.open("a", encoding="utf-8") as file:
+            # Begun by a line's end: the last line may have been cut short.
+            head = "" if begun else json.dumps({"depends_on": self.depends_on})
+            file.write("\n".join([head, *written]) + "\n")
+
+    def finish(self, keys: Iterable[str]) -> None:
+        """Write the file anew: a line each for these samples, in this order, then what else it held."""
+        ordered = list(dict.fromkeys([*keys, *self.lines]))
+        rows = [json.dumps(self.lines[key], ensure_ascii=False) for key in ordered if key in self.lines]
+        write_whole(self.path, "\n".join([json.dumps({"depends_on": self.depends_on}), *rows, ""]).encode())
+
+
+def sample_key(sample: EvaluationSample) -> str:
+    """Equal for samples that are from the same place and ask the same."""
+    said = repr((sample.name, sample.kind, sample.question, sample.references))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _changed(before: Any, now: dict[str, Any]) -> str:
+    if not isinstance(before, dict):
+        return "its first line is damaged"
+    return "; ".join(
+        f"{name} was {before.get(name)!r}, and is {now.get(name)!r}"
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    )
+
+
 def evaluate(
     vlm: VisionLanguageModel,
     data: EvaluationData,
@@ -124,40 +192,35 @@ def evaluate(
 ) -> Evaluation:
     """Answer what `file` doesn't hold yet, keeping it there as it comes, and measure.
 
-    `on_answers` is called with each number of further answers, those of the file first. Raises UserError for a batch
-    size below 1, and what `answer_samples` raises; OSError where the file can't be written.
+    `on_answers` is called with each number of further answers, those of the file first.
     """
     if batch_size < 1:
         raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
     prefill = on_model_thread(prefill_times, vlm, data.samples, variants)
-    known: list[dict[Variant, Outcome]] = []
+    known: list[dict[str, Outcome]] = []
     pictures: list[str] = []
-    for sample in data.samples:
-        kept: dict[str, Outcome] = {}
-        picture = ""
-        if sample_key(sample) in file.lines:
-            picture = picture_fingerprint(sample.open())
-            kept = file.outcomes(sample, picture)
-        known.append({variant: kept[variant.name] for variant in variants if variant.name in kept})
-        pictures.append(picture)
-        again = FULL in known[-1] and len(known[-1]) < len(variants)
-        on_answers(len(known[-1]) - again)
-    answered, start = 0, time.perf_counter()
-    for indices, missing in _left(known, variants, BATCHES_AT_ONCE * batch_size):
-        samples = [data.samples[index] for index in indices]
+    lacking: dict[tuple[Variant, ...], list[int]] = {}
+    for index, sample in enumerate(data.samples):
+        pictures.append(picture_fingerprint(sample.open()) if sample_key(sample) in file.lines else "")
+        known.append(file.outcomes(sample, pictures[-1]))
+        missing = tuple(variant for variant in variants if variant.name not in known[-1])
         # Again, where only others are missing: divergence is from the full model's distribution, which isn't kept.
-        asked = [FULL, *(variant for variant in missing if variant != FULL)]
-        found = on_model_thread(answer_samples, vlm, samples, asked, data.max_new_tokens, batch_size, seed, on_answers)
-        rows = []
-        for index, outcomes in zip(indices, found, strict=True):
-            sample = data.samples[index]
-            known[index] |= outcomes
-            pictures[index] = pictures[index] or picture_fingerprint(sample.open())
-            held = file.outcomes(sample, pictures[index])
-            held |= {variant.name: outcome for variant, outcome in outcomes.items()}
-            rows.append(_row(data, sample, pictures[index], held))
-        file.keep(rows)
-        answered += len(rows)
+        asked = missing if not missing or FULL in missing else (FULL, *missing)
+        on_answers(len(variants) - len(asked))
+        if asked:
+            lacking.setdefault(asked, []).append(index)
+    answered, start = 0, time.perf_counter()
+    for asked, indices in lacking.items():
+        for part in batches(indices, BATCHES_AT_ONCE * batch_size):
+            samples = [data.samples[index] for index in part]
+            found = on_model_thread(
+                answer_samples, vlm, samples, asked, data.max_new_tokens, batch_size, seed, on_answers
+            )
+            for index, sample, outcomes in zip(part, samples, found, strict=True):
+                known[index] |= {variant.name: outcome for variant, outcome in outcomes.items()}
+                pictures[index] = pictures[index] or picture_fingerprint(sample.open())
+            file.keep([_row(data, data.samples[index], pictures[index], known[index]) for index in part])
+            answered += len(part)
     seconds = time.perf_counter() - start
     if answered:
         file.finish(sample_key(sample) for sample in data.samples)
@@ -181,36 +244,29 @@ def prefill_times(
     """Time each of `variants`, which hold `FULL`, on the first few samples, from the decoder's start to the first
     token."""
     times: dict[Variant, list[float]] = {variant: [] for variant in variants}
+
+    def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: EvaluationSample) -> float:
+        context = variant.context(vlm.model, prompt_sizes(vlm, inputs), seeds_of([sample], 0))
+        return timed_generate(vlm.generate, vlm.model, inputs, context, max_new_tokens=1).prefill_ms
+
     for sample in samples[:TIMED_PROMPTS]:
         inputs = vlm.prepare(sample.open(), sample.question)
-        runs = {variant: partial(_prefill_ms, vlm, inputs, variant, seeds_of([sample], 0)) for variant in variants}
+        runs = {variant: partial(prefill_ms, inputs, variant, sample) for variant in variants}
         for variant, milliseconds in in_turn(runs, TIMED_ROUNDS):
             times[variant].append(milliseconds)
     return {variant: PrefillTime(tuple(taken), ratios(taken, times[FULL])) for variant, taken in times.items()}
 
 
-def _prefill_ms(vlm: VisionLanguageModel, inputs: dict[str, Any], variant: Variant, seeds: Sequence[str]) -> float:
-    context = variant.context(vlm.model, prompt_sizes(vlm, inputs), seeds)
-    return timed_generate(vlm.generate, vlm.model, inputs, context, max_new_tokens=1).prefill_ms
+def _judged(data: EvaluationData, sample: EvaluationSample, outcome: Outcome, full: Outcome) -> tuple[float, bool]:
+    """The score of an answer, and whether it is the full model's."""
+    return data.score(outcome.answer, sample.references), normalise(outcome.answer) == normalise(full.answer)
 
 
-def _left(
-    known: Sequence[Mapping[Variant, Outcome]], variants: Sequence[Variant], at_once: int
-) -> Iterator[tuple[list[int], tuple[Variant, ...]]]:
-    """Samples to answer together, with the variants that they lack."""
-    lacking: dict[tuple[Variant, ...], list[int]] = {}
-    for index, have in enumerate(known):
-        if missing := tuple(variant for variant in variants if variant not in have):
-            lacking.setdefault(missing, []).append(index)
-    for missing, indices in lacking.items():
-        for start in range(0, len(indices), at_once):
-            yield indices[start : start + at_once], missing
-
-
-def _row(
-    data: EvaluationData, sample: EvaluationSample, picture: str, outcomes: Mapping[str, Outcome]
-) -> dict[str, Any]:
-    full = normalise(outcomes[FULL.name].answer)
+def _row(data: EvaluationData, sample: EvaluationSample, picture: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    ways = {}
+    for name, outcome in outcomes.items():
+        score, agrees = _judged(data, sample, outcome, outcomes[FULL.name])
+        ways[name] = {**asdict(outcome), "score": score, "agrees": agrees}
     return {
         "key": sample_key(sample),
         "name": sample.name,
@@ -218,33 +274,25 @@ def _row(
         "kind": sample.kind,
         "question": sample.question,
         "references": sample.references,
-        "ways": {
-            name: {
-                **asdict(outcome),
-                "score": data.score(outcome.answer, sample.references),
-                "agrees": normalise(outcome.answer) == full,
-            }
-            for name, outcome in outcomes.items()
-        },
+        "ways": ways,
     }
 
 
 def _figures(
     data: EvaluationData,
-    outcomes: Sequence[Mapping[Variant, Outcome]],
+    outcomes: Sequence[Mapping[str, Outcome]],
     pictures: Sequence[str],
     variants: Sequence[Variant],
     seed: int,
 ) -> dict[str, dict[Variant, Figures]]:
-    columns = []
+    columns: list[list[float]] = []
     for sample, found in zip(data.samples, outcomes, strict=True):
-        full = normalise(found[FULL].answer)
-        right = data.score(found[FULL].answer, sample.references)
-        row = []
-        for variant in variants:
-            score = data.score(found[variant].answer, sample.references)
-            row += [score, score - right, float(normalise(found[variant].answer) == full), found[variant].kl]
-        columns.append(row)
+        full = found[FULL.name]
+        right, _ = _judged(data, sample, full, full)
+        columns.append([])
+        for outcome in (found[variant.name] for variant in variants):
+            score, agrees = _judged(data, sample, outcome, full)
+            columns[-1] += [score, score - right, agrees, outcome.kl]
     kinds = sorted({sample.kind for sample in data.samples if sample.kind})
     figures: dict[str, dict[Variant, Figures]] = {}
     for kind in (*(kinds if len(kinds) > 1 else ()), ALL):
@@ -252,9 +300,8 @@ def _figures(
         found_here = estimates([columns[i] for i in chosen], [pictures[i] for i in chosen], seed)
         figures[kind] = {}
         for number, variant in enumerate(variants):
-            shares = [outcomes[i][variant].flops_left for i in chosen]
-            known = [share for share in shares if share is not None]
+            shares = [share for i in chosen if (share := outcomes[i][variant.name].flops_left) is not None]
+            left = statistics.fmean(shares) if len(shares) == len(chosen) else None
             accuracy, change, agreement, kl = found_here[4 * number : 4 * number + 4]
-            left = statistics.fmean(known) if len(known) == len(shares) else None
             figures[kind][variant] = Figures(len(chosen), accuracy, change, agreement, kl, left)
     return figures

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.withdraw import check_layer, withdraw
 
 NEW_TOKENS = 1024
-ONE_PICTURE = "vtw answers questions about one picture each; {count} came with one of the task {task!r}."
 
 
 class VisualTokensWithdrawal(lmms):
@@ -28,8 +28,6 @@ class VisualTokensWithdrawal(lmms):
     - `pretrained`: a hub id, a folder, or "embedded"; `quantization`, `device`, `revision`: as in `vtw_demo.load`.
     - `layer`: withdrawal layer K; None, and the number of decoder layers, withdraw nothing.
     - `batch_size`: questions at once.
-
-    Raises what `vtw_demo.load` and `check_layer` raise, and ValueError for a batch size below 1.
     """
 
     is_simple = True
@@ -58,14 +56,17 @@ class VisualTokensWithdrawal(lmms):
         """The answers, cut before the first of a task's `until`."""
         answers: list[str] = []
         with tqdm(total=len(requests), desc=f"answering at K = {self.layer}", unit="question") as bar:
-            for batch, cap, ends in self._batches(requests):
-                queries = [self._query(request) for request in batch]
-                inputs = self.vlm.prepare_batch(queries)
-                with torch.inference_mode(), withdraw(self.vlm.model, self.layer):
-                    output = self.vlm.generate(**inputs, max_new_tokens=cap)
-                for row in output[:, inputs["input_ids"].shape[1] :]:
-                    answers.append(_cut(self.vlm.decode(row.tolist()), ends))
-                bar.update(len(batch))
+            # Neighbours that are answered alike, in the order in which they came.
+            for (cap, ends), alike in groupby(requests, _asked):
+                rest = list(alike)
+                while rest:
+                    batch, rest = rest[: self.batch_size], rest[self.batch_size :]
+                    inputs = self.vlm.prepare_batch([self._query(request) for request in batch])
+                    with torch.inference_mode(), withdraw(self.vlm.model, self.layer):
+                        output = self.vlm.generate(**inputs, max_new_tokens=cap)
+                    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+                        answers.append(_cut(self.vlm.decode(row), ends))
+                    bar.update(len(batch))
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -74,22 +75,12 @@ class VisualTokensWithdrawal(lmms):
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError("vtw answers one question about a picture: choose a task of one round.")
 
-    def _batches(self, requests: Sequence[Instance]) -> Iterable[tuple[Sequence[Instance], int, tuple[str, ...]]]:
-        """Neighbours that are answered alike, in the order in which they came."""
-        begun = 0
-        while begun < len(requests):
-            cap, ends = _asked(requests[begun])
-            end = begun
-            while end < min(begun + self.batch_size, len(requests)) and _asked(requests[end]) == (cap, ends):
-                end += 1
-            yield requests[begun:end], cap, ends
-            begun = end
-
     def _query(self, request: Instance) -> tuple[Image.Image, str]:
         question, _, pictures_of, number, task, split = request.args
         pictures = pictures_of(self.task_dict[task][split][number])
         if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
-            raise UserError(ONE_PICTURE.format(count=f"{len(pictures)} pictures or clips", task=task))
+            came = f"{len(pictures)} pictures or clips came with one of the task {task!r}"
+            raise UserError(f"vtw answers questions about one picture each; {came}.")
         return pictures[0].convert("RGB"), question.replace("<image>", "").strip()
 
 

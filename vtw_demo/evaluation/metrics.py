@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,20 +18,11 @@ from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-_DRAWN_AT_ONCE = 4_000_000
 NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
            "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
 ARTICLES = ("a", "an", "the")
 # None that is another word without its apostrophe: its, were, well, ill, shed and the like stay as they are.
-WITH_APOSTROPHE = (
-    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't",
-    "he'd", "he's", "how'd", "how'll", "how's", "i'm", "i've", "isn't", "it'd", "it'll", "ma'am", "might've",
-    "mightn't", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "shan't", "she's", "should've",
-    "shouldn't", "somebody's", "someone's", "something's", "that's", "there'd", "there're", "there's", "they'd",
-    "they'll", "they're", "they've", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's",
-    "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't",
-    "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
-)  # fmt: skip
+WITH_APOSTROPHE = Path(__file__).with_name("contractions.txt").read_text(encoding="utf-8").split()
 CONTRACTIONS = {written.replace("'", ""): written for written in WITH_APOSTROPHE}
 
 _DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
@@ -81,7 +73,7 @@ def description_match(answer: str, references: Sequence[str]) -> float:
 
 
 def _objects(description: str) -> Counter[tuple[str, ...]]:
-    """(colour, shape, place) of each object that a description tells of."""
+    """(colour, shape, place) of each."""
     return Counter(_OBJECT.findall(description.lower()))
 
 
@@ -97,19 +89,12 @@ def estimates(values: Sequence[Sequence[float]], groups: Sequence[str], seed: in
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.zeros((len(names), table.shape[1]))
     np.add.at(sums, group, table)
-    counts = np.bincount(group).astype(np.float64)
+    counts = np.bincount(group)
     generator = np.random.default_rng(seed)
-    means = []
-    at_once = max(1, _DRAWN_AT_ONCE // len(names))
-    for start in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - start)
-        drawn = generator.integers(len(names), size=(rows, len(names)))
-        times = np.bincount((drawn + np.arange(rows)[:, None] * len(names)).ravel(), minlength=rows * len(names))
-        weights = times.reshape(rows, len(names)).astype(np.float64)
-        means.append((weights @ sums) / (weights @ counts)[:, None])
+    means = np.empty((RESAMPLES, table.shape[1]))
+    for resample in range(RESAMPLES):
+        times = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+        means[resample] = times @ sums / (times @ counts)
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside], axis=0)
-    return tuple(
-        Estimate(float(mean), float(least), float(most))
-        for mean, least, most in zip(table.mean(0), low, high, strict=True)
-    )
+    low, high = np.quantile(means, [outside, 1 - outside], axis=0)
+    return tuple(Estimate(*figures) for figures in np.stack([table.mean(0), low, high], axis=1).tolist())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
 from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
-from vtw_demo.formats import percent
+from vtw_demo.formats import markdown_table, percent
 from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
 from vtw_demo.plots.table import Table
 
@@ -22,15 +23,17 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
     """Accuracy and agreement with 95 % intervals, against the FLOPs left; against K where costs aren't known."""
     figure = go.Figure()
     of = evaluation.figures[ALL]
-    against_flops = _flops_known(of)
+    against_flops = all(found.flops_left is not None for found in of.values())
     for name, colour in (("accuracy", ACCURACY_COLOUR), ("agreement", AGREEMENT_COLOUR)):
         for kind in ("withdrawn", *SYMBOLS):
-            variants = _of_kind(of, kind)
+            # The full model ends the curve of withdrawal.
+            variants = _curve(of) if kind == "withdrawn" else [variant for variant in of if variant.kind == kind]
             if not variants:
                 continue
             found: list[Estimate] = [getattr(of[variant], name) for variant in variants]
+            left, layers = [100 * (of[variant].flops_left or 0) for variant in variants], _layers(variants, evaluation)
             figure.add_scatter(
-                x=[_place(variant, of[variant], against_flops, evaluation) for variant in variants],
+                x=left if against_flops else layers,
                 y=[100 * one.mean for one in found],
                 error_y={
                     "type": "data",
@@ -47,15 +50,9 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
                 name=name if kind == "withdrawn" else f"{name}, {kind}",
                 hovertemplate=f"%{{text}}: {name} %{{y:.1f}} %<extra></extra>",
             )
-    title = "prefill FLOPs left" if against_flops else "withdrawal layer K"
-    figure.update_layout(
-        height=420,
-        title={"text": f"{evaluation.data}: {evaluation.samples} questions", "font": {"size": 14}},
-        xaxis={"title": {"text": title, "standoff": 4}, "ticksuffix": " %" if against_flops else ""},
-        yaxis={"title": {"text": "share of the questions", "standoff": 4}, "ticksuffix": " %"},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-    )
-    return styled(figure)
+    title = f"{evaluation.data}: {evaluation.samples} questions"
+    of_x = "prefill FLOPs left" if against_flops else "withdrawal layer K"
+    return _titled(figure, title, of_x, "share of the questions").update_xaxes(ticksuffix=" %" if against_flops else "")
 
 
 def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Figure:
@@ -64,7 +61,7 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
     for number, (kind, of) in enumerate(evaluation.figures.items()):
         variants = _curve(of)
         figure.add_scatter(
-            x=[_layer(variant, evaluation) for variant in variants],
+            x=_layers(variants, evaluation),
             y=[100 * of[variant].accuracy.mean for variant in variants],
             mode="lines+markers",
             line={
@@ -76,11 +73,16 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
         )
     if calibrated is not None:
         figure.add_vline(x=calibrated, line=K_LINE, annotation={"text": f"K = {calibrated}", "font": {"size": 12}})
+    title = f"{evaluation.data}: accuracy by kind of question"
+    return _titled(figure, title, "withdrawal layer K; the last is the full model", "accuracy")
+
+
+def _titled(figure: go.Figure, title: str, of_x: str, of_y: str) -> go.Figure:
     figure.update_layout(
         height=420,
-        title={"text": f"{evaluation.data}: accuracy by kind of question", "font": {"size": 14}},
-        xaxis={"title": {"text": "withdrawal layer K; the last is the full model", "standoff": 4}},
-        yaxis={"title": {"text": "accuracy", "standoff": 4}, "ticksuffix": " %"},
+        title={"text": title, "font": {"size": 14}},
+        xaxis={"title": {"text": of_x, "standoff": 4}},
+        yaxis={"title": {"text": of_y, "standoff": 4}, "ticksuffix": " %"},
         legend={"orientation": "h", "y": -0.2, "x": 0},
     )
     return styled(figure)
@@ -101,84 +103,51 @@ def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row for each kind of question and variant."""
-    columns = (
-        "kind",
-        "way",
-        "questions",
-        "accuracy (%)",
-        "accuracy, low (%)",
-        "accuracy, high (%)",
-        "change of accuracy (points)",
-        "change, low (points)",
-        "change, high (points)",
-        "agreement (%)",
-        "agreement, low (%)",
-        "agreement, high (%)",
-        "mean KL (nats)",
-        "prefill FLOPs left (%)",
-        "median prefill (ms)",
-    )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind, of in evaluation.figures.items():
         for variant, found in of.items():
-            shares = [
-                100 * value
-                for one in (found.accuracy, found.change, found.agreement)
-                for value in (one.mean, one.low, one.high)
-            ]
-            left = None if found.flops_left is None else 100 * found.flops_left
-            rows.append(
-                (kind, variant.name, found.samples, *shares, found.kl.mean, left, evaluation.prefill[variant].median_ms)
-            )
-    return Table(columns, tuple(rows))
+            row: dict[str, Any] = {"kind": kind, "way": variant.name, "questions": found.samples}
+            for name, short, unit, one in (
+                ("accuracy", "accuracy", "%", found.accuracy),
+                ("change of accuracy", "change", "points", found.change),
+                ("agreement", "agreement", "%", found.agreement),
+            ):
+                row[f"{name} ({unit})"] = 100 * one.mean
+                row |= {f"{short}, low ({unit})": 100 * one.low, f"{short}, high ({unit})": 100 * one.high}
+            row["mean KL (nats)"] = found.kl.mean
+            row["prefill FLOPs left (%)"] = None if found.flops_left is None else 100 * found.flops_left
+            row["median prefill (ms)"] = evaluation.prefill[variant].median_ms
+            rows.append(row)
+    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
 
 def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -> str:
     """All questions by variant, and accuracy by kind of question and K; as Markdown."""
-    lines = [
-        "| way | accuracy | change, points | agreement | mean KL | FLOPs left | prefill, ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for variant, found in evaluation.figures[ALL].items():
         chosen = " (calibrated)" if variant == Variant("withdrawn", calibrated or 0) else ""
+        change = "–" if variant == FULL else _points(found.change)
         left = "unknown" if found.flops_left is None else f"{100 * found.flops_left:.1f} %"
         time = evaluation.prefill[variant]
-        change = "–" if variant == FULL else _points(found.change)
-        lines.append(
-            f"| {variant.name}{chosen} | {_interval(found.accuracy)} | {change} | "
-            f"{_interval(found.agreement)} | {found.kl.mean:.2g} | {left} | {time.median_ms:.1f} "
-            f"({time.median_ratio:.2f} of full) |"
-        )
+        taken = f"{time.median_ms:.1f} ({time.median_ratio:.2f} of full)"
+        shares = (_interval(found.accuracy), change, _interval(found.agreement))
+        rows.append((f"{variant.name}{chosen}", *shares, f"{found.kl.mean:.2g}", left, taken))
+    heads = ("way", "accuracy", "change, points", "agreement", "mean KL", "FLOPs left", "prefill, ms")
+    table = markdown_table(heads, rows)
+    if len(evaluation.figures) == 1:
+        return table
     variants = _curve(evaluation.figures[ALL])
-    if len(evaluation.figures) > 1:
-        heads = ["full" if variant == FULL else variant.name for variant in variants]
-        lines += ["", f"| accuracy | questions | {' | '.join(heads)} |", f"|---|---|{'---|' * len(variants)}"]
-        for kind, of in evaluation.figures.items():
-            shares = " | ".join(f"{100 * of[variant].accuracy.mean:.1f} %" for variant in variants)
-            lines.append(f"| {kind} | {of[FULL].samples} | {shares} |")
-    return "\n".join(lines)
+    accuracies = [
+        (kind, str(of[FULL].samples), *(f"{100 * of[variant].accuracy.mean:.1f} %" for variant in variants))
+        for kind, of in evaluation.figures.items()
+    ]
+    by_kind = markdown_table(("accuracy", "questions", *(variant.name for variant in variants)), accuracies)
+    return f"{table}\n\n{by_kind}"
 
 
-def _flops_known(of: dict[Variant, Figures]) -> bool:
-    return all(found.flops_left is not None for found in of.values())
-
-
-def _place(variant: Variant, found: Figures, against_flops: bool, evaluation: Evaluation) -> float:
-    if against_flops:
-        assert found.flops_left is not None
-        return 100 * found.flops_left
-    return _layer(variant, evaluation)
-
-
-def _layer(variant: Variant, evaluation: Evaluation) -> int:
-    if variant.kind == "full":
-        return evaluation.layers
-    return 0 if variant.layer is None else variant.layer
-
-
-def _of_kind(of: dict[Variant, Figures], kind: str) -> Sequence[Variant]:
-    """What is drawn alike; the full model ends the curve of withdrawal."""
-    return _curve(of) if kind == "withdrawn" else [variant for variant in of if variant.kind == kind]
+def _layers(variants: Sequence[Variant], evaluation: Evaluation) -> list[int]:
+    """Where they stand on an axis of K."""
+    return [evaluation.layers if variant == FULL else variant.layer or 0 for variant in variants]
 
 
 def _curve(of: dict[Variant, Figures]) -> Sequence[Variant]:

@@ -13,13 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.withdrawal.baselines import (
-    blind,
-    check_random,
-    check_renumbered,
-    remove_at_random,
-    withdraw_renumbered,
-)
+from vtw_demo.withdrawal.baselines import blind, check_random, check_renumbered, remove_at_random, withdraw_renumbered
 from vtw_demo.withdrawal.fastv import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -73,10 +67,7 @@ class Variant:
         return fastv(model, [fastv_share(model.config, size, self.layer) for size in sizes], FASTV_LAYER)
 
     def flops_left(self, config: PreTrainedConfig, size: PromptSize) -> float:
-        """The share of the full prefill's FLOPs; what FastV's ranking takes isn't counted.
-
-        Raises UserError for decoders whose costs aren't known.
-        """
+        """The share of the full prefill's FLOPs; what FastV's ranking takes isn't counted."""
         layers = config.get_text_config().num_hidden_layers
         full = prefill_flops(config, size.tokens, size.visual, layers)
         if self.kind == "blind":

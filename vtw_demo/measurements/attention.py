@@ -1,15 +1,24 @@
 """Attention mass: how much of its attention a position gives to each segment of the sequence, by layer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from vtw_demo.measurements.attention_sums import sum_attention
-from vtw_demo.withdrawal.segments import Segment, segment_ids, visual_token_mask
+from vtw_demo.errors import UserError
+from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.attention_capture import captured_rows
+from vtw_demo.withdrawal.kept_tokens import keep_tokens
+from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_token_mask
+from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end, with_answer
+from vtw_demo.withdrawal.withdraw import withdraw
+
+NO_LABEL = PADDING
+"""The label of positions whose attention isn't counted: that of padding among segments."""
 
 Shares = tuple[float, ...]
 """The share of attention that each segment gets, in the order of `AttentionMass.segments`."""
@@ -97,3 +106,60 @@ def measure_attention(
         visual_tokens=int(visual_token_mask(model.config, inputs["input_ids"]).sum()),
         withdrawal_layer=layer,
     )
+
+
+def sum_attention(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    answer_token_ids: Sequence[int] | torch.Tensor | None,
+    layer: int | None,
+    row_count: int,
+    label: Callable[[Mapping[str, Any], int], torch.Tensor],
+    labels: int,
+) -> torch.Tensor:
+    """The attention that the last `row_count` positions of prompt and answer give to the positions of each label:
+    float32, shape (rows, layers, labels), on the model's device.
+
+    `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
+    shape (sequence,), 0 to `labels` - 1 or `NO_LABEL`.
+    """
+    check_prompt(inputs)
+    if len(inputs["input_ids"]) != 1:
+        raise UserError(
+            "Attention is measured for one prompt at a time, input_ids of the shape (1, prompt); "
+            f"these have {tuple(inputs['input_ids'].shape)}."
+        )
+    whole = with_answer(model, inputs, answer_token_ids)
+    layer_count = len(find_decoder(model).layers)
+    if layer not in (None, layer_count):
+        check_prompt_end(model, inputs)
+    all_labels = label(whole, inputs["input_ids"].shape[1])
+    kept = keep_tokens(visual_token_mask(model.config, whole["input_ids"]), whole.get("attention_mask"))
+    kept_labels = all_labels if kept is None else all_labels[kept.index[0]]
+    sums: dict[int, torch.Tensor] = {}
+
+    def add_up(layer_index: int, weights: torch.Tensor) -> None:
+        of_keys = all_labels if layer is None or layer_index < layer else kept_labels
+        if weights.shape[-1] != len(of_keys):
+            raise RuntimeError(
+                f"A decoder layer attended to {weights.shape[-1]} positions where {len(of_keys)} were "
+                "expected, so it isn't known which of them are visual tokens."
+            )
+        # What has no label goes to a group of its own, which is cut off.
+        groups = torch.where(of_keys == NO_LABEL, labels, of_keys).expand_as(weights[0])
+        sums[layer_index] = weights.new_zeros(row_count, labels + 1).scatter_add_(1, groups, weights[0])[:, :-1]
+
+    with (
+        torch.no_grad(),
+        captured_rows(model, row_count, add_up),
+        nullcontext() if layer is None else withdraw(model, layer=layer),
+    ):
+        # Nothing is decoded after this pass: a cache and logits would only take memory.
+        model(**whole, use_cache=False, logits_to_keep=1)
+    missing = sorted(set(range(layer_count)) - set(sums))
+    if missing:
+        raise RuntimeError(
+            f"The attention of decoder layers {missing} of this {type(model).__name__} doesn't run through "
+            "transformers' attention interface, so it can't be measured."
+        )
+    return torch.stack([sums[index] for index in range(layer_count)], dim=1)

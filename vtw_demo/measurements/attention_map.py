@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.attention_sums import NO_LABEL, sum_attention
+from vtw_demo.measurements.attention import NO_LABEL, sum_attention
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt
 
@@ -32,11 +32,6 @@ class AttentionMap:
     answer_token: int | None
     withdrawal_layer: int | None
 
-    def __post_init__(self) -> None:
-        # A copy: whoever made the array could still write to it.
-        object.__setattr__(self, "weights", np.array(self.weights, dtype=np.float32))
-        self.weights.setflags(write=False)
-
     @property
     def layers(self) -> int:
         """How many decoder layers there are."""
@@ -44,11 +39,7 @@ class AttentionMap:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
-        return {
-            "weights": self.weights.tolist(),
-            "answer_token": self.answer_token,
-            "withdrawal_layer": self.withdrawal_layer,
-        }
+        return {**vars(self), "weights": self.weights.tolist()}
 
 
 def measure_attention_map(
@@ -85,5 +76,6 @@ def measure_attention_map(
         visual = visual_token_mask(model.config, whole["input_ids"])[0]
         return torch.where(visual, visual.cumsum(0) - 1, NO_LABEL)
 
-    weights = sum_attention(model, inputs, to_query, layer, 1, number, count)[0]
-    return AttentionMap(weights.cpu().numpy(), answer_token, layer)
+    weights = sum_attention(model, inputs, to_query, layer, 1, number, count)[0].cpu().numpy()
+    weights.setflags(write=False)
+    return AttentionMap(weights, answer_token, layer)

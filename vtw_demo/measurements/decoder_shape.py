@@ -64,8 +64,7 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
 
     The first call for a configuration takes some tenths of a second, further ones about a millisecond.
 
-    Raises ValueError for decoders that this doesn't understand: those without attention in every layer, and those
-    with matrices of which it can't be told how often they are used.
+    Raises ValueError for decoders that this doesn't understand.
     """
     text = config.get_text_config(decoder=True)
     key = (type(config), text._attn_implementation, text.to_json_string(use_diff=False))
@@ -118,10 +117,7 @@ def _without_weights(config: PreTrainedConfig) -> Any:
     config._attn_implementation = "eager"  # needs no package
     text = config.get_text_config(decoder=True)
     # Not all text decoders can be had without the model around them; of some models the other parts need packages.
-    known: tuple[tuple[Any, PreTrainedConfig], ...] = (
-        (MODEL_MAPPING, text),
-        (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config),
-    )
+    known: Any = ((MODEL_MAPPING, text), (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config))
     for mapping, part in known:
         if type(part) in mapping:
             with torch.device("meta"):
@@ -129,7 +125,7 @@ def _without_weights(config: PreTrainedConfig) -> Any:
     raise UserError(f"transformers knows no model for a {type(config).__name__}, so its costs can't be told.")
 
 
-def _read_layer(layer: nn.Module, cache: Any, source: int, only_last_position: bool) -> LayerShape:
+def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -> LayerShape:
     attention: Any = getattr(layer, "self_attn", None)
     output = next((getattr(attention, name) for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
     key_dim = getattr(attention, "qk_head_dim", None) or getattr(attention, "head_dim", None)
@@ -148,7 +144,9 @@ def _read_layer(layer: nn.Module, cache: Any, source: int, only_last_position: b
     projections = sum(size for name, size in sizes.items() if name.startswith("self_attn."))
     other = sum(sizes.values()) - projections
     if hasattr(layer, "altup"):
-        other += _altup_numbers(layer.altup)
+        # gemma3n's alternating updates use one of their matrices again, and multiply their inputs with each other.
+        config = layer.altup.config
+        other += layer.altup.modality_router.weight.numel() + config.hidden_size * config.altup_num_inputs**2
     text_experts, visual_experts = (
         sum(size for name, size in sizes.items() if f".{kind}_moe." in name) for kind in ("text", "vision")
     )
@@ -192,8 +190,3 @@ def _experts_per_token(layer: nn.Module) -> int:
     if isinstance(count := getattr(getattr(layer, "config", None), "top_k_experts", None), int):
         return count
     raise UserError(f"{type(layer).__name__} doesn't say how many experts a token is sent to; costs can't be told.")
-
-
-def _altup_numbers(altup: Any) -> int:
-    """What gemma3n's alternating updates add to their matrices: a second use of one, and a product of their inputs."""
-    return altup.modality_router.weight.numel() + altup.config.hidden_size * altup.config.altup_num_inputs**2

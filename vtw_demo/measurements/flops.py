@@ -7,7 +7,7 @@ The sizes of a decoder are those of `vtw_demo.measurements.decoder_shape`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -85,18 +85,6 @@ def prefill_flops_by_layer(
     return _prefill_flops(decoder_shape(config), prompt_tokens, visual_tokens, layer)
 
 
-def kv_cache_bytes(
-    config: PreTrainedConfig,
-    prompt_tokens: int,
-    visual_tokens: int,
-    layer: int,
-    decoded_tokens: int = 0,
-    bytes_per_element: int = 2,
-) -> int:
-    """Bytes of the KV cache of one sequence, the sum of `kv_cache_bytes_by_layer`."""
-    return sum(kv_cache_bytes_by_layer(config, prompt_tokens, visual_tokens, layer, decoded_tokens, bytes_per_element))
-
-
 def kv_cache_bytes_by_layer(
     config: PreTrainedConfig,
     prompt_tokens: int,
@@ -140,11 +128,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Staircase:
-    """What the layers cost for one prompt, with every layer seeing the picture and withdrawn at `layer`.
-
-    `full` and `withdrawn` have an entry for each decoder layer, in order. The language model head, which is the same in
-    both runs, is in neither.
-    """
+    """What each decoder layer costs for one prompt, in order, with every layer seeing the picture and withdrawn at
+    `layer`. The language model head, which is the same in both runs, is in neither."""
 
     layer: int
     full: tuple[LayerCost, ...]
@@ -152,21 +137,16 @@ class Staircase:
 
     @property
     def full_total(self) -> LayerCost:
-        """Summed over all layers."""
         return _total(self.full)
 
     @property
     def withdrawn_total(self) -> LayerCost:
-        """Summed over all layers."""
         return _total(self.withdrawn)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
-        return {
-            **asdict(self),
-            "full_total": asdict(self.full_total),
-            "withdrawn_total": asdict(self.withdrawn_total),
-        }
+        totals = {"full_total": asdict(self.full_total), "withdrawn_total": asdict(self.withdrawn_total)}
+        return {**asdict(self), **totals}
 
 
 def staircase(
@@ -174,25 +154,16 @@ def staircase(
     prompt_tokens: int,
     visual_tokens: int,
     layer: int,
-    decoded_tokens: int = 0,
     bytes_per_element: int = 2,
 ) -> Staircase:
-    """The staircase of one prompt, in closed form (arXiv 2405.05803, section 4).
-
-    - `config`: of a text decoder, or of a vision-language model that holds one.
-    - `prompt_tokens`: positions of the prompt, visual ones counted; `visual_tokens`: how many of them are.
-    - `layer`: the withdrawal layer K; K = L, the number of decoder layers, withdraws nothing.
-    - `decoded_tokens`: tokens after the prompt whose keys and values the KV cache holds too; 0 for the cache as the
-      prefill leaves it. Tokens and FLOPs are those of the prefill, whatever this is.
-    - `bytes_per_element`: of the KV cache, 2 in float16 and bfloat16, 4 in float32.
-
-    Raises ValueError as `kv_cache_bytes_by_layer` does.
+    """What each layer's prefill of one prompt costs, and the KV cache that it leaves, in closed form (arXiv 2405.05803,
+    section 4); arguments and errors as of `kv_cache_bytes_by_layer`.
     """
 
     def costs(withdrawal_layer: int) -> tuple[LayerCost, ...]:
         prompt = (config, prompt_tokens, visual_tokens, withdrawal_layer)
         flops = prefill_flops_by_layer(*prompt).layers
-        cache = kv_cache_bytes_by_layer(*prompt, decoded_tokens, bytes_per_element)
+        cache = kv_cache_bytes_by_layer(*prompt, bytes_per_element=bytes_per_element)
         return tuple(LayerCost(part.tokens, part.total, held) for part, held in zip(flops, cache, strict=True))
 
     withdrawn = costs(layer)
@@ -200,11 +171,7 @@ def staircase(
 
 
 def _total(costs: tuple[LayerCost, ...]) -> LayerCost:
-    return LayerCost(
-        sum(cost.tokens for cost in costs),
-        sum(cost.flops for cost in costs),
-        sum(cost.kv_cache_bytes for cost in costs),
-    )
+    return LayerCost(*map(sum, zip(*map(astuple, costs), strict=True)))
 
 
 def flops_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:

@@ -18,11 +18,12 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.head import logits_of
+from vtw_demo.measurements.head import POSITIONS_AT_ONCE, logits_of
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import like
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.layer_inputs import hidden_states_of
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
 from vtw_demo.withdrawal.token_pruning import exclusive
@@ -30,9 +31,6 @@ from vtw_demo.withdrawal.withdraw import withdraw
 
 BLANK = (128, 128, 128)
 """What a blank picture shows: mid grey, in the same size, so that its visual tokens stand at the same positions."""
-
-_HEAD_POSITIONS_AT_ONCE = 128
-"""Bounds the memory for logits of long answers: positions that the head runs on at the same time."""
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -64,10 +62,7 @@ class Migration:
 
 
 def measure_migration(
-    vlm: VisionLanguageModel,
-    prompt: Prompt,
-    answer_token_ids: Sequence[int],
-    layer: int,
+    vlm: VisionLanguageModel, prompt: Prompt, answer_token_ids: Sequence[int], layer: int
 ) -> Migration:
     """Measure one query with the full model's answer given, in three forward passes: with the picture, with the visual
     tokens withdrawn at `layer`, and with a blank picture.
@@ -76,9 +71,6 @@ def measure_migration(
     what they show differs. Text before the first visual token is left out: where attention is causal it can't see
     the picture. Hidden states are kept of the positions that are read only, and compared in float32; the lens is the
     model's own norm and head, its softmax in float32. No KV cache is made.
-
-    Raises ValueError for an empty answer and a prompt that ends with a visual token, and what
-    `VisionLanguageModel.prompt`, `with_answer` and `withdraw` raise.
     """
     if not len(answer_token_ids):
         raise UserError("There is no answer to look for: hand the token ids of the full model's.")
@@ -113,16 +105,13 @@ def measure_migration(
 def _states(
     vlm: VisionLanguageModel, inputs: Mapping[str, Any], layer: int, positions: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`.
-
-    `positions`, int64, shape (positions,): negative, counted from the end of the sequence.
-    """
+    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`; `positions`
+    are negative, counted from the end of the sequence."""
     states: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, args: tuple, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
         # Layers from K on hand out the kept positions only; text and answer stand at the end of both.
-        states.append(hidden[..., 0, positions, :])
+        states.append(hidden_states_of(output)[..., 0, positions, :])
 
     # At K = L nothing is withdrawn, and other withdrawals are kept off the model.
     with torch.no_grad(), withdraw(vlm.model, layer), ExitStack() as hooks:
@@ -144,7 +133,7 @@ def _distance(states: torch.Tensor, others: torch.Tensor) -> tuple[float, ...]:
 def _lens(vlm: VisionLanguageModel, states: Sequence[torch.Tensor], answer: torch.Tensor, text_token: int) -> Rows:
     """The probability of each of the answer's tokens after each layer, from the states at the positions before it."""
     positions, wanted = torch.cat(tuple(states), dim=-2), answer.repeat(len(states))
-    parts = zip(positions.split(_HEAD_POSITIONS_AT_ONCE, dim=-2), wanted.split(_HEAD_POSITIONS_AT_ONCE), strict=True)
+    parts = zip(positions.split(POSITIONS_AT_ONCE, dim=-2), wanted.split(POSITIONS_AT_ONCE), strict=True)
     read = []
     with torch.no_grad(), exclusive(vlm.model):
         for part, tokens in parts:

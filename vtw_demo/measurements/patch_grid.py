@@ -95,11 +95,9 @@ class PatchGeometry:
 
 
 def _shares_of_cells(start: np.ndarray, end: np.ndarray, cells: int) -> np.ndarray:
-    """Which share of each stretch from `start` to `end` is in each of the cells that 0 to 1 is cut into:
-    (stretches, cells)."""
+    """The share of each stretch from `start` to `end` in each of so many cells of 0 to 1: (stretches, cells)."""
     edges = np.arange(cells + 1) / cells
-    covered = np.minimum(end[:, None], edges[1:]) - np.maximum(start[:, None], edges[:-1])
-    covered = covered.clip(min=0)
+    covered = (np.minimum(end[:, None], edges[1:]) - np.maximum(start[:, None], edges[:-1])).clip(min=0)
     return covered / covered.sum(1, keepdims=True)
 
 
@@ -116,8 +114,7 @@ def find_patches(
     the picture, or of what the model sees of it, whichever is larger. It is where the token's own patch is: a vision
     encoder's attention mixes patches, and interpolation (LLaVA-OneVision) takes some from the patch beside it.
 
-    Raises ValueError, in a sentence for people, for a model whose tokens have no place or aren't known, for a batch,
-    for inputs that weren't made from these pictures, and for videos.
+    Raises UserError where tokens have no place, or one that isn't known, and for inputs of other pictures.
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
@@ -129,7 +126,9 @@ def find_patches(
         raise UserError("There are no pictures: hand those of the prompt.")
     sizes = tuple(ImageOps.exif_transpose(image).size for image in images)
     views = _find_views(vlm, sizes, inputs)
-    patches = (_packed if config.model_type in PACKED else _row_by_row)(vlm, views, inputs)
+    side = config.vision_config.patch_size
+    find = _packed if config.model_type in PACKED else _row_by_row
+    patches = find(vlm, views, inputs, side if isinstance(side, int) else side[0])
     if len(patches) != vlm.visual_tokens(dict(inputs)):
         raise _unknown(vlm)
     return PatchGeometry(sizes, tuple(patches))
@@ -161,10 +160,9 @@ class _View:
 
         What is left over on the right and below, less than a square, is in none.
         """
-        rows, columns = self.height // side, self.width // side
         left, top = (
-            start + step * side * np.arange(count + 1)
-            for (start, step), count in ((self.across, columns), (self.down, rows))
+            start + step * side * np.arange(pixels // side + 1)
+            for (start, step), pixels in ((self.across, self.width), (self.down, self.height))
         )
         grid = [(x[0], y[0], x[1], y[1]) for y in pairwise(top) for x in pairwise(left)]
         return np.array(grid).reshape(-1, 4)
@@ -208,8 +206,8 @@ def _trace(size: tuple[int, int], number: float) -> Image.Image:
 
 
 def _fit(shares: np.ndarray, side: int) -> tuple[float, float]:
-    """The share of a picture at a view's edge and the step of a pixel, from the shares at the centres of a line of
-    pixels (NaN in the padding), where the picture has `side` pixels."""
+    """The share of a picture of `side` pixels at a view's edge, and the step of a pixel, from the shares at the centres
+    of a line of pixels (NaN in the padding)."""
     places = np.flatnonzero(~np.isnan(shares))
     shares = shares[places]
     if len(places) == 1:
@@ -221,8 +219,7 @@ def _fit(shares: np.ndarray, side: int) -> tuple[float, float]:
     if clear.sum() >= 8:
         step, start = np.polyfit(places[clear] + 0.5, shares[clear], 1)
     elif shares[0] < 0.6 / side + step and shares[-1] > 1 - 0.6 / side - step:
-        # All of a picture of a few pixels.
-        step = 1 / len(places)
+        step = 1 / len(places)  # all of a picture of a few pixels
         start = -places[0] * step
     return float(start), float(step)
 
@@ -230,10 +227,7 @@ def _fit(shares: np.ndarray, side: int) -> tuple[float, float]:
 def _pixels(
     vlm: VisionLanguageModel, pictures: list[Image.Image], inputs: Mapping[str, torch.Tensor]
 ) -> list[np.ndarray]:
-    """What the processor makes of pictures, view by view: (channels, height, width).
-
-    Raises ValueError if it isn't of the kind that `inputs` hold.
-    """
+    """What the processor makes of pictures, view by view: (channels, height, width); it must be of `inputs`' kind."""
     content = [*[{"type": "image"}] * len(pictures), {"type": "text", "text": "?"}]
     prompt = vlm.processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -266,28 +260,21 @@ def _pixels(
 
 
 def _unflattened(vision: Any, patches: torch.Tensor, grids: list[list[int]]) -> list[torch.Tensor]:
-    """Pictures from the rows of pixels that the Qwen families make of them, in which patches that are merged into one
-    token follow each other."""
+    """Pictures from the Qwen families' rows of pixels, in which patches that become one token follow each other."""
     merge, side = vision.spatial_merge_size, vision.patch_size
     views = []
     for part, (_, rows, columns) in zip(patches.split([math.prod(grid) for grid in grids]), grids, strict=True):
         # A picture is a video of equal frames.
-        parts = part.reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)[:, :, :, :, :, 0]
+        parts = part.reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)[..., 0, :, :]
         views.append(parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * side, columns * side))
     return views
 
 
-def _patch_side(vlm: VisionLanguageModel) -> int:
-    side = vlm.model.config.vision_config.patch_size
-    return side if isinstance(side, int) else side[0]
-
-
 def _row_by_row(
-    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor]
+    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor], side: int
 ) -> list[VisualPatch]:
     if any(view.picture < 0 for view in views):
         raise _unknown(vlm)
-    side = _patch_side(vlm)
     patches, tokens = sum(len(view.boxes(side)) for view in views), vlm.visual_tokens(dict(inputs))
     has_class_token = tokens == patches + len(views)
     # How many patches a token is merged from, across and down.
@@ -299,12 +286,14 @@ def _row_by_row(
     return found
 
 
-def _packed(vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor]) -> list[VisualPatch]:
+def _packed(
+    vlm: VisionLanguageModel, views: Sequence[_View], inputs: Mapping[str, torch.Tensor], side: int
+) -> list[VisualPatch]:
     """The boxes in the order in which the model itself packs the features of patches; the ends of rows are infinite."""
     inner, config = vlm.model.model, vlm.model.config
     image_sizes = inputs["image_sizes"].cpu()
     each = len(views) // len(image_sizes)
-    boxes = torch.from_numpy(np.stack([view.boxes(_patch_side(vlm)) for view in views])).unflatten(0, (-1, each))
+    boxes = torch.from_numpy(np.stack([view.boxes(side) for view in views])).unflatten(0, (-1, each))
     # With several pictures of one prompt, those of fewer tiles are filled up.
     counts = [
         image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)

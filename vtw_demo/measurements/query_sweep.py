@@ -57,7 +57,7 @@ class QuerySweep:
 
 
 def sweep_query(vlm: VisionLanguageModel, prompt: Prompt, answer_token_ids: Sequence[int]) -> QuerySweep:
-    """Sweep one query with the full model's answer given. Raises what `sweep` raises."""
+    """Sweep one query with the full model's answer given."""
     size = prompt.length, prompt.visual_tokens
     swept = sweep(vlm.model, prompt.inputs, answer_token_ids)
     assert swept.answer_kl is not None

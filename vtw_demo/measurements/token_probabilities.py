@@ -66,13 +66,9 @@ def measure_answer_probabilities(
 ) -> AnswerProbabilities:
     """The probabilities of both runs' answers, under the full model and with the visual tokens withdrawn at `layer`.
 
-    Each answer goes through the model in a single forward pass of either kind, as if it had been generated: four
-    passes, and two where the answers are the same. Probabilities are the model's own, softmax of its logits in
-    float32. Generation forbids placeholders of visual tokens (`VisionLanguageModel.generate`), so that it chooses
-    from these probabilities without theirs, which are next to nothing.
-
-    Raises ValueError for an answer without a token, a prompt that ends with a visual token, and what `with_answer`
-    and `withdraw` raise.
+    Each answer goes through the model in a forward pass of either kind, as if it had been generated. Probabilities are
+    the model's own, softmax of its logits in float32. Generation forbids placeholders of visual tokens
+    (`VisionLanguageModel.generate`), so it chooses from these probabilities without theirs, which are next to nothing.
     """
     if not full_tokens or not withdrawn_tokens:
         raise UserError("An answer has at least one token; one of these has none.")

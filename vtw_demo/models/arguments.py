@@ -7,8 +7,8 @@ import threading
 
 from tqdm import tqdm
 
-from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, VisionLanguageModel, load
-from vtw_demo.models.registry import NO_QUANTIZATION, ModelChoice, choose_model, from_environment
+from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, ModelChoice, VisionLanguageModel, load_choice
+from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
 
 TRUE = ("1", "true", "yes", "on")
 
@@ -46,34 +46,33 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | No
 
 
 def chosen_model(options: argparse.Namespace) -> ModelChoice:
-    """The choice that the options make. Raises what `choose_model` does."""
     return choose_model(options.model, options.quantization, options.device, options.revision, options.quantize_all)
 
 
 def load_model(options: argparse.Namespace) -> VisionLanguageModel:
-    """Load the model of the options, with progress bars. Raises what `load` does."""
-    return load_choice(chosen_model(options))
+    """Load the model of the options. Raises what `load` does."""
+    return load_with_bars(chosen_model(options))
 
 
-def load_choice(choice: ModelChoice) -> VisionLanguageModel:
-    """Load a model, with progress bars on the error stream. Raises what `load` does."""
+def load_with_bars(choice: ModelChoice) -> VisionLanguageModel:
+    """Load a model, on the error stream a progress bar for each step whose length is known."""
     left = threading.Event()
-    bar, step = tqdm(disable=True), ""
+    step, bar = "", tqdm(disable=True)
 
     def show(progress: LoadProgress) -> None:
-        nonlocal bar, step
+        nonlocal step, bar
         if left.is_set():
             raise InterruptedError("Nobody waits for this model any more.")
-        if progress.total and progress.step != step:
+        if not progress.total:
+            return
+        if progress.step != step:
             bar.close()
-            step = progress.step
-            of_bytes = {"unit": "B", "unit_scale": True} if step == "downloading" else {}
-            bar = tqdm(total=progress.total, desc=step, disable=None, **of_bytes)
-        if progress.total:
-            bar.update(progress.done - bar.n)
+            of_bytes = {"unit": "B", "unit_scale": True} if progress.step == "downloading" else {}
+            bar, step = tqdm(total=progress.total, desc=progress.step, disable=None, **of_bytes), progress.step
+        bar.update(progress.done - bar.n)
 
     try:
-        return load(**choice.arguments(), on_progress=show)
+        return load_choice(choice, show)
     except (KeyboardInterrupt, SystemExit):
         # The model's thread would read on, and keep the process.
         left.set()

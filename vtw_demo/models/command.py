@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from vtw_demo.formats import markdown_table
 from vtw_demo.models.registry import KNOWN_MODELS, KnownModel
 
 DESCRIPTION = (
@@ -24,15 +25,11 @@ def run(options: argparse.Namespace) -> int:
 
 def table() -> str:
     """The registry, as Markdown."""
-    lines = [
-        "| model | id | parameters | in 4 bits | layers | visual tokens | of a clip | K | K from |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *map(_row, KNOWN_MODELS),
-    ]
-    return "\n".join(lines)
+    heads = "model | id | parameters | in 4 bits | layers | visual tokens | of a clip | K | K from"
+    return markdown_table(heads.split(" | "), map(_row, KNOWN_MODELS))
 
 
-def _row(model: KnownModel) -> str:
+def _row(model: KnownModel) -> list[str]:
     fewest, most = model.visual_tokens
     tokens = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     clip = "" if model.clip_tokens is None else f"up to {model.clip_tokens:,}"
@@ -40,4 +37,4 @@ def _row(model: KnownModel) -> str:
     parameters = f"{model.parameters / 1e9:.2f} B"
     memory = f"{model.memory_4bit / 1e9:.1f} GB"
     cells = (title, f"`{model.name}`", parameters, memory, model.layers, tokens, clip, model.layer, model.layer_source)
-    return f"| {' | '.join(map(str, cells))} |"
+    return [*map(str, cells)]

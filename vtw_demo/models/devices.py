@@ -121,8 +121,7 @@ os.register_at_fork(after_in_child=_renew)
 def start_on_model_thread(
     work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Future[Result]:
-    """Let the model's thread do `work` after what it has in hand. Raises RuntimeError on that thread itself, which
-    would wait for its own end."""
+    """Let the model's thread do `work` after what it has in hand. On that thread itself it would never end."""
     if _is_model_thread():
         raise RuntimeError("The model's thread can't wait for what it has to do itself.")
     return _executor.submit(work, *args, **kwargs)

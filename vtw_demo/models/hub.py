@@ -6,21 +6,11 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import (
-    DryRunError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from vtw_demo.errors import UserError
@@ -31,7 +21,6 @@ PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # Weights of other programs, and what is in folders.
 LEFT_OUT = ["*/*", "consolidated*"]
 WHOLE: dict[str, Any] = {"allow_patterns": PATTERNS, "ignore_patterns": LEFT_OUT}
-LOOK_SECONDS = 5.0
 
 Report = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of all."""
@@ -51,33 +40,24 @@ class ModelFiles:
 
 
 def find_files(name: str, revision: str | None = None) -> ModelFiles:
-    """Look for a model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched.
-
-    Raises UserError for a model that isn't there, is gated or out of reach, or has no safetensors.
-    """
+    """A model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_listing(name, [path.name for path in folder.iterdir()])
         return ModelFiles(folder)
     with _sentences(name, revision):
         validate_repo_id(name)
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG], tqdm_class=_Silent))
+        look: Any = partial(snapshot_download, name, revision=revision, tqdm_class=_bar())
+        folder = Path(look(allow_patterns=[CONFIG]))
         try:
-            listed = snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=PATTERNS,
-                ignore_patterns=LEFT_OUT,
-                dry_run=True,
-                tqdm_class=_Silent,
-            )
-        except DryRunError:  # without a network: what is in the cache must do
-            snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
+            listed = look(**WHOLE, dry_run=True)
+        except errors.DryRunError:  # without a network: what is in the cache must do
+            look(**WHOLE, local_files_only=True)
             _check_listing(name, [path.name for path in folder.iterdir()])
             return ModelFiles(folder, name, revision)
         _check_listing(name, [file.filename for file in listed])
         if not (folder / CONFIG).is_file():
-            raise EntryNotFoundError(CONFIG)
+            raise errors.EntryNotFoundError(CONFIG)
         return ModelFiles(folder, name, revision, sum(file.file_size or 0 for file in listed if file.will_download))
 
 
@@ -86,22 +66,16 @@ def fetch(files: ModelFiles, report: Report) -> Path:
     if files.name is None or not files.missing_bytes:
         return files.folder
     with _sentences(files.name, files.revision):
-        return Path(
-            snapshot_download(
-                files.name,
-                # The commit that was looked at, even if a newer one came meanwhile.
-                revision=files.folder.name,
-                **WHOLE,
-                tqdm_class=_reporting(report, files.missing_bytes),
-            )
-        )
+        # The commit that was looked at, even if a newer one came meanwhile.
+        bar = _bar(report, files.missing_bytes)
+        return Path(snapshot_download(files.name, revision=files.folder.name, **WHOLE, tqdm_class=bar))
 
 
 def reachable(name: str) -> bool:
-    """Whether the hub answers for a model within a few seconds."""
+    """Whether the hub answers for a model within five seconds."""
     try:
-        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=LOOK_SECONDS)
-    except (OSError, HTTPError):
+        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=5)
+    except (OSError, errors.HTTPError):
         return False
     return True
 
@@ -128,65 +102,49 @@ def _check_listing(name: str, listed: list[str]) -> None:
         )
 
 
+_DISK_FULL = "The disk is full: the model {name!r} doesn't fit into {cache}. Make room, or set HF_HOME to another disk."
+_BROKEN_OFF = "The download of {name!r} broke off; what has come is kept. Check the network and try again."
+# An error is the first of these kinds that it belongs to.
+_SENTENCES: dict[type[Exception], str] = {
+    errors.HFValidationError: "The model {name!r} can't be loaded: there is no such folder, and it is no id of the "
+    "hub either, which looks like 'llava-hf/llava-1.5-7b-hf'.",
+    errors.GatedRepoError: "The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth "
+    "login` or set HF_TOKEN, and try again.",
+    errors.RevisionNotFoundError: "The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.",
+    errors.RepositoryNotFoundError: "There is no model {name!r} on the hub ({hub}), or it is private: check the id; "
+    "for a private one log in with `hf auth login` or set HF_TOKEN.",
+    errors.LocalEntryNotFoundError: "The model {name!r}{version} is not, or not whole, in this machine's cache, and "
+    "the hub ({hub}) can't be reached: check the network, or choose a model that is here, such as 'embedded'.",
+    errors.EntryNotFoundError: "The model {name!r}{version} lacks a file: {error}. Choose another one.",
+    errors.HfHubHTTPError: "The hub refused the model {name!r}: {first_line} Try again later.",
+    errors.HTTPError: _BROKEN_OFF,
+    OSError: _BROKEN_OFF,
+}
+
+
 @contextmanager
 def _sentences(name: str, revision: str | None) -> Iterator[None]:
-    hub = constants.ENDPOINT
-    version = "" if revision is None else f" in the revision {revision!r}"
     try:
         yield
-    except HFValidationError as error:
-        raise UserError(
-            f"The model {name!r} can't be loaded: there is no such folder, and it is no id of the hub either, which "
-            "looks like 'llava-hf/llava-1.5-7b-hf'."
-        ) from error
-    except GatedRepoError as error:
-        raise UserError(
-            f"The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth login` or set "
-            "HF_TOKEN, and try again."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"There is no model {name!r} on the hub ({hub}), or it is private: check the id; for a private one log in "
-            "with `hf auth login` or set HF_TOKEN."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"The model {name!r}{version} is not, or not whole, in this machine's cache, and the hub ({hub}) can't be "
-            "reached: check the network, or choose a model that is here, such as 'embedded'."
-        ) from error
-    except EntryNotFoundError as error:
-        raise UserError(f"The model {name!r}{version} lacks a file: {error}. Choose another one.") from error
-    except HfHubHTTPError as error:
-        said = str(error).strip().splitlines()[0]
-        raise UserError(f"The hub refused the model {name!r}: {said} Try again later.") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                f"The disk is full: the model {name!r} doesn't fit into {constants.HF_HUB_CACHE}. Make room, or set "
-                "HF_HOME to another disk."
-            ) from error
-        raise UserError(_broken_off(name)) from error
-    except HTTPError as error:
-        raise UserError(_broken_off(name)) from error
+    except tuple(_SENTENCES) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC
+        sentence = _DISK_FULL if is_full else next(_SENTENCES[kind] for kind in _SENTENCES if isinstance(error, kind))
+        said = sentence.format(
+            name=name,
+            revision=revision,
+            version="" if revision is None else f" in the revision {revision!r}",
+            hub=constants.ENDPOINT,
+            cache=constants.HF_HUB_CACHE,
+            error=error,
+            first_line=str(error).strip().partition("\n")[0],
+        )
+        raise UserError(said) from error
 
 
-def _broken_off(name: str) -> str:
-    return f"The download of {name!r} broke off; what has come is kept. Check the network and try again."
-
-
-class _Silent(tqdm):
-    """A progress bar that shows nothing."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "disable": True})
-
-
-def _reporting(report: Report, total: int) -> type[tqdm]:
+def _bar(report: Report = lambda done, total: None, total: int = 0) -> type[tqdm]:
     """A progress bar that shows nothing and reports bytes."""
 
-    class Reporting(tqdm):
+    class Silent(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             # Of the two bars that count bytes, the one of what has come to the disk.
             self.counts = options.get("name") == "huggingface_hub.snapshot_download"
@@ -198,4 +156,4 @@ def _reporting(report: Report, total: int) -> type[tqdm]:
                 self.done += int(n or 0)
                 report(min(self.done, total), total)
 
-    return Reporting
+    return Silent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +14,28 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAXIMUM_PIXELS = 50_000_000
 # Beyond it nothing is left to see once the picture is resized for a model, and some processors would need gigabytes.
 MAXIMUM_ASPECT_RATIO = 100
+_ANIMATED = "The picture is animated: the answers are about its first frame."
+_PAGES = "The file has several pages: the answers are about its first."
 # A JPEG's further frames are a phone's depth or exposure data.
-_FIRST_OF_MANY = {
-    "PNG": "The picture is animated: the answers are about its first frame.",
-    "WEBP": "The picture is animated: the answers are about its first frame.",
-    "GIF": "The picture is animated: the answers are about its first frame.",
-    "TIFF": "The file has several pages: the answers are about its first.",
-}
-
-
-@dataclass(frozen=True)
-class PictureFile:
-    """What is in a picture's file. `note` is a sentence about what of it is not shown, "" where all of it is."""
-
-    picture: Image.Image
-    note: str = ""
+_FIRST_OF_MANY = {"PNG": _ANIMATED, "WEBP": _ANIMATED, "GIF": _ANIMATED, "TIFF": _PAGES}
+_DAMAGED = "The picture's file is damaged or cut short: choose another one."
+_TOO_LARGE = f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
 
 
 def open_picture(path: str | Path) -> Image.Image:
     """The picture of `read_picture`."""
-    return read_picture(path).picture
+    return read_picture(path)[0]
 
 
-def read_picture(path: str | Path) -> PictureFile:
-    """The picture in a file as `shown_picture` gives it; of an animated one the first frame.
-
-    Raises UserError for what is no picture, and OSError for a file that isn't there.
-    """
+def read_picture(path: str | Path) -> tuple[Image.Image, str]:
+    """The picture in a file as `shown_picture` gives it, of an animated one the first frame; and a sentence about what
+    of the file is not shown, "" where all of it is."""
     if Path(path).stat().st_size == 0:
         raise UserError("The picture's file is empty: choose another one.")
     try:
         picture = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise UserError(_too_large()) from error
+        raise UserError(_TOO_LARGE) from error
     except UnidentifiedImageError as error:
         raise UserError(f"This file is not a picture that can be read: use {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise a dozen kinds for files that are cut short or broken
@@ -58,30 +46,29 @@ def read_picture(path: str | Path) -> PictureFile:
             picture.load()
         except Exception as error:
             raise UserError(_DAMAGED) from error
-        return PictureFile(shown_picture(picture), _note(picture))
+        try:
+            has_more = getattr(picture, "is_animated", False)
+        except Exception:  # What comes after the first frame is broken, and isn't needed.
+            has_more = False
+        return shown_picture(picture), _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
 
 
 def shown_picture(picture: Image.Image) -> Image.Image:
-    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent.
-
-    Raises UserError for one that is empty, too large, too elongated or of unknown colours.
-    """
+    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent."""
     _check_size(picture)
     try:
         picture = ImageOps.exif_transpose(picture)
     except Exception:  # Its notes about itself are broken: they don't matter that much.
         picture = picture.copy()
     try:
-        return _in_rgb(_in_eight_bits(picture))
+        picture = _in_eight_bits(picture)
+        if not picture.has_transparency_data:
+            return picture.convert("RGB")
+        background = Image.new("RGBA", picture.size, "white")
+        background.alpha_composite(picture.convert("RGBA"))
+        return background.convert("RGB")
     except ValueError as error:
         raise UserError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
-
-
-_DAMAGED = "The picture's file is damaged or cut short: choose another one."
-
-
-def _too_large() -> str:
-    return f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
 
 
 def _check_size(picture: Image.Image) -> None:
@@ -89,20 +76,12 @@ def _check_size(picture: Image.Image) -> None:
     if not width or not height:
         raise UserError(f"The picture is empty: it has {width} × {height} pixels.")
     if width * height > MAXIMUM_PIXELS:
-        raise UserError(_too_large())
+        raise UserError(_TOO_LARGE)
     if max(width, height) > MAXIMUM_ASPECT_RATIO * min(width, height):
         raise UserError(
             f"The picture is too elongated, {width} × {height} pixels: its longer side may be up to "
             f"{MAXIMUM_ASPECT_RATIO} times the shorter one."
         )
-
-
-def _note(picture: Image.Image) -> str:
-    try:
-        has_more = getattr(picture, "is_animated", False)
-    except Exception:  # What comes after the first frame is broken, and isn't needed.
-        return ""
-    return _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
 
 
 def _in_eight_bits(picture: Image.Image) -> Image.Image:
@@ -119,11 +98,3 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
             lowest, highest = 0.0, next(limit for limit in usual if highest <= limit)
     share = (values - lowest) / max(highest - lowest, 1e-9)
     return Image.fromarray(np.rint(255 * share).astype(np.uint8))
-
-
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    shown = Image.new("RGBA", picture.size, "white")
-    shown.alpha_composite(picture.convert("RGBA"))
-    return shown.convert("RGB")

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,6 @@ from PIL import Image
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
@@ -64,27 +63,42 @@ OnProgress = Callable[[LoadProgress], None]
 
 
 @dataclass(frozen=True)
-class ModelOutlook:
-    """A model that can be loaded, before it is.
+class ModelChoice:
+    """The arguments of `load`, and why these, in a sentence; "" where they were asked for.
 
-    - `needed_bytes`: what it will take on `device`; `free_bytes`: what is free there.
-    - `files`: where its files are, and how many bytes are still to be downloaded.
+    `otherwise`: what runs if this can't be loaded after all; None where it was asked for.
     """
 
-    name: str
-    device: str
+    name: str = EMBEDDED
+    quantization: Quantization | None = None
+    device: str | None = None
+    revision: str | None = None
+    quantize_all: bool = False
+    reason: str = ""
+    otherwise: ModelChoice | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise UserError(f"Unknown quantization {self.quantization!r}: choose {', '.join(QUANTIZATIONS)} or none.")
+
+    def without(self, obstacle: str) -> ModelChoice | None:
+        """What runs instead where `obstacle`, a sentence, keeps this from running; None where this was asked for."""
+        if self.otherwise is None:
+            return None
+        why = " ".join(obstacle.split())
+        return replace(self.otherwise, reason=f"Running the {self.otherwise.name} model, not {self.name}: {why}")
+
+
+@dataclass(frozen=True)
+class ModelOutlook:
+    """A model that can be loaded, before it is: `needed_bytes` are what it will take on `device`, its weights that
+    aren't quantized in `dtype`."""
+
+    device: torch.device
+    dtype: torch.dtype
     architecture: Architecture
     files: ModelFiles
     needed_bytes: int
-    free_bytes: int
-
-    def __str__(self) -> str:
-        download = self.files.missing_bytes
-        return (
-            f"{self.name}: {self.architecture.parameters / 1e9:.2f} billion parameters in {self.architecture.layers} "
-            f"layers, about {_gigabytes(self.needed_bytes)} of {self.device} memory"
-            f"{f', {_gigabytes(download)} to download' if download else ''}."
-        )
 
 
 def load(
@@ -111,30 +125,27 @@ def load(
 
     Raises what `check_model` raises, before anything is downloaded, and UserError for what can't be loaded after all.
     """
-    report = on_progress or (lambda progress: None)
+    return load_choice(ModelChoice(name, quantization, device, revision, quantize_all), on_progress)
+
+
+def load_choice(choice: ModelChoice, on_progress: OnProgress | None = None) -> VisionLanguageModel:
+    """`load`, its arguments in one."""
+    name, report = choice.name, on_progress or (lambda progress: None)
     report(LoadProgress(name, "checking"))
-    outlook = check_model(name, quantization, device, revision, quantize_all)
+    outlook = check_model(choice)
     folder = fetch(outlook.files, lambda done, total: report(LoadProgress(name, "downloading", done, total)))
-    found = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
     # ZeroGPU takes the weights that its main thread places, and has no GPU before a lease.
-    if find_device(device).type == "cuda" and on_zero_gpu():
-        return _read(outlook, folder, found, quantization, quantize_all, report, is_lent=True)
-    return on_model_thread(_read, outlook, folder, found, quantization, quantize_all, report)
+    if outlook.device.type == "cuda" and on_zero_gpu():
+        return _read(choice, outlook, folder, report, is_lent=True)
+    return on_model_thread(_read, choice, outlook, folder, report)
 
 
 def _read(
-    outlook: ModelOutlook,
-    folder: Path,
-    revision: str,
-    quantization: Quantization | None,
-    quantize_all: bool,
-    report: OnProgress,
-    is_lent: bool = False,
+    choice: ModelChoice, outlook: ModelOutlook, folder: Path, report: OnProgress, is_lent: bool = False
 ) -> VisionLanguageModel:
     """The model whose files are all in `folder`."""
-    name, target = outlook.name, torch.device(outlook.device)
-    dtype = _dtype(name, target)
-    skipped = outlook.architecture.skipped_modules(quantize_all)
+    name, quantize_all = choice.name, choice.quantize_all
+    revision = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
     report(LoadProgress(name, "reading weights"))
     with _sentences(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -143,71 +154,66 @@ def _read(
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 folder,
                 config=config,
-                dtype=dtype,
-                device_map={"": "cpu" if is_lent else target},
-                quantization_config=_quantization_config(quantization, dtype, skipped),
+                dtype=outlook.dtype,
+                device_map={"": "cpu" if is_lent else outlook.device},
+                quantization_config=_quantization_config(choice, outlook),
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        if quantization == "4bit":
+        if choice.quantization == "4bit":
             _pack_what_fits(model)
-        vlm = VisionLanguageModel(name, model.eval(), processor, quantization, revision, quantize_all)
+        vlm = VisionLanguageModel(name, model.eval(), processor, choice.quantization, revision, quantize_all)
         if is_lent:
-            model.to(target)
+            model.to(outlook.device)
         else:
             report(LoadProgress(name, "warming up"))
             _warm_up(vlm)
     return vlm
 
 
-def check_model(
-    name: str = EMBEDDED,
-    quantization: Quantization | None = None,
-    device: str | None = None,
-    revision: str | None = None,
-    quantize_all: bool = False,
-    reclaimable: int = 0,
-) -> ModelOutlook:
+def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     """Find out whether a model can be loaded, without loading it: of the hub's files only its configuration is fetched.
 
-    The arguments are those of `load`; `reclaimable` are bytes on the device that will be freed before.
+    `reclaimable` are bytes on the device that will be freed before.
 
-    Raises UserError for an unknown quantization, one without bitsandbytes, a device that isn't there, a model that
-    isn't there, is gated, or out of reach, weights that are no safetensors, an architecture that isn't known or in
-    which withdrawal can't mean anything, and too little memory.
+    Raises UserError for a quantization without bitsandbytes, a device that isn't there, a model that isn't there, is
+    gated, or out of reach, weights that are no safetensors, an architecture that isn't known or in which withdrawal
+    can't mean anything, and too little memory.
     """
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise UserError(f"Unknown quantization {quantization!r}: choose {' or '.join(QUANTIZATIONS)}, or none.")
+    name, quantization = choice.name, choice.quantization
     if quantization and not find_spec("bitsandbytes"):
         raise UserError(
             f"Weights in {quantization} need the package bitsandbytes, which isn't installed: pip install bitsandbytes."
         )
-    target = find_device(device)
-    if quantization and target.type == "cuda" and on_zero_gpu():
+    device = find_device(choice.device)
+    if quantization and device.type == "cuda" and on_zero_gpu():
         raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
     if name == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
         raise UserError(
             f"The embedded model isn't here ({EMBEDDED_FOLDER}): the package comes without it. Get this project's "
             "repository and install it with `pip install -e .`, or load its folder assets/embedded by its path."
         )
-    files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, revision)
+    files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, choice.revision)
     _check_known(name, files.folder)
     with _sentences(name):
-        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False))
-    dtype = _dtype(name, target)
-    free = free_memory(target) + reclaimable
+        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False), choice.quantize_all)
+    # The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
+    # large as their rounding, and its answers take no less time.
+    dtype = torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
+    free = free_memory(device) + reclaimable
+    kernels = KERNEL_BYTES if device.type == "cuda" else 0
     needs = {
-        option: _needed(architecture.weight_bytes(option, quantize_all, dtype), target)
+        option: round(MEMORY_SHARE * architecture.weight_bytes(option, dtype)) + kernels
         for option in (None, "8bit", "4bit")
     }
     if needs[quantization] > free:
-        smaller = [option for option, bytes_ in needs.items() if option and bytes_ <= free]
+        smaller = [option for option, needed in needs.items() if option and needed <= free]
         advice = f"quantization {smaller[0]} ({_gigabytes(needs[smaller[0]])})" if smaller else "a smaller model"
         raise UserError(
-            f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {target}, and "
-            f"{_gigabytes(free)} are free: choose {advice}{' or another device' if target.type != 'cpu' else ''}."
+            f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {device}, and "
+            f"{_gigabytes(free)} are free: choose {advice}{' or another device' if device.type != 'cpu' else ''}."
         )
-    return ModelOutlook(name, str(target), architecture, files, needs[quantization], free)
+    return ModelOutlook(device, dtype, architecture, files, needs[quantization])
 
 
 def _check_known(name: str, folder: Path) -> None:
@@ -233,18 +239,14 @@ def _sentences(name: str) -> Iterator[None]:
         raise UserError(
             f"There is not enough memory for the model {name!r}: choose quantization 4bit, or a smaller model."
         ) from error
-    except ImportError as error:
-        said = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
-        raise UserError(
-            f"The model {name!r} can't be loaded: a package that it needs isn't installed. {said.split('. ')[0]}. "
-            "Install it, or choose another model."
-        ) from error
     # Files that others wrote fail in any way there is.
     except Exception as error:
         reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
-        raise UserError(
-            f"The model {name!r} can't be loaded: {reason} Choose another one, such as {EMBEDDED!r}."
-        ) from error
+        advice = f"{reason} Choose another one, such as {EMBEDDED!r}."
+        if isinstance(error, ImportError):
+            missing = f"a package that it needs isn't installed. {reason.split('. ')[0]}."
+            advice = f"{missing} Install it, or choose another model."
+        raise UserError(f"The model {name!r} can't be loaded: {advice}") from error
 
 
 @contextmanager
@@ -272,43 +274,28 @@ def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
         set_hook(previous)
 
 
-def _needed(weight_bytes: int, device: torch.device) -> int:
-    return round(MEMORY_SHARE * weight_bytes) + (KERNEL_BYTES if device.type == "cuda" else 0)
-
-
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
 def _folder_revision(folder: Path) -> str:
     """Another one whenever a file of the model has changed; reading gigabytes of weights would take too long."""
-    if not folder.is_dir():
-        return ""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return f"files-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
-    large as their rounding, and its answers take no less time."""
-    return torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
-
-
-def _quantization_config(
-    quantization: Quantization | None, dtype: torch.dtype, skipped: list[str]
-) -> QuantizationConfigMixin | None:
-    if quantization == "4bit":
+def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndBytesConfig | None:
+    skipped = outlook.architecture.skipped_modules()
+    if choice.quantization == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_compute_dtype=outlook.dtype,
             llm_int8_skip_modules=skipped,
         )
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return None
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if choice.quantization else None
 
 
 def _pack_what_fits(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_base import BatchFeature
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils import PushToHubMixin
-from transformers.video_utils import VideoMetadata
 
 from vtw_demo.errors import UserError
 
@@ -42,45 +42,39 @@ _QWEN3_SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}
 
 
 def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
-    """The processor whose files are in `folder`, its class one of transformers'.
-
-    Raises UserError where there is none, OSError for files that are missing, ImportError for packages that are.
-    """
-    kind = _processor_class(folder, config)
-    parts: dict[str, Any] = {}
-    for name in kind.get_attributes():
-        if name == "tokenizer":
-            parts[name] = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        elif name == "image_processor":
-            parts[name] = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        elif name == "feature_extractor":
-            parts[name] = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-        elif name != "video_processor":
-            raise UserError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {name}.")
-    if "video_processor" in kind.get_attributes():
+    """The processor whose files are in `folder`, its class one of transformers'."""
+    kind: Any = _processor_class(folder, config)
+    names = kind.get_attributes()
+    read: dict[str, Any] = {
+        "tokenizer": AutoTokenizer.from_pretrained,
+        "image_processor": partial(AutoImageProcessor.from_pretrained, backend="pil"),
+        "feature_extractor": AutoFeatureExtractor.from_pretrained,
+    }
+    if unknown := [name for name in names if name not in (*read, "video_processor")]:
+        raise UserError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {', '.join(unknown)}.")
+    parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
+    if "video_processor" in names:
         parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
-    # In the order of the class's own arguments.
-    arguments = [parts[name] for name in kind.get_attributes()]
     settings, _ = kind.get_processor_dict(folder)
-    processor = _with_clips(kind).from_args_and_dict(arguments, settings)
+    # transformers' check of its parts would need torchvision for a video processor.
+    unchecked = {"check_argument_for_proper_class": lambda self, name, part: type(part)}
+    kind = type(kind.__name__, (kind,), unchecked)
+    # In the order of the class's own arguments.
+    processor = kind.from_args_and_dict([parts[name] for name in names], settings)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     return processor
 
 
 def _processor_class(folder: Path, config: PreTrainedConfig) -> type[ProcessorMixin]:
-    names = (_read(folder / name).get("processor_class") for name in _NAMED_IN)
-    found = next((kind for name in names if name and (kind := processor_class_from_name(name))), None)
-    if found is None and type(config) in PROCESSOR_MAPPING:
-        found = PROCESSOR_MAPPING[type(config)]
-    if found is None:
+    for file in _NAMED_IN:
+        name = _read(folder / file).get("processor_class")
+        if name and (found := processor_class_from_name(name)):
+            return found
+    by_model: Any = PROCESSOR_MAPPING
+    if type(config) not in by_model:
         raise UserError("Its files name no processor that transformers has.")
-    return found
-
-
-def _with_clips(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The same class; transformers' check of its parts would need torchvision for a video processor."""
-    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
+    return by_model[type(config)]
 
 
 def _video_settings(folder: Path) -> dict[str, Any]:
@@ -114,19 +108,18 @@ class ClipProcessor(PushToHubMixin):
     def to_dict(self) -> dict[str, Any]:
         return self.settings
 
-    def __call__(self, videos: Any, **options: Any) -> BatchFeature:
+    def __call__(self, videos: Sequence[Sequence[Image.Image]], **options: Any) -> BatchFeature:
         """`videos`: for each clip its frames, Pillow's pictures of one size; `options` has the clips' `video_metadata`.
 
         For Video-LLaVA pixel_values_videos, shape (clips, frames, 3, height, width); for the Qwen-VLs
         pixel_values_videos, shape (patches of all clips, pixels of a patch), and video_grid_thw, shape (clips, 3).
         """
-        if self.model_type in FRAMES_APART:
-            return self._apart(videos)
+        if self.model_type not in TAKES_CLIPS:
+            raise UserError(f"{self.model_type} is asked about pictures here, not about clips: choose a picture.")
         if self.model_type in FRAMES_IN_PAIRS:
-            return self._in_pairs(videos, options["video_metadata"])
-        raise UserError(f"{self.model_type} is asked about pictures here, not about clips: choose a picture.")
-
-    def _apart(self, videos: Sequence[Sequence[Image.Image]]) -> BatchFeature:
+            patches, grids = zip(*map(self._patches, videos), strict=True)
+            inputs = {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.tensor(grids)}
+            return BatchFeature({**inputs, "video_metadata": options["video_metadata"]})
         if len(lengths := {len(frames) for frames in videos}) > 1:
             raise UserError(
                 f"Clips that are asked about together have the same number of frames; these have {lengths}."
@@ -136,16 +129,6 @@ class ClipProcessor(PushToHubMixin):
             for frames in videos
         ]
         return BatchFeature({"pixel_values_videos": torch.stack(pixels)})
-
-    def _in_pairs(self, videos: Sequence[Sequence[Image.Image]], metadata: list[VideoMetadata]) -> BatchFeature:
-        clips, grids = zip(*map(self._patches, videos), strict=True)
-        return BatchFeature(
-            {
-                "pixel_values_videos": torch.cat(clips),
-                "video_grid_thw": torch.tensor(grids),
-                "video_metadata": metadata,
-            }
-        )
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Patches, shape (patches, channels x 2 x height x width), and their grid (pairs of frames, rows, columns)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,37 +23,30 @@ BITS = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
 class Architecture:
     """A model without weights.
 
-    - `parameters`: all of them; `quantizable`: those that quantization touches, `quantizable_everywhere` where it is
-      asked to leave nothing out.
+    - `parameters`: all of them; `quantizable`: those that quantization touches.
     - `layers`: L, the number of decoder layers.
-    - `kept`, `kept_everywhere`: names of the modules that quantization leaves as they are, in both cases.
+    - `kept`: names of the modules that quantization leaves as they are.
     """
 
-    model_type: str
     parameters: int
     quantizable: int
-    quantizable_everywhere: int
     layers: int
     kept: tuple[str, ...]
-    kept_everywhere: tuple[str, ...]
 
-    def weight_bytes(self, quantization: str | None, quantize_all: bool, dtype: torch.dtype) -> int:
+    def weight_bytes(self, quantization: str | None, dtype: torch.dtype) -> int:
         """What the weights take on a device, those that aren't quantized as `dtype`."""
         if quantization is None:
             return self.parameters * dtype.itemsize
-        quantized = self.quantizable_everywhere if quantize_all else self.quantizable
-        return round(quantized * BITS[quantization] / 8) + (self.parameters - quantized) * dtype.itemsize
+        return round(self.quantizable * BITS[quantization] / 8) + (self.parameters - self.quantizable) * dtype.itemsize
 
-    def skipped_modules(self, quantize_all: bool) -> list[str]:
+    def skipped_modules(self) -> list[str]:
         """`kept` as the patterns that transformers wants them in."""
-        return [re.escape(name) for name in (self.kept_everywhere if quantize_all else self.kept)]
+        return [re.escape(name) for name in self.kept]
 
 
-def describe(config: PreTrainedConfig) -> Architecture:
-    """What a configuration makes.
-
-    Raises UserError for a model that takes no pictures, and one in which withdrawal can't mean anything.
-    """
+def describe(config: PreTrainedConfig, quantize_all: bool = False) -> Architecture:
+    """What a configuration makes; with `quantize_all` quantization leaves out a head that shares the embedding's
+    weights alone."""
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(
             f"{config.model_type!r} is no vision-language model that answers in text. Choose one that is, such as a "
@@ -65,16 +59,20 @@ def describe(config: PreTrainedConfig) -> Architecture:
     layers = find_decoder(model).layers
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
-    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and not (tied and module is head)]
-    return Architecture(
-        model_type=config.model_type,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        quantizable=sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear)),
-        quantizable_everywhere=sum(module.weight.numel() for module in outside),
-        layers=len(layers),
-        kept=_outside(model, layers),
-        kept_everywhere=tuple(name for name, module in model.named_modules() if tied and module is head),
-    )
+    everywhere = tuple(name for name, module in model.named_modules() if tied and module is head)
+    kept = everywhere if quantize_all else _outside(model, layers)
+    quantizable = [
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not _is_in(name, kept)
+    ]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Architecture(parameters, sum(quantizable), len(layers), kept)
+
+
+def _is_in(name: str, outer: Iterable[str]) -> bool:
+    """Whether a module is one of these or a part of one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in outer)
 
 
 def _outside(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[str, ...]:
@@ -82,8 +80,6 @@ def _outside(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[str, ...]:
     inside = {id(module) for module in layers.modules()}
     names: list[str] = []
     for name, module in model.named_modules():
-        if id(module) in inside or any(name.startswith(f"{outer}.") for outer in names):
-            continue
-        if not any(id(part) in inside for part in module.modules()):
+        if not _is_in(name, names) and not any(id(part) in inside for part in module.modules()):
             names.append(name)
     return tuple(names)

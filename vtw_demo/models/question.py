@@ -20,10 +20,7 @@ _BREAKS = 3
 
 
 def read_question(question: Any) -> str:
-    """What was typed, stripped; control characters but tabs and line breaks are left out.
-
-    Raises UserError for what is no text and what shows nothing.
-    """
+    """What was typed, stripped; control characters but tabs and line breaks are left out."""
     if not isinstance(question, str | None):
         raise UserError(f"The question must be text; this is {reprlib.repr(question)}.")
     text = without_control_characters(question or "").strip()

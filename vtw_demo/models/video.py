@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,10 +32,11 @@ PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
 MAXIMUM_SECONDS = 60.0
 MAXIMUM_BYTES = 100_000_000
 MAXIMUM_PIXELS = 4096 * 2304
+# A minute at 120 frames a second.
 MAXIMUM_FRAMES_READ = 7200
-"""A minute at 120 frames a second."""
+# Frames are kept no larger; the models here scale them further down.
 LONGEST_SIDE = 1280
-"""Frames are kept no larger; the models here scale them further down."""
+_TOO_LONG = f"The clip is too long: it may last up to {MAXIMUM_SECONDS:g} seconds. Cut a shorter one."
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,11 @@ class Clip:
     - `frames`: pictures in RGB, all of one size, in order.
     - `times`: when each is shown, in seconds from the start.
     - `seconds`: how long the clip is.
-
-    Raises UserError for no frames, frames of different sizes, and times that aren't in order within the clip.
     """
 
     frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
     seconds: float
-
-    def __post_init__(self) -> None:
-        if not self.frames or len(self.times) != len(self.frames):
-            raise UserError(f"A clip has frames and a time for each; this has {len(self.frames)} and {self.times}.")
-        if len({frame.size for frame in self.frames}) > 1:
-            raise UserError(f"The frames of a clip are of one size; these are {[f.size for f in self.frames]}.")
-        if list(self.times) != sorted(self.times) or not 0 <= self.times[0] <= self.times[-1] <= self.seconds:
-            raise UserError(f"Times must be in order, from 0 to {self.seconds} seconds; these are {self.times}.")
 
 
 @dataclass(frozen=True)
@@ -91,8 +82,7 @@ def is_clip(path: str | Path) -> bool:
 def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
     """The clip in a file, for a model with `sampling` (None: it is asked about pictures only); None for a picture.
 
-    An animated GIF is a clip where the model takes clips. Raises what `read_clip` does, and UserError for a clip
-    where the model takes none.
+    An animated GIF is a clip where the model takes clips; another clip where it takes none raises UserError.
     """
     with Path(path).open("rb") as file:
         kind = _format(file.read(12))
@@ -129,9 +119,6 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
     """The clip in a file: frames evenly spaced from its first to its last, upright, in RGB.
 
     Where the clip has fewer frames than the model wants, some are there more than once. Sound isn't read.
-
-    Raises UserError for what is no clip, one that is too long, too large or damaged, and where the package `av` isn't
-    installed; OSError for a file that isn't there.
     """
     try:
         import av
@@ -145,9 +132,10 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
         raise UserError(f"The clip's file is too large: it may have up to {MAXIMUM_BYTES // 1_000_000} MB.")
     content = path.read_bytes()
     try:
-        timeline = _timeline(content)
-        sampled = timeline.sample(sampling)
-        frames = _decode(content, set(sampled))
+        stamps, unit, seconds = _timeline(content)
+        evenly = np.linspace(stamps[0], stamps[-1], sampling.count(seconds))
+        sampled = [min(stamps, key=lambda stamp: abs(stamp - wanted)) for wanted in evenly]
+        frames = _decode(content, sorted(set(sampled)))
     except (av.FFmpegError, EOFError, MemoryError) as error:
         raise UserError("The clip's file is damaged or of a kind that can't be read: choose another one.") from error
     # Where one can't be decoded, the nearest is shown.
@@ -155,26 +143,7 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
     first = frames[shown[0]]
     # Their size may change on the way.
     same = {stamp: frame if frame.size == first.size else frame.resize(first.size) for stamp, frame in frames.items()}
-    pictures = tuple(same[stamp] for stamp in shown)
-    return Clip(pictures, tuple((stamp - timeline.stamps[0]) * timeline.unit for stamp in shown), timeline.seconds)
-
-
-@dataclass(frozen=True)
-class _Timeline:
-    """When a clip's frames are shown: `stamps` in order, in units of so many seconds; how long it is."""
-
-    stamps: tuple[int, ...]
-    unit: float
-    seconds: float
-
-    def sample(self, sampling: FrameSampling) -> list[int]:
-        wanted = np.linspace(self.stamps[0], self.stamps[-1], sampling.count(self.seconds))
-        nearest = np.abs(wanted[:, None] - np.array(self.stamps)[None]).argmin(1)
-        return [self.stamps[index] for index in nearest]
-
-
-def _too_long() -> str:
-    return f"The clip is too long: it may last up to {MAXIMUM_SECONDS:g} seconds. Cut a shorter one."
+    return Clip(tuple(same[stamp] for stamp in shown), tuple((stamp - stamps[0]) * unit for stamp in shown), seconds)
 
 
 def _format(content: bytes) -> str | None:
@@ -195,8 +164,9 @@ def _open(content: bytes) -> av.container.InputContainer:
     return av.open(io.BytesIO(content), mode="r", format=name, options=options, metadata_errors="ignore")
 
 
-def _timeline(content: bytes) -> _Timeline:
-    """Read from the packets alone: nothing is decoded."""
+def _timeline(content: bytes) -> tuple[list[int], float, float]:
+    """When a clip's frames are shown, in order, in units of so many seconds, and how many seconds it lasts; read from
+    the packets alone, nothing is decoded."""
     with _open(content) as container:
         if not container.streams.video:
             raise UserError("This file holds no moving picture, only sound: choose a clip.")
@@ -209,47 +179,38 @@ def _timeline(content: bytes) -> _Timeline:
             if packet.pts is not None and packet.size:
                 durations[packet.pts] = packet.duration or 0
             if len(durations) > MAXIMUM_FRAMES_READ:
-                raise UserError(_too_long())
+                raise UserError(_TOO_LONG)
         unit = float(stream.time_base or 1)
     if not durations:
         raise UserError("The clip has no frames: choose another one.")
-    stamps = tuple(sorted(durations))
+    stamps = sorted(durations)
     shown = stamps[-1] - stamps[0]
     # Where the file doesn't say how long the last frame is shown, as long as the others on average.
     last = durations[stamps[-1]] or shown / max(1, len(stamps) - 1)
     seconds = (shown + last) * unit
     if seconds > MAXIMUM_SECONDS:
-        raise UserError(_too_long())
-    return _Timeline(stamps, unit, seconds)
+        raise UserError(_TOO_LONG)
+    return stamps, unit, seconds
 
 
-def _decode(content: bytes, wanted: set[int]) -> dict[int, Image.Image]:
-    """The frames that are shown at some times; where one can't be decoded, the next one."""
-    missing = sorted(wanted)
+def _decode(content: bytes, wanted: list[int]) -> dict[int, Image.Image]:
+    """The frames that are shown at some times, in order, up to where the file is damaged; where one can't be decoded,
+    the next one."""
+    import av
+
     found: dict[int, Image.Image] = {}
-    with _open(content) as container:
+    with _open(content) as container, suppress(av.FFmpegError):
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        for frame in _frames(container, stream):
-            if frame.pts is None or frame.pts < missing[0]:
-                continue
-            found[frame.pts] = _upright(frame)
-            missing = [stamp for stamp in missing if stamp > frame.pts]
-            if not missing:
+        for frame in container.decode(stream):
+            if frame.pts is not None and frame.pts >= wanted[0]:
+                found[frame.pts] = _upright(frame)
+                wanted = [stamp for stamp in wanted if stamp > frame.pts]
+            if not wanted:
                 break
     if not found:
         raise UserError("None of the clip's frames can be decoded: choose another one.")
     return found
-
-
-def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames in the order in which they are shown, up to where the file is damaged."""
-    import av
-
-    try:
-        yield from container.decode(stream)
-    except av.FFmpegError:
-        return
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:

@@ -22,7 +22,7 @@ from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.question import EMPTY, as_plain_text, read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids
+from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids, visual_token_mask
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -68,26 +68,25 @@ class VisionLanguageModel:
     def precision(self) -> str:
         """What the weights are held in, in words: "4-bit", "8-bit", "bfloat16" and so on."""
         if self.quantization is None:
-            return _name(self.model.dtype)
+            return str(self.model.dtype).removeprefix("torch.")
         bits = {"4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
         return f"{bits} throughout" if self.quantize_all else bits
 
     @property
     def quantized(self) -> str:
         """What is held in fewer bits, in a sentence."""
-        kept = _name(self.model.dtype)
+        kept = str(self.model.dtype).removeprefix("torch.")
         if self.quantization is None:
             return f"Nothing is quantized: all weights are {kept}."
         bits = {"4bit": "4 bits (NF4, double quantization)", "8bit": "8 bits"}[self.quantization]
-        total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
-        inside = len(self.quantized_modules)
+        held = len(self.quantized_modules)
         if self.quantize_all:
-            rest = "the embedding, the norms and what else isn't linear"
-            return f"{inside} of {total} linear modules are held in {bits}; {rest} in {kept}."
-        return (
-            f"The {inside} linear modules of the {self.layers} decoder layers are held in {bits}; the embedding, the "
-            f"vision tower, the projector and the head in {kept}."
-        )
+            total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
+            modules, rest = f"{held} of {total} linear modules", "the norms and what else isn't linear"
+        else:
+            modules = f"The {held} linear modules of the {self.layers} decoder layers"
+            rest = "the vision tower, the projector and the head"
+        return f"{modules} are held in {bits}; the embedding, {rest} in {kept}."
 
     @property
     def quantized_modules(self) -> tuple[str, ...]:
@@ -148,12 +147,19 @@ class VisionLanguageModel:
         clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
         if clips and self.sampling is None:
             raise UserError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
-        media: dict[str, Any] = {}
-        if pictures:
-            media["images"] = pictures
+        media: dict[str, Any] = {"images": pictures} if pictures else {}
         if clips:
             media["videos"] = [list(clip.frames) for clip in clips]
-            media["video_metadata"] = [_metadata(clip) for clip in clips]
+            # transformers counts times in frames: as if there were one each millisecond.
+            media["video_metadata"] = [
+                VideoMetadata(
+                    total_num_frames=max(1, round(1000 * clip.seconds)),
+                    fps=1000.0,
+                    duration=clip.seconds,
+                    frames_indices=[round(1000 * time) for time in clip.times],
+                )
+                for clip in clips
+            ]
         prompts = [self._text("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
         first_token = self.processor.tokenizer.bos_token
         inputs = self.processor(
@@ -172,8 +178,7 @@ class VisionLanguageModel:
         }
 
     def _text(self, kind: str, question: str) -> str:
-        content = [{"type": kind}, {"type": "text", "text": _QUESTION}]
-        messages = [{"role": "user", "content": content}]
+        messages = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": _QUESTION}]}]
         template = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         before, _, after = template.partition(_QUESTION)
         text = as_plain_text(read_question(question), before, after, self.processor.tokenizer)
@@ -183,38 +188,23 @@ class VisionLanguageModel:
 
     def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:
         """How many of the prompt's tokens are visual."""
-        ids = torch.tensor(visual_token_ids(self.model.config), device=inputs["input_ids"].device)
-        return int(torch.isin(inputs["input_ids"], ids).sum())
+        return int(visual_token_mask(self.model.config, inputs["input_ids"]).sum())
 
     def generate(self, **arguments: Any) -> Any:
         """The model's own `generate`, greedy, without placeholders: in an answer they'd stand for no picture."""
-        generate: Any = self.model.generate
-        placeholders = list(visual_token_ids(self.model.config))
-        return generate(**arguments, do_sample=False, num_beams=1, suppress_tokens=placeholders)
+        model: Any = self.model
+        placeholders = list(visual_token_ids(model.config))
+        return model.generate(**arguments, do_sample=False, num_beams=1, suppress_tokens=placeholders)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
     def token_text(self, token_id: int) -> str:
         """One token as it stands in an answer, its leading space included; "(end)" for the one that ends it."""
-        if token_id == self.processor.tokenizer.eos_token_id:
-            return "(end)"
         tokenizer = self.processor.tokenizer
+        if token_id == tokenizer.eos_token_id:
+            return "(end)"
         text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
         # SentencePiece's decoders drop the space with which a text begins.
         begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
         return f" {text}" if begins_word and not text.startswith(" ") else text
-
-
-def _metadata(clip: Clip) -> VideoMetadata:
-    """The clip's times as transformers counts them: frame numbers, as if there were one each millisecond."""
-    return VideoMetadata(
-        total_num_frames=max(1, round(1000 * clip.seconds)),
-        fps=1000.0,
-        duration=clip.seconds,
-        frames_indices=[round(1000 * time) for time in clip.times],
-    )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).split(".")[-1]

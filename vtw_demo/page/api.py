@@ -13,7 +13,7 @@ from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.plots.report import report_data
-from vtw_demo.server.access import LostConnection, caller
+from vtw_demo.server.access import caller
 from vtw_demo.server.engine import STOPPED, Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import StoppedError
@@ -39,11 +39,11 @@ def connect_api(engine: Engine) -> None:
 
         return said
 
-    def compared(image: Any, question: Any, layer: Any, cap: Any) -> tuple[Analysis, str, LostConnection]:
-        """Both runs, and what is to be said of the picture; the stop is set once nobody waits for the answer."""
-        vlm, asking = engine.vlm, caller()
-        stop, query = LostConnection(asking), Query.read(image, question, layer, cap, vlm.sampling)
-        return engine.compare_to_end(asking.session, vlm, query, stop), query.note, stop
+    def compared(image: Any, question: Any, layer: Any, cap: Any) -> tuple[Analysis, str]:
+        """Both runs, and what is to be said of the picture."""
+        (session, stop), vlm = caller(), engine.vlm
+        query = Query.read(image, question, layer, cap, vlm.sampling)
+        return engine.compare_to_end(session, vlm, query, stop), query.note
 
     @in_sentences
     def compare(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def connect_api(engine: Engine) -> None:
             Both answers with their tokens, times in milliseconds, prefill FLOPs and bytes of KV cache; `note` says what
             of the picture was left out, such as an animation's further frames.
         """
-        analysis, note, _ = compared(image, question, layer, max_new_tokens)
+        analysis, note = compared(image, question, layer, max_new_tokens)
         return {**analysis.comparison.to_json(), "note": note}
 
     @in_sentences
@@ -76,11 +76,11 @@ def connect_api(engine: Engine) -> None:
             The comparison, attention mass and maps, migration, cost and time by layer, divergence at every K,
             probabilities of the answers' tokens, and the machine.
         """
-        calibration = engine.calibration
-        analysis, note, stop = compared(image, question, layer, max_new_tokens)
+        calibration, (session, stop) = engine.calibration, caller()
+        analysis, note = compared(image, question, layer, max_new_tokens)
         for part in ALL_PARTS:
             with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
-                for _ in engine.measure(caller().session, analysis, part, stop, follows=True):
+                for _ in engine.measure(session, analysis, part, stop, follows=True):
                     pass
         return {**report_data(analysis, calibration, this_machine()), "note": note}
 

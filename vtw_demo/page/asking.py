@@ -24,7 +24,6 @@ class Asking:
         self.page = page
         self.layout = layout = page.layout
         self.examples = examples
-        self.generator = random.Random()
         self.chosen = [layout.picture, layout.clip, layout.origin, layout.question, layout.suggestions]
 
     def connect(self, start: Any) -> None:
@@ -75,13 +74,11 @@ class Asking:
 
     def random_scene(self) -> tuple[Any, ...]:
         """A new picture of coloured shapes, with a question and others that fit it."""
-        return _chosen(scene_example(self.generator.randrange(10**9)))
+        return _chosen(scene_example(random.randrange(10**9)))
 
     def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
-        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it.
-
-        The page is told of it here so that it is the session's from its upload on.
-        """
+        """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
+        told of it here so that it is the session's from its upload on."""
         return _suggestions(GENERAL_QUESTIONS), {}
 
 

@@ -9,20 +9,19 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
-from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_choice
+from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_with_bars
 from vtw_demo.models.devices import on_zero_gpu
-from vtw_demo.models.loading import VisionLanguageModel
-from vtw_demo.models.registry import DEFAULT_MODEL, ModelChoice, from_environment
+from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
+from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
 from vtw_demo.page.build import build_page
 from vtw_demo.page.theme import CSS, SCRIPTS, THEME
 from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
+from vtw_demo.server.hosts import on_space, space_host, use_own_cores
 from vtw_demo.server.monitoring import Monitoring, OneLine
 from vtw_demo.server.queue import PLACES
-from vtw_demo.server.space_runtime import host as space_host
-from vtw_demo.server.space_runtime import on_space, use_own_cores
 from vtw_demo.server.switching import Switching
 from vtw_demo.server.uploads import own_upload_folder
 
@@ -134,13 +133,13 @@ def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel
     """The model that was asked for, or else this machine's, with its choice, and in one line which and why."""
     choice = chosen_model(options)
     try:
-        vlm = load_choice(choice)
+        vlm = load_with_bars(choice)
     except UserError as error:
         # What was asked for and can't be had is said; what was chosen here makes way for what runs everywhere.
         other = choice.without(str(error))
         if other is None:
             raise
-        choice, vlm = other, load_choice(other)
+        choice, vlm = other, load_with_bars(other)
     logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
     return choice, vlm
 

@@ -32,10 +32,8 @@ def take_whole(
     make: Callable[[Analysis], str | bytes],
     parts: Sequence[Part] = ALL_PARTS,
 ) -> Iterator[Shown]:
-    """The file that `make` makes of the comparison that is shown, once `parts` are measured.
-
-    Each measurement takes a turn of its own; the file is made while others use the model.
-    """
+    """The file that `make` makes of the comparison that is shown, once `parts` are measured, each in a turn of its own;
+    it is made while others use the model."""
     layout, analysis, stop = page.layout, session.analysis, session.measuring
     if analysis is None:
         raise UserError("There is nothing to take away yet: run a comparison first.")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vtw_demo.embedded.questions import KINDS, ask
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.server.query import LONGEST_QUESTION
@@ -41,31 +39,22 @@ class Example:
 def load_examples() -> tuple[Example, ...]:
     """Those that ship with the demo."""
     listed = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
+    pictures = [FOLDER / entry["picture"] for entry in listed]
     return tuple(
-        Example(
-            FOLDER / entry["picture"],
-            entry["question"],
-            tuple(entry["suggestions"]),
-            {"example": Path(entry["picture"]).stem},
-        )
-        for entry in listed
+        Example(picture, entry["question"], tuple(entry["suggestions"]), {"example": picture.stem})
+        for picture, entry in zip(pictures, listed, strict=True)
     )
 
 
 def scene_example(seed: int) -> Example:
-    picture, questions = random_example(seed)
-    return Example(picture, questions[0], questions, {"scene": str(seed)})
-
-
-def random_example(seed: int) -> tuple[Image.Image, tuple[str, ...]]:
-    """A scene of 2 to 5 objects, the same for the same seed, and a question of each kind that it allows, in random
+    """A scene of 2 to 5 objects, the same for the same seed, with a question of each kind that it allows, in random
     order."""
     generator = random.Random(seed)
     scene = random_scene(generator, generator.randint(2, 5))
     asked = [ask(scene, kind, generator) for kind in KINDS]
     questions = [question.text for question in asked if question is not None]
     generator.shuffle(questions)
-    return draw(scene, PICTURE_SIDE), tuple(questions)
+    return Example(draw(scene, PICTURE_SIDE), questions[0], tuple(questions), {"scene": str(seed)})
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from vtw_demo.comparison.analysis import Analysis
-from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
+from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.formats import milliseconds
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_PURPOSE
+from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.session import PastComparison
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
@@ -24,12 +25,12 @@ def asset(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def header(model: str, precision: str, device: str, layers: int, visual_tokens: int | None = None) -> str:
-    listed = [f"model {model}", precision, device, f"{layers} decoder layers"]
+def header(vlm: VisionLanguageModel, visual_tokens: int | None = None) -> str:
+    listed = [f"model {vlm.name}", vlm.precision, str(vlm.device), f"{vlm.layers} decoder layers"]
     if visual_tokens is not None:
         listed.append(f"{visual_tokens} visual tokens")
     said = "<p>Visual Tokens Withdrawal, seen on your own picture</p>"
-    if model == EMBEDDED:
+    if vlm.name == EMBEDDED:
         said = f'<p class="purpose">{EMBEDDED_PURPOSE}</p>'
     return f'<div class="header"><h1>VTW Demo</h1>{said}{facts(listed)}</div>'
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from vtw_demo.comparison.analysis import RUNS
 from vtw_demo.comparison.calibration import Calibration
-from vtw_demo.comparison.compare import MAXIMUM_NEW_TOKENS, RunName
+from vtw_demo.comparison.compare import MAXIMUM_NEW_TOKENS
 from vtw_demo.formats import count
 from vtw_demo.models.registry import StartingLayer, starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -43,7 +44,7 @@ class Layout:
         self, examples: Sequence[Example], vlm: VisionLanguageModel, layer: int, calibration: Calibration | None
     ) -> None:
         self.session = gr.State(Session())
-        self.header = gr.HTML(header(vlm.name, vlm.precision, str(vlm.device), vlm.layers), padding=False)
+        self.header = gr.HTML(header(vlm), padding=False)
         gr.HTML(
             f'<details class="about"><summary>What am I looking at?</summary>{WHAT_AM_I_LOOKING_AT}</details>',
             padding=False,
@@ -66,7 +67,10 @@ class Layout:
                     html_template="", js_on_load=asset("live_layer.js"), layer=layer, padding=False, elem_id="live"
                 )
         with gr.Row(equal_height=True, elem_id="answers"):
-            self.cards = {run: self._lay_out_card(run, layer) for run in ("full", "withdrawn")}
+            self.cards = {
+                run: gr.HTML(AnswerCard(run, layer).to_html(), padding=False, min_width=300, elem_id=run)
+                for run in RUNS
+            }
         self.verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
         # What it is given is saved by the browser; nothing of it is shown, and nothing stays on the server.
         self.file = gr.HTML(html_template="", js_on_load=asset("download.js"), visible="hidden", padding=False)
@@ -151,6 +155,3 @@ class Layout:
                 elem_id="examples",
             )
             self.random_scene = gr.Button("New scene", size="sm", scale=0, min_width=96, elem_id="random-scene")
-
-    def _lay_out_card(self, run: RunName, layer: int) -> gr.HTML:
-        return gr.HTML(AnswerCard(run, layer).to_html(), padding=False, min_width=300, elem_id=run)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.compare import RunFinished, RunName, RunProgress
+from vtw_demo.comparison.analysis import RUNS, Analysis, Part
+from vtw_demo.comparison.compare import RunFinished, RunProgress
 from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.page.examples import Example
 from vtw_demo.page.html import header, problem_line, progress_line, verdict_line
 from vtw_demo.page.layout import Layout, default_layer, layer_info
 from vtw_demo.page.session import Session
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
     max_new_tokens: Any
 
     def query(self, vlm: VisionLanguageModel) -> Query:
-        """For this model; a clip goes before the picture. Raises UserError."""
+        """For this model; a clip goes before the picture."""
         shown = self.clip if self.clip and vlm.sampling else self.picture
         return Query.read(shown, self.question, self.layer, self.max_new_tokens, vlm.sampling)
 
@@ -51,11 +52,11 @@ class Page:
     """`first_layer` is the K asked for at the start. `tabs`, and `tab_bar` that holds them, are laid out before any
     event is bound."""
 
-    def __init__(self, engine: Engine, layout: Layout, first_layer: int | None) -> None:
+    def __init__(self, engine: Engine, examples: Sequence[Example], first_layer: int | None) -> None:
         self.engine = engine
-        self.layout = layout
         self.first_vlm = engine.vlm
         self.first_layer = first_layer
+        self.layout = Layout(examples, engine.vlm, self.starting_layer(), engine.calibration)
         self.tabs: list[PageTab] = []
         self.tab_bar: gr.Tabs
 
@@ -130,7 +131,7 @@ class Page:
         layout, vlm = self.layout, self.engine.vlm
         info = layer_info(vlm.layers, starting_layer(vlm), self.engine.calibration)
         shown: Shown = {
-            layout.header: header(vlm.name, vlm.precision, str(vlm.device), vlm.layers),
+            layout.header: header(vlm),
             layout.model: {"model": vlm.name},
             layout.clip: gr.update(visible=vlm.sampling is not None),
             layout.layer: gr.update(maximum=vlm.layers, value=layer or self.starting_layer(), info=info),
@@ -187,11 +188,7 @@ class Page:
         analysis = earlier.at(comparison) if earlier else Analysis(vlm, prompt, comparison)
         session.show(query, analysis)
         said = " ".join(sentence for sentence in (verdict(comparison), query.note) if sentence)
-        seen = comparison.visual_tokens
-        yield {
-            layout.verdict: verdict_line(said),
-            layout.header: header(vlm.name, vlm.precision, str(vlm.device), vlm.layers, seen),
-        }
+        yield {layout.verdict: verdict_line(said), layout.header: header(vlm, comparison.visual_tokens)}
         if session.is_told_of_switch:
             session.is_told_of_switch = False
             yield {layout.note: gr.HTML(visible=False)}
@@ -204,10 +201,9 @@ class Page:
 
     def _begun(self, query: Query, has_full: bool) -> Shown:
         """The cards of the runs that begin."""
-        running: RunName = "withdrawn" if has_full else "full"
-        begun: tuple[RunName, ...] = ("withdrawn",) if has_full else ("full", "withdrawn")
+        begun = RUNS[1:] if has_full else RUNS
         return {
-            self.layout.cards[run]: AnswerCard(run, query.layer, is_running=run == running).to_html() for run in begun
+            self.layout.cards[run]: AnswerCard(run, query.layer, is_running=run == begun[0]).to_html() for run in begun
         }
 
     def compared(self, session: Session, asked: Asked, query: Query) -> Iterator[Shown]:

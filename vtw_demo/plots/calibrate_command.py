@@ -14,9 +14,9 @@ from vtw_demo.comparison.calibration import (
     DEFAULT_THRESHOLD,
     Calibration,
     CalibrationProgress,
+    CalibrationStore,
     calibrate,
 )
-from vtw_demo.comparison.calibration_store import CalibrationStore
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 from vtw_demo.comparison.analysis import Analysis
-from vtw_demo.comparison.calibration import stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     print(verdict(comparison))
     if not (options.report or options.json):
         return 0
-    analysis, calibration = Analysis(vlm, prompt, comparison), stored_calibration(CalibrationStore.of(vlm))
+    analysis, calibration = Analysis(vlm, prompt, comparison), CalibrationStore.of(vlm).result()
     if options.rounds:
         for timing in repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds):
             analysis.timing = timing

@@ -7,7 +7,7 @@ from functools import partial
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.every_layer import LayerAnswer, first_stable_layer
+from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
 from vtw_demo.plots.tab import Plot, Tab

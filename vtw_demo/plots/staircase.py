@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.comparison.layer_times import LayerTimes
+from vtw_demo.comparison.repeated_timing import LayerTimes
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.flops import LayerCost, Staircase
 from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled

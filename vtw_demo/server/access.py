@@ -13,7 +13,6 @@ import base64
 import binascii
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -49,11 +48,9 @@ MAXIMUM_BODY_BYTES = MAXIMUM_UPLOAD_BYTES * 4 // 3 + 1_000_000
 def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] | None:
     """Users with their passwords: of `file` where there is one, else of `text`; None where there is neither.
 
-    A line is `user:password`; blank lines and those that begin with # say nothing. The password may have colons.
-    Raises UserError, whose sentence never holds what was given: it may be a password.
+    Blank lines and those that begin with # say nothing. No sentence of an error holds what was given: it may be a
+    password.
     """
-    if file is None and text is None:
-        return None
     if file is not None:
         try:
             text = Path(file).read_text(encoding="utf-8")
@@ -62,16 +59,19 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
                 "--auth takes a file, and what was given is none that can be read; a password itself would be seen in "
                 f"the list of processes. {HOW}"
             ) from error
+    if text is None:
+        return None
     accounts: dict[str, str] = {}
-    for number, line in enumerate((text or "").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        user, colon, password = line.strip().partition(":")
-        if not user.strip() or not colon or not password:
+        user, _, password = line.strip().partition(":")
+        user = user.strip()
+        if not user or not password:
             raise UserError(f"Line {number} of the accounts is not user:password. {HOW}")
-        if user.strip() in accounts:
+        if user in accounts:
             raise UserError(f"Line {number} of the accounts names a user again. {HOW}")
-        accounts[user.strip()] = password
+        accounts[user] = password
     if not accounts:
         raise UserError(f"There is no account: nobody could log in. {HOW}")
     return list(accounts.items())
@@ -142,16 +142,19 @@ def _may_enter(request: Request) -> bool:
     return user in app.auth and compare_passwords_securely(password, app.auth[user])
 
 
-@dataclass(frozen=True)
-class Caller:
-    """`session`: the page's or the program's, as Gradio names it; `is_lost` says whether its connection is."""
+class LostConnection(threading.Event):
+    """A stop that is set as soon as the caller's connection is lost: nobody would read what is run on."""
 
-    session: str
-    is_lost: Callable[[], bool]
+    def __init__(self, is_lost: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_lost = is_lost
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._is_lost()
 
 
-def caller() -> Caller:
-    """Of the function of the page that is being called, in its own thread."""
+def caller() -> tuple[str, LostConnection]:
+    """Who calls the page's function that runs in this thread: their session, as Gradio names it, and their stop."""
     blocks, event_id, request = LocalContext.blocks.get(), LocalContext.event_id.get(), LocalContext.request.get()
 
     def is_lost() -> bool:
@@ -159,15 +162,4 @@ def caller() -> Caller:
         event = blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
         return event is not None and not event.alive
 
-    return Caller(getattr(request, "session_hash", None) or event_id or "", is_lost)
-
-
-class LostConnection(threading.Event):
-    """A stop that is set as soon as the caller's connection is lost: nobody would read what is run on."""
-
-    def __init__(self, caller: Caller) -> None:
-        super().__init__()
-        self._is_lost = caller.is_lost
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._is_lost()
+    return getattr(request, "session_hash", None) or event_id or "", LostConnection(is_lost)

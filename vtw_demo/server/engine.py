@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, calibrate, stored_calibration
-from vtw_demo.comparison.calibration_store import CalibrationStore
-from vtw_demo.comparison.compare import Comparison, Event, compare_prompt
-from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers
+from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore, calibrate
+from vtw_demo.comparison.compare import Comparison, Event, LayerAnswer, answer_at_layers, compare_prompt
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
@@ -32,8 +30,8 @@ PREFILLS_OF_A_SWEEP = 3
 
 class Engine:
     """Whatever uses the model takes a turn of `turns`, and yields its places in the queue before anything else; what
-    takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where the model
-    that a request is for (`vlm`) has made way for another one, UserError says so in its turn.
+    takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where `vlm`,
+    which a request is for, has made way for another model, UserError says so in its turn.
 
     `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
     """
@@ -47,14 +45,14 @@ class Engine:
     ) -> None:
         place(vlm)
         self.monitoring = monitoring or Monitoring()
-        self.turns = turns or Turns(observer=self.monitoring)
+        self.turns = turns or Turns(monitoring=self.monitoring)
         self.use(vlm, store)
 
     def use(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
         """From now on `vlm` answers. Called within a turn."""
         self.vlm = vlm
         self.store = store
-        self.calibration = stored_calibration(store)
+        self.calibration = store.result()
         self.monitoring.loaded(vlm.name, vlm.precision)
 
     def _until(self, places: Iterator[Place], vlm: VisionLanguageModel) -> Iterator[Place]:
@@ -72,7 +70,7 @@ class Engine:
         full: Run | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Place | Event]:
-        """Both runs of `query`, whose `prompt` has been made; the withdrawn one alone where there is a full one."""
+        """Both runs of `query`; the withdrawn one alone where there is a full one."""
         with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
             yield from self._until(turn.wait(), vlm)
             self.monitoring.asked(query.question, query.layer)
@@ -91,7 +89,6 @@ class Engine:
         max_new_tokens: int,
         stop: threading.Event,
     ) -> Iterator[Place | LayerAnswer]:
-        """`prompt` answered at each of `layers`."""
         with suppress(StoppedError), self.turns.asked(visitor, "answer", stop) as turn:
             yield from self._until(turn.wait(), vlm)
             for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * max_new_tokens)(
@@ -133,19 +130,10 @@ class Engine:
                 yield from self._until(turn.give_way(), vlm)
 
     def measure(
-        self,
-        visitor: str,
-        analysis: Analysis,
-        part: Part,
-        stop: threading.Event,
-        *,
-        follows: bool = False,
+        self, visitor: str, analysis: Analysis, part: Part, stop: threading.Event, *, follows: bool = False
     ) -> Iterator[Place]:
         """Measure a part of an analysis, which keeps it, unless it is known. `follows`: it belongs to what the visitor
-        has begun already.
-
-        Raises StoppedError where `stop` is set before its turn.
-        """
+        has begun already. Raises StoppedError where `stop` is set before its turn."""
         if analysis.known(part) is not None:
             return
         with self.turns.asked(visitor, "measurement", stop, follows=follows) as turn:

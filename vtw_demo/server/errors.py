@@ -29,8 +29,6 @@ class QueueFullError(UserError):
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` is one of the names above."""
-
     kind: str
     sentence: str
 

@@ -1,4 +1,7 @@
-"""Gradio without the half of its import that writes type stubs for editors, which its wheel brings already."""
+"""Gradio without the half of its import that writes type stubs for editors, which its wheel brings already.
+
+Parsing and comparing them takes 2 of the 4 s of `import gradio` on a 2-core machine; import this before it.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,11 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname == _MODULE else None
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == _MODULE else None
         if spec is not None and spec.origin is not None:
-            spec.loader = _Loader(fullname, spec.origin)
+            spec.loader = _Loader(name, spec.origin)
         return spec
 
 
-def leave_out_type_stubs() -> None:
-    """Parsing and comparing them takes 2 of the 4 s of `import gradio` on a 2-core machine; call this before it."""
-    if _MODULE not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+sys.meta_path.insert(0, _Finder())

@@ -37,7 +37,7 @@ MISTAKES = (RequestValidationError, FnIndexInferError, KeyError, TypeError, Valu
 
 
 class GuardedBlocks(gr.Blocks):
-    """`uploads`: in the folder that Gradio has when the page is made. `/health` says whether the page `is_closing`."""
+    """`uploads`: in the folder that Gradio has when the page is made; `/health` says whether the page `is_closing`."""
 
     def __init__(self, monitoring: Monitoring, is_closing: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)

@@ -2,6 +2,7 @@
 
 The worker is forked from this process, so that it has the models that were placed before the first lease, and is used
 again. Arguments, events and results are pickled. Off ZeroGPU nothing is leased, and its package `spaces` isn't needed.
+A Space says in environment variables where it listens and what it may use.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import logging
 import math
 import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import gradio as gr
+import torch
 
 from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, measure
 from vtw_demo.comparison.compare import Comparison
@@ -37,6 +40,8 @@ START_SECONDS = 5.0
 BYTES_PER_SECOND = 2e9
 SECONDS_PER_PREFILL_LAYER = 0.02
 SECONDS_PER_TOKEN_LAYER = 0.0015
+# Where a Space listens: its visitors come from outside its container.
+EVERYWHERE = "0.0.0.0"
 # How soon a worker sees a stop.
 STOP_SECONDS = 0.05
 # What stands here for what was raised there, by the kind of fault.
@@ -62,17 +67,18 @@ def leased(
     prefills: int,
     new_tokens: int = 0,
 ) -> Callable[Arguments, Iterator[Event]]:
-    """`function` of `vlm`; on ZeroGPU, within a lease for so many passes over a prompt and so many tokens decoded one
-    by one.
+    """`function` of `vlm`; on ZeroGPU, within a lease for so many passes over a prompt and tokens decoded one by one.
 
-    `function` is pickled by its name; it gets prompts with their inputs on the device, and a `stop` that is given by
-    name is seen there at once. The lease begins when the first event is asked for, in the context of the visitor's
-    request, whose quota it is on; closing the iterator ends it within an event. Raises UserError for what was refused
-    there, where no GPU is lent, and for what is longer than a lease can be; MemoryError and RuntimeError for the rest.
+    `function` gets prompts with their inputs on the device, and sees a `stop` that is given by name at once. The lease
+    begins when the first event is asked for, in the context of the visitor's request, whose quota it is on; closing the
+    iterator ends it within an event. Raises UserError for what is refused, MemoryError and RuntimeError for the rest.
     """
     if not on_zero_gpu():
         return partial(function, vlm)
-    index = _index(vlm)
+    indices = [index for index, (placed, _) in enumerate(_placed) if placed is vlm]
+    if not indices:
+        raise UserError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
+    index = indices[0]
     seconds = _lease_seconds(vlm.layers, _placed[index][1], prefills, new_tokens)
 
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> Iterator[Event]:
@@ -107,17 +113,9 @@ def _measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, p
     yield measure(vlm, prompt, comparison, part)
 
 
-def _index(vlm: VisionLanguageModel) -> int:
-    for index, (placed, _) in enumerate(_placed):
-        if placed is vlm:
-            return index
-    raise UserError(f"On ZeroGPU a Space runs the model that it was started with, and {vlm.name!r} is another one.")
-
-
 def _lease_seconds(layers: int, memory_bytes: int, prefills: int, new_tokens: int) -> int:
-    starting = START_SECONDS + memory_bytes / BYTES_PER_SECOND
     working = layers * (prefills * SECONDS_PER_PREFILL_LAYER + new_tokens * SECONDS_PER_TOKEN_LAYER)
-    seconds = math.ceil(starting + working)
+    seconds = math.ceil(START_SECONDS + memory_bytes / BYTES_PER_SECOND + working)
     if seconds > LONGEST_LEASE:
         raise UserError(
             f"This could take {seconds} s, and a GPU is lent for {LONGEST_LEASE} s at most: ask for less at once."
@@ -170,7 +168,7 @@ class _Raised:
 def _work(
     seconds: int, index: int, function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], options: dict
 ) -> Iterator[Any]:
-    """In the worker: the events of `function`."""
+    """What the worker does."""
     try:
         vlm, _ = _placed[index]
         here = [value.to(vlm.device) if isinstance(value, Prompt) else value for value in arguments]
@@ -189,3 +187,19 @@ if on_zero_gpu():
     # One function for all that needs the device: each has workers of its own, with weights of their own. `spaces` must
     # see it before the page is served, and be imported before anything asks for CUDA.
     _lease = spaces.GPU(_work, duration=lambda seconds, *_: seconds)
+
+
+def on_space() -> bool:
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def space_host() -> str | None:
+    """The address to listen on as a Space, whose visitors come from outside its container; None elsewhere."""
+    return os.environ.get("GRADIO_SERVER_NAME") or EVERYWHERE if on_space() else None
+
+
+def use_own_cores() -> None:
+    """Let torch compute in as many threads as the Space has processors, not its machine; nothing elsewhere."""
+    cores = os.environ.get("CPU_CORES", "")
+    if on_space() and cores.isdecimal() and int(cores):
+        torch.set_num_threads(min(int(cores), torch.get_num_threads()))

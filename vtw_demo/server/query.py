@@ -32,12 +32,7 @@ class Query:
 
     @classmethod
     def read(
-        cls,
-        picture_file: Any,
-        question: Any,
-        layer: Any,
-        max_new_tokens: Any,
-        sampling: FrameSampling | None = None,
+        cls, picture_file: Any, question: Any, layer: Any, max_new_tokens: Any, sampling: FrameSampling | None = None
     ) -> Query:
         """From what the browser or an API client sent, for a model with this `sampling` of clips."""
         text = read_question(question)
@@ -47,14 +42,17 @@ class Query:
             )
         layer = whole_number("withdrawal layer", layer)
         max_new_tokens = whole_number("number of new tokens", max_new_tokens)
-        path = _path(picture_file)
+        # Of a file that Gradio has stored: a mapping with its `path`.
+        path = picture_file.get("path") if isinstance(picture_file, dict) else None
+        if not isinstance(path, str) or not path:
+            raise UserError("There is no picture: upload one, paste one, or choose an example.")
         try:
             if clip := find_clip(path, sampling):
                 return cls(clip, text, layer, max_new_tokens)
-            read = read_picture(path)
+            picture, note = read_picture(path)
         except OSError as error:
             raise UserError("The picture is no longer on the server: choose it again.") from error
-        return cls(read.picture, text, layer, max_new_tokens, read.note)
+        return cls(picture, text, layer, max_new_tokens, note)
 
     def prompt(self, vlm: VisionLanguageModel) -> Prompt:
         """The query as a model is asked it. On ZeroGPU its inputs wait in this machine's memory for a lease."""
@@ -68,14 +66,6 @@ class Query:
         pixels = contact_sheet(self.picture)
         seen = hashlib.sha256(repr((times, pixels.size)).encode() + pixels.tobytes()).hexdigest()
         return seen, self.question, self.max_new_tokens
-
-
-def _path(file: Any) -> str:
-    """Of a file that Gradio has stored: a mapping with its `path`."""
-    path = file.get("path") if isinstance(file, dict) else None
-    if not isinstance(path, str) or not path:
-        raise UserError("There is no picture: upload one, paste one, or choose an example.")
-    return path
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -96,7 +86,6 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
 
 
 def read_threshold(value: Any) -> float:
-    """A threshold of KL divergence."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise UserError(f"The threshold must be a number from 0 on, for example 0.003; this is {reprlib.repr(value)}.")
     return float(value)

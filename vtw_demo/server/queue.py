@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain, zip_longest
 
 from vtw_demo.formats import count
 from vtw_demo.server.errors import FAILED, QueueFullError, fault_of, free_what_failed
+from vtw_demo.server.monitoring import Monitoring
 
 PLACES = 64
 DONE, STOPPED = "done", "stopped"
@@ -51,14 +52,6 @@ class Place:
         return f"{place}; {_about(self.seconds)}." if self.seconds is not None else f"{place}."
 
 
-class TurnObserver(Protocol):
-    """Is told how many wait, and of each turn that ended: its kind, how it ended (`done`, `stopped` or the kind of
-    fault), and its seconds."""
-
-    def waiting(self, turns: int) -> None: ...
-    def ran(self, kind: str, outcome: str, waited_seconds: float, seconds: float) -> None: ...
-
-
 class Turn:
     """One use of the model: waited for, then held, then over. Made by `Turns.asked`."""
 
@@ -70,8 +63,8 @@ class Turn:
         self.asked_at = self.begun_at = time.monotonic()
 
     def wait(self) -> Iterator[Place]:
-        """Places in the queue until this turn has begun, as they change; the last has none ahead. Raises StoppedError
-        once `stop` is set."""
+        """Places in the queue, as they change; at the last, with none ahead, it has begun. Raises StoppedError once
+        `stop` is set."""
         told, told_at = Place(0), -SILENT_SECONDS
         while (place := self._turns._place(self)).ahead:
             now = time.monotonic()
@@ -91,16 +84,17 @@ class Turns:
     """The queue for one model. The next turn is that of the visitor whose last one ended longest ago; of one visitor's
     turns, the one asked for first.
 
-    `places`: how many may wait; what belongs to a visitor's turn before may always.
+    `places`: how many may wait; what belongs to a visitor's turn before may always. `is_closing`: no turn begins any
+    more. `monitoring` is told how many wait, and of each turn that ended.
     """
 
-    def __init__(self, places: int = PLACES, observer: TurnObserver | None = None) -> None:
+    def __init__(self, places: int = PLACES, monitoring: Monitoring | None = None) -> None:
         self.places = places
-        self._observer = observer
+        self.is_closing = False
+        self._monitoring = monitoring or Monitoring()
         self._changed = threading.Condition()
         self._waiting: list[Turn] = []
         self._held: Turn | None = None
-        self._closing = False
         # Visitors, the one whose last turn ended longest ago first.
         self._served: deque[str] = deque(maxlen=KEPT_VISITORS)
         self._seconds: dict[str, float] = {}
@@ -116,7 +110,11 @@ class Turns:
         turn = Turn(self, visitor, kind, stop or threading.Event())
         with self._changed:
             if not follows and len(self._waiting) >= self.places:
-                raise QueueFullError(self._full())
+                seconds = self._expected(self._waiting)
+                again = "in a while" if seconds is None else f"in {_about(seconds)}"
+                raise QueueFullError(
+                    f"The queue is full: {count(self.places, 'request')} wait already. Try again {again}."
+                )
             self._waiting.append(turn)
             self._next()
         outcome = FAILED
@@ -136,18 +134,12 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many turns wait."""
-        with self._changed:
-            return len(self._waiting)
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether no turn begins any more."""
-        return self._closing
+        return len(self._waiting)
 
     def close(self, seconds: float) -> None:
         """Stop the turn in hand and those that wait, and wait so long for their end."""
         with self._changed:
-            self._closing = True
+            self.is_closing = True
             for turn in (self._held, *self._waiting):
                 if turn is not None:
                     turn.stop.set()
@@ -168,7 +160,7 @@ class Turns:
             return Place(len(ahead) + 1, self._expected(ahead))
 
     def _is_stopped(self, turn: Turn) -> bool:
-        return self._closing or turn.stop.is_set()
+        return self.is_closing or turn.stop.is_set()
 
     def _hand_on(self, turn: Turn) -> bool:
         with self._changed:
@@ -184,13 +176,12 @@ class Turns:
         with self._changed:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-                self._tell_waiting()
+                self._monitoring.waiting(len(self._waiting))
             if self._held is not turn:
                 return
             self._over(turn)
-            if self._observer is not None:
-                waited, taken = turn.begun_at - turn.asked_at, time.monotonic() - turn.begun_at
-                self._observer.ran(turn.kind, outcome, waited, taken)
+            waited, taken = turn.begun_at - turn.asked_at, time.monotonic() - turn.begun_at
+            self._monitoring.ran(turn.kind, outcome, waited, taken)
             self._next()
 
     def _over(self, turn: Turn) -> None:
@@ -210,25 +201,18 @@ class Turns:
             self._waiting.remove(turn)
             turn.begun_at = time.monotonic()
             self._changed.notify_all()
-        self._tell_waiting()
-
-    def _tell_waiting(self) -> None:
-        if self._observer is not None:
-            self._observer.waiting(len(self._waiting))
+        self._monitoring.waiting(len(self._waiting))
 
     def _order(self) -> list[Turn]:
         """Those that wait, in the order in which they will begin if nobody else comes."""
-        served = list(self._served)
-        left, order = list(self._waiting), list[Turn]()
-        if self._held is not None:  # it will have been served before any of them
-            served = [visitor for visitor in served if visitor != self._held.visitor] + [self._held.visitor]
-        while left:
-            last = {visitor: position for position, visitor in enumerate(served)}
-            turn = min(left, key=lambda one: last.get(one.visitor, -1))
-            left.remove(turn)
-            order.append(turn)
-            served = [visitor for visitor in served if visitor != turn.visitor] + [turn.visitor]
-        return order
+        held = [self._held.visitor] if self._held is not None else []  # it will have been served before any of them
+        last = {visitor: position for position, visitor in enumerate([*self._served, *held])}
+        turns: defaultdict[str, list[Turn]] = defaultdict(list)
+        for turn in self._waiting:
+            turns[turn.visitor].append(turn)
+        visitors = sorted(turns, key=lambda visitor: last.get(visitor, -1))
+        rounds = zip_longest(*(turns[visitor] for visitor in visitors))
+        return [turn for turn in chain.from_iterable(rounds) if turn is not None]
 
     def _expected(self, ahead: list[Turn]) -> float | None:
         """Seconds until the turn after those `ahead` and the one in hand; None where none has been measured yet."""
@@ -240,11 +224,6 @@ class Turns:
             taken = time.monotonic() - self._held.begun_at
             seconds += max(self._seconds.get(self._held.kind, unknown) - taken, 0.0)
         return seconds
-
-    def _full(self) -> str:
-        seconds = self._expected(self._waiting)
-        again = "in a while" if seconds is None else f"in {_about(seconds)}"
-        return f"The queue is full: {count(self.places, 'request')} wait already. Try again {again}."
 
 
 def _about(seconds: float) -> str:

@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 from vtw_demo.errors import UserError
 from vtw_demo.formats import amount, count
 from vtw_demo.server.secret_scan import find_secrets
-from vtw_demo.server.spacefile import HARDWARE, SDK, SPACEFILE, is_repository, read_spacefile, with_front_matter
+from vtw_demo.server.spacefile import SDK, SPACEFILE, is_repository, read_spacefile, with_front_matter
 
 README = "README.md"
 REQUIREMENTS = "requirements.txt"
@@ -46,22 +46,15 @@ class Checkout:
 
     folder: Path
     sizes: dict[str, int]
+    total_bytes: int
     untracked: frozenset[str]
     has_history: bool
     description: dict[str, Any] | None
     problems: tuple[str, ...]
 
-    @property
-    def total(self) -> int:
-        """Bytes of all files."""
-        return sum(self.sizes.values())
-
 
 def check_space(folder: Path) -> Checkout:
-    """Look at a checkout as it lies there; nothing is sent, and no network is used.
-
-    Raises UserError for no folder, and where git isn't installed or can't say which files it ignores.
-    """
+    """Look at a checkout as it lies there; no network is used."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {str(folder)!r}.")
     has_history = (folder / ".git").exists()
@@ -75,14 +68,14 @@ def check_space(folder: Path) -> Checkout:
     found = sorted((tracked | untracked) - ignored)
     links = [path for path in found if (folder / path).is_symlink()]
     sizes = {path: (folder / path).stat().st_size for path in found if (folder / path).is_file() and path not in links}
+    total_bytes = sum(sizes.values())
     problems: list[str] = []
     description = None
     try:
         description = read_spacefile(folder)
+        problems += _described_problems(folder, description, sizes)
     except UserError as error:
         problems.append(str(error))
-    if description is not None:
-        problems += _described_problems(folder, description, sizes)
     problems += _requirement_problems(folder, sizes, description)
     problems += [f"{path} is a symbolic link, and a Space gets files only: put the file there." for path in links]
     problems += [
@@ -94,11 +87,10 @@ def check_space(folder: Path) -> Checkout:
         f"{found} Nothing secret is ever sent: take it out, and let git ignore files that must stay."
         for found in find_secrets(folder, sizes, get_token())
     ]
-    checkout = Checkout(folder, sizes, frozenset(untracked), has_history, description, tuple(problems))
-    if checkout.total > LARGEST_SPACE:
+    if total_bytes > LARGEST_SPACE:
         most = amount(LARGEST_SPACE, "B")
-        problems.append(f"All files together have {amount(checkout.total, 'B')}; a Space may have {most}.")
-    return replace(checkout, problems=tuple(problems))
+        problems.append(f"All files together have {amount(total_bytes, 'B')}; a Space may have {most}.")
+    return Checkout(folder, sizes, total_bytes, frozenset(untracked), has_history, description, tuple(problems))
 
 
 def _git(folder: Path, *arguments: str) -> set[str]:
@@ -137,11 +129,10 @@ def _described_problems(folder: Path, description: dict[str, Any], sizes: dict[s
     for path in description["large_files"]:
         if path not in sizes:
             yield f"The {SPACEFILE} names {path} under large_files, and no such file would be sent."
-    project = folder / "pyproject.toml"
+    project, version = folder / "pyproject.toml", description["python_version"]
     said = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {}
     wanted = SpecifierSet(said.get("project", {}).get("requires-python", ""))
-    if not wanted.contains(description["python_version"]):
-        version = description["python_version"]
+    if version not in wanted:
         yield f"The {SPACEFILE}'s python_version is {version}, and pyproject.toml wants {wanted}."
 
 
@@ -167,32 +158,26 @@ def _requirement_problems(folder: Path, sizes: dict[str, int], description: dict
         return
     if not sdks:
         yield f"{REQUIREMENTS} lacks {SDK}, which the {SPACEFILE} names as sdk."
+    version = description["sdk_version"]
     for asked in sdks:
-        if not asked.specifier.contains(description["sdk_version"]):
-            version = description["sdk_version"]
+        if version not in asked.specifier:
             yield f"The {SPACEFILE}'s sdk_version is {version}, and {REQUIREMENTS} wants {asked}: let them agree."
 
 
-def push_space(
-    checkout: Checkout, repository: str, private: bool = False, hardware: str | None = None
-) -> Iterator[str]:
-    """Create the Space `repository` (USER/NAME), or make it what `checkout` is; yields a sentence for each step.
+def push_space(checkout: Checkout, repository: str, private: bool, hardware: str | None) -> Iterator[str]:
+    """Create the Space `repository` (USER/NAME), or make it what `checkout` is, in which nothing is wrong; yields a
+    sentence for each step.
 
     What the Space has beside its files is deleted (its history keeps it). The Spacefile's variables are set; what else
     is set there, secrets among it, stays.
 
     - `private`: only its owner sees it. An existing Space is made private too; without, its visibility stays.
     - `hardware`: what it runs on, as the hub names it; None leaves that, for a new Space the free hardware.
-
-    Raises UserError for what isn't in order, a wrong name, a missing token, and all that the hub refuses;
-    ConnectionError where it can't be reached.
     """
+    assert checkout.description is not None
+    assert not checkout.problems
     if not is_repository(repository):
         raise UserError(f"A Space is named USER/NAME, for example 'me/vtw-demo'; this is {repository!r}.")
-    if hardware is not None and hardware not in HARDWARE:
-        raise UserError(f"Unknown hardware {hardware!r}: choose one of {', '.join(HARDWARE)}.")
-    if checkout.description is None or checkout.problems:
-        raise UserError("Nothing was sent: `python -m vtw_demo space check` says what to put right first.")
     token = get_token()
     if token is None:
         raise UserError(
@@ -201,7 +186,10 @@ def push_space(
     api = HfApi(token=token)
     with _in_sentences(repository):
         # As the hub reads it; nothing is created for what it would refuse.
-        _validate(checkout.folder / README)
+        try:
+            RepoCard.load(checkout.folder / README).validate(repo_type="space")
+        except ValueError as error:
+            raise UserError(f"The hub refuses {README}'s front matter: {' '.join(str(error).split())}") from error
         yield from _create_or_change(api, repository, private, hardware)
         known = {name: variable.value for name, variable in api.get_space_variables(repository).items()}
         for name, value in checkout.description["variables"].items():
@@ -210,13 +198,6 @@ def push_space(
                 api.add_space_variable(repository, name, value)
                 yield f"Set the variable {name}."
         yield from _send(api, repository, checkout)
-
-
-def _validate(readme: Path) -> None:
-    try:
-        RepoCard.load(readme).validate(repo_type="space")
-    except ValueError as error:
-        raise UserError(f"The hub refuses {README}'s front matter: {' '.join(str(error).split())}") from error
 
 
 def _create_or_change(api: HfApi, repository: str, private: bool, hardware: Any) -> Iterator[str]:
@@ -240,18 +221,12 @@ def _send(api: HfApi, repository: str, checkout: Checkout) -> Iterator[str]:
     # The hub writes .gitattributes itself: which files are in its large file storage.
     there = set(api.list_repo_files(repository, repo_type="space")) - {".gitattributes"}
     others = sorted(there - checkout.sizes.keys())
-    commit = api.create_commit(
-        repository,
-        [
-            *(CommitOperationAdd(path, checkout.folder / path) for path in checkout.sizes),
-            *(CommitOperationDelete(path) for path in others),
-        ],
-        commit_message=MESSAGE,
-        repo_type="space",
-    )
+    added = [CommitOperationAdd(path, checkout.folder / path) for path in checkout.sizes]
+    deleted = [CommitOperationDelete(path) for path in others]
+    commit = api.create_commit(repository, [*added, *deleted], commit_message=MESSAGE, repo_type="space")
     if others:
         yield f"Deleted what isn't in the checkout: {', '.join(others)}."
-    yield f"It has {count(len(checkout.sizes), 'file')}, {amount(checkout.total, 'B')}: {commit.commit_url}"
+    yield f"It has {count(len(checkout.sizes), 'file')}, {amount(checkout.total_bytes, 'B')}: {commit.commit_url}"
 
 
 @contextmanager

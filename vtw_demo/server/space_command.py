@@ -55,7 +55,7 @@ def _check(options: argparse.Namespace) -> int:
         remarks = ["large file storage"] if size > LARGEST_PLAIN_FILE else []
         remarks += ["not added to git"] if checkout.has_history and path in checkout.untracked else []
         print(f"{amount(size, 'B'):>8}  {path}" + (f"  ({', '.join(remarks)})" if remarks else ""))
-    print(f"{amount(checkout.total, 'B'):>8}  in {count(len(checkout.sizes), 'file')} would be sent.")
+    print(f"{amount(checkout.total_bytes, 'B'):>8}  in {count(len(checkout.sizes), 'file')} would be sent.")
     if not checkout.has_history:
         print("There is no .git here: what would not be sent is what the .gitignore files name.")
     print(_problems(checkout) if checkout.problems else "Nothing is wrong.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +20,53 @@ SDK = "gradio"
 HARDWARE = tuple(hardware.value for hardware in SpaceHardware)
 # https://huggingface.co/docs/hub/spaces-config-reference
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-REQUIRED = (
-    *("title", "emoji", "colorFrom", "colorTo", "short_description", "sdk", "sdk_version", "python_version"),
-    *("app_file", "license"),
-)
-# With what stands for them where the Spacefile leaves them out. The last two aren't the hub's.
-OPTIONAL: dict[str, Any] = {
-    "tags": [],
-    "models": [],
-    "preload_from_hub": [],
-    "suggested_hardware": "",
-    "variables": {},
-    "large_files": [],
-}
-OWN = ("variables", "large_files")
+
+
+def _one_of(key: str, choices: Sequence[str]) -> tuple[str, str]:
+    return "|".join(choices), f"{key} is one of {', '.join(choices)}; this is {{0!r}}."
+
+
 _PATH = r"(?!/)(?!(.*/)?\.\.(/|$)).+", "Files are named by their path in the repository; this is {0!r}."
-_COLOUR = "|".join(COLOURS)
-# For each key, or each of its list's or mapping's entries, what it looks like, and the sentence where it doesn't.
-_LOOKS = {
+# What must be said, and what it looks like, with the sentence where it doesn't.
+REQUIRED = {
     "title": (r".*\S.*", "The title is one line of text; this is {0!r}."),
     "emoji": (
         r"(?=.*[\p{Extended_Pictographic}\p{Regional_Indicator}\u20e3])\X",
         "The emoji is one emoji and nothing else; this is {0!r}.",
     ),
-    "colorFrom": (_COLOUR, f"colorFrom is one of {', '.join(COLOURS)}; this is {{0!r}}."),
-    "colorTo": (_COLOUR, f"colorTo is one of {', '.join(COLOURS)}; this is {{0!r}}."),
-    "short_description": (
-        r"(?s)(?=.*\S).{1,60}",
-        "short_description has 1 to 60 characters; this has {1}: {0!r}.",
-    ),
-    "license": (r"[a-z0-9][a-z0-9.-]*", "The license is named as the hub does, for example mit; this is {0!r}."),
+    "colorFrom": _one_of("colorFrom", COLOURS),
+    "colorTo": _one_of("colorTo", COLOURS),
+    "short_description": (r"(?s)(?=.*\S).{1,60}", "short_description has 1 to 60 characters; this has {1}: {0!r}."),
     "sdk": (SDK, f"The sdk is {SDK}, which the page is made with; this is {{0!r}}."),
     "sdk_version": (r"\d+\.\d+\.\d+", "sdk_version is a whole version such as 6.31.0; this is {0!r}."),
     "python_version": (r"3\.\d+(\.\d+)?", "python_version is 3.x or 3.x.x; this is {0!r}."),
     "app_file": _PATH,
-    "large_files": _PATH,
-    "variables": (r"[A-Za-z_][A-Za-z0-9_]*", "A variable's name has letters, digits and _ only; this is {0!r}."),
-    "suggested_hardware": (
-        "|".join(HARDWARE),
-        f"suggested_hardware is one of {', '.join(HARDWARE)}; this is {{0!r}}.",
-    ),
+    "license": (r"[a-z0-9][a-z0-9.-]*", "The license is named as the hub does, for example mit; this is {0!r}."),
+}
+# What may be said, with what stands for it where it isn't, and what each text, entry or name of it looks like.
+OPTIONAL: dict[str, tuple[Any, str, str]] = {
+    "tags": ([], r"(?s).*\S.*", "A tag is a word; this is {0!r}."),
+    "models": ([], r"(?s).*", ""),
     "preload_from_hub": (
+        [],
         r"[^ ]+( [^ ]+( [0-9a-f]{40})?)?",
         "preload_from_hub has entries such as 'USER/NAME', 'USER/NAME FILE,FILE' or 'USER/NAME FILE,FILE COMMIT'; this "
         "is {0!r}.",
     ),
-    "tags": (r"(?s).*\S.*", "A tag is a word; this is {0!r}."),
+    "suggested_hardware": ("", *_one_of("suggested_hardware", HARDWARE)),
+    "variables": ({}, r"[A-Za-z_][A-Za-z0-9_]*", "A variable's name has letters, digits and _ only; this is {0!r}."),
+    "large_files": ([], *_PATH),
 }
+# Not the hub's.
+OWN = ("variables", "large_files")
+_EMPTY = dict.fromkeys(REQUIRED, "") | {key: empty for key, (empty, *_) in OPTIONAL.items()}
 # Names under which people keep what nobody may read; a Space's variables are public.
 _SECRET_NAME = regex.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|PRIVATE_?KEY|AUTH)$")
 
 
 def read_spacefile(folder: Path) -> dict[str, Any]:
-    """What the Spacefile in a folder says, by its keys; those that it leaves out are empty.
-
-    - `models`: ids on the hub that the Space uses; `preload_from_hub`: what is fetched when it is built, each an id,
-      or an id with files, or an id with files and a commit, separated by spaces.
-    - `suggested_hardware`: what the hub proposes to those who duplicate the Space.
-    - `variables`: the Space's public environment variables.
-    - `large_files`: paths of files over 10 MB that are meant to be sent.
-
-    Raises UserError for what can't be read, and for what the hub would refuse or show wrongly.
-    """
+    """What the Spacefile in a folder says, by its keys; those that it leaves out are empty. What a key means is said in
+    the Spacefile itself. Raises UserError for what the hub would refuse or show wrongly."""
     try:
         said = yaml.safe_load((folder / SPACEFILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -90,17 +75,16 @@ def read_spacefile(folder: Path) -> dict[str, Any]:
         raise UserError(f"The {SPACEFILE} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(said, dict):
         raise UserError(f"The {SPACEFILE} is a YAML mapping such as 'title: ...'; this is {type(said).__name__}.")
-    empty = dict.fromkeys(REQUIRED, "") | OPTIONAL
-    if unknown := [str(key) for key in said if key not in empty]:
-        raise UserError(f"The {SPACEFILE} has {', '.join(unknown)}, and may have {', '.join(empty)}.")
+    if unknown := [str(key) for key in said if key not in _EMPTY]:
+        raise UserError(f"The {SPACEFILE} has {', '.join(unknown)}, and may have {', '.join(_EMPTY)}.")
     said = {key: value for key, value in said.items() if value is not None}
     if missing := [key for key in REQUIRED if key not in said]:
         raise UserError(f"The {SPACEFILE} lacks {', '.join(missing)}.")
     for key, value in said.items():
-        _check_kind(key, value, type(empty[key]))
+        _check_kind(key, value)
     if problems := list(_problems(said)):
         raise UserError(" ".join(problems))
-    return empty | said
+    return _EMPTY | said
 
 
 def with_front_matter(readme: str, description: dict[str, Any]) -> str:
@@ -119,7 +103,8 @@ def is_repository(name: str) -> bool:
     return name.count("/") == 1
 
 
-def _check_kind(key: str, value: Any, kind: type) -> None:
+def _check_kind(key: str, value: Any) -> None:
+    kind = type(_EMPTY[key])
     if kind is str and not isinstance(value, str):
         raise UserError(f"{key} in the {SPACEFILE} is text; this is {value!r}: write it in quotes.")
     if kind is list and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
@@ -131,11 +116,10 @@ def _check_kind(key: str, value: Any, kind: type) -> None:
 
 
 def _problems(said: dict[str, Any]) -> Iterator[str]:
-    for key, (look, sentence) in _LOOKS.items():
+    for key, (*_, look, sentence) in (REQUIRED | OPTIONAL).items():
         value = said.get(key, ())
-        for text in (value,) if isinstance(value, str) else value:
-            if not regex.fullmatch(look, text):
-                yield sentence.format(text, len(text))
+        texts = [value] if isinstance(value, str) else value
+        yield from (sentence.format(text, len(text)) for text in texts if not regex.fullmatch(look, text))
     for name in (*said.get("models", ()), *(entry.split(" ")[0] for entry in said.get("preload_from_hub", ()))):
         if not is_repository(name):
             yield f"Models are named as on the hub, as USER/NAME; this is {name!r}."

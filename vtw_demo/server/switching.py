@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vtw_demo.comparison.calibration_store import CalibrationStore
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.hub import fetch
-from vtw_demo.models.loading import EMBEDDED, LoadProgress, OnProgress, check_model, load
-from vtw_demo.models.registry import NO_QUANTIZATION, ModelChoice, choose_model
+from vtw_demo.models.loading import EMBEDDED, LoadProgress, ModelChoice, OnProgress, check_model, load_choice
+from vtw_demo.models.registry import NO_QUANTIZATION, choose_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.queue import Place, StoppedError
@@ -28,26 +28,19 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 class Switching:
     """`loaded` is the choice that the engine's model came from. Folders of this machine can't be named, but for the one
-    that the server was started with.
-
-    One switch at a time: a second one waits for its turn, as everything that uses the model.
-    """
+    that the server was started with. A second switch waits for its turn, as everything that uses the model."""
 
     def __init__(self, engine: Engine, loaded: ModelChoice, cache: Path | None = None) -> None:
         self.engine = engine
         self.loaded = loaded
         self.cache = cache
-        self._own = (EMBEDDED, loaded.name)
         self._first = loaded
 
     def switch(
         self, visitor: str, name: str, quantization: str, stop: threading.Event
     ) -> Iterator[Place | LoadProgress]:
         """Check the model, download it while others go on with the one that is loaded, then take a turn: free that
-        one's memory, and load.
-
-        Raises UserError for what `check_model` and `load` refuse, with the model that was loaded there again;
-        StoppedError once `stop` is set, likewise.
+        one's memory, and load. After UserError, and StoppedError once `stop` is set, the one that was loaded is there.
         """
         choice = self._choice(name, quantization)
         yield from _followed(partial(self._fetch, choice), stop)
@@ -56,13 +49,12 @@ class Switching:
             yield from _followed(partial(self._exchange, choice, stop), stop)
 
     def _choice(self, name: str, quantization: str) -> ModelChoice:
-        known = name in self._own
-        if not known and (not HUB_ID.fullmatch(name) or Path(name).exists()):
+        first = self._first
+        if name not in (EMBEDDED, first.name) and (not HUB_ID.fullmatch(name) or Path(name).exists()):
             raise UserError(
                 f"{name!r} is no id of the Hugging Face hub, which looks like 'llava-hf/llava-1.5-7b-hf': on the page "
                 f"no other can be named, but for {EMBEDDED!r}. {STILL_THERE}"
             )
-        first = self._first
         revision = first.revision if name == first.name else None
         try:
             return choose_model(name, quantization or NO_QUANTIZATION, first.device, revision, first.quantize_all)
@@ -73,7 +65,7 @@ class Switching:
         """All that can be done beside the model that is loaded."""
         report(LoadProgress(choice.name, "checking"))
         try:
-            outlook = check_model(**choice.arguments(), reclaimable=self.engine.vlm.memory_bytes)
+            outlook = check_model(choice, reclaimable=self.engine.vlm.memory_bytes)
             fetch(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
         except UserError as error:
             raise UserError(f"{error} {STILL_THERE}") from error
@@ -82,11 +74,9 @@ class Switching:
         engine, before = self.engine, self._as_loaded()
         engine.vlm.release()
         try:
-            self._use(choice, load(**choice.arguments(), on_progress=report))
+            return self._use(choice, load_choice(choice, report))
         except Exception as error:
             obstacle = str(error)
-        else:
-            return
         give_memory_back()  # what was loaded of it hung on the exception
         if engine.turns.is_closing:
             raise StoppedError
@@ -97,11 +87,11 @@ class Switching:
 
     def _restore(self, before: ModelChoice, obstacle: str) -> None:
         try:
-            self._use(before, load(**before.arguments()))
+            self._use(before, load_choice(before))
         except UserError as error:
             # Its files have gone meanwhile: what ships with the demo is always there.
             embedded = ModelChoice(EMBEDDED, device=before.device)
-            self._use(embedded, load(**embedded.arguments()))
+            self._use(embedded, load_choice(embedded))
             raise UserError(f"{obstacle} The model before can't be loaded again: {error}") from error
 
     def _use(self, choice: ModelChoice, vlm: VisionLanguageModel) -> None:

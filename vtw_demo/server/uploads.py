@@ -89,10 +89,8 @@ class Uploads:
                 del self._sessions[file]
 
     def store_data_uris(self, arguments: dict[str, Any], positions: list[list[str | int]]) -> dict[str, Any]:
-        """An MCP tool's arguments, with a reference to a stored file at each of the `positions` where Gradio wants one.
-
-        Raises UserError where something else than a picture's data URI stands there.
-        """
+        """An MCP tool's arguments, with a reference to a stored file at each of the `positions` where Gradio wants one,
+        and a picture's data URI stands. Raises UserError."""
         names = {position[0] for position in positions}
         return {name: self._stored(value) if name in names else value for name, value in arguments.items()}
 
@@ -128,10 +126,8 @@ class Uploads:
 
 @contextmanager
 def own_upload_folder() -> Iterator[None]:
-    """A new folder that only this user can read, where Gradio keeps files of pages that are built within the block.
-
-    It is made in Gradio's own temporary folder, and removed at the end with all that is in it.
-    """
+    """A new folder that only this user can read, where Gradio keeps files of pages that are built within the block; it
+    is removed at the end with all that is in it."""
     before = os.environ.get(FOLDER_VARIABLE)
     if before:
         Path(before).mkdir(parents=True, exist_ok=True)
@@ -140,7 +136,6 @@ def own_upload_folder() -> Iterator[None]:
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[FOLDER_VARIABLE]
-            else:
+            del os.environ[FOLDER_VARIABLE]
+            if before is not None:
                 os.environ[FOLDER_VARIABLE] = before

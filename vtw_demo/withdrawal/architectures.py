@@ -83,11 +83,8 @@ def answer_token_type(config: PreTrainedConfig) -> int:
 
 
 def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
-    """Arguments of a decoder without the visual features that it would add from layer K on.
-
-    Deepstack (qwen3_vl, granite4_vision, granite_docling): features of further vision layers are added to the
-    visual tokens between decoder layers: a list has those that follow layer 0, 1, ..., a dict those that
-    precede a layer.
+    """Arguments of a decoder without the visual features that it would add from layer K on (deepstack: qwen3_vl,
+    granite4_vision, granite_docling): a list has those that follow layer 0, 1, ..., a dict those that precede a layer.
     """
     late = dict(kwargs)
     if isinstance(following := kwargs.get("deepstack_visual_embeds"), list | tuple):
@@ -103,14 +100,10 @@ def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
     That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
     that one is below K, they see the keys of visual tokens too, which have to be masked.
     """
-    sources = list(range(layer_count))
     first_shared = layer_count - (getattr(config, "num_kv_shared_layers", None) or 0)
-    for index in range(first_shared, layer_count):
-        of_its_type = [
-            source for source in range(first_shared) if config.layer_types[source] == config.layer_types[index]
-        ]
-        sources[index] = of_its_type[-1]
-    return sources
+    sources = list(range(first_shared))
+    last_of_type = {config.layer_types[source]: source for source in sources} if first_shared < layer_count else {}
+    return sources + [last_of_type[config.layer_types[index]] for index in range(first_shared, layer_count)]
 
 
 def shares_keys(config: PreTrainedConfig, layer_count: int) -> bool:

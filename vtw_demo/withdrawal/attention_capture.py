@@ -78,12 +78,8 @@ def captured_rows(
 
     In a forward pass of this thread, `receive(layer_index, weights)` is called once for each decoder layer,
     in order, with the weights of `attention_rows`: float32, shape (batch, rows, keys), mean over heads.
-    Under `withdraw`, layers from K on have the kept positions as keys.
-
-    Attention itself is computed by sdpa. The encoder of images isn't touched. Leaving the block, by an
-    exception too, sets the decoder's attention implementation back. Blocks in several threads take turns.
-
-    Forward passes raise ValueError for attention with soft caps, position biases or learned sinks.
+    Under `withdraw`, layers from K on have the kept positions as keys. Attention itself is computed by sdpa; the
+    encoder of images isn't touched. Blocks in several threads take turns.
     """
     config = find_decoder(model).config
     with _turn:

@@ -65,7 +65,6 @@ def blind(model: PreTrainedModel) -> Iterator[None]:
 
 
 def check_random(model: PreTrainedModel) -> None:
-    """Raise the ValueError that `remove_at_random` raises for a model."""
     check_family(model)
     if (reason := unlike_llava(model)) is not None:
         raise UserError(
@@ -74,7 +73,6 @@ def check_random(model: PreTrainedModel) -> None:
 
 
 def check_renumbered(model: PreTrainedModel) -> None:
-    """Raise the ValueError that `withdraw_renumbered` raises for a model."""
     check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
     if (reason := unlike_llava(model)) is not None:
@@ -105,8 +103,7 @@ class _RemovalAtRandom(Withdrawal):
 
 class _RenumberedWithdrawal(Withdrawal):
     def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
-        changed = super().before_layer(index, module, args, kwargs)
-        if changed is None:
+        if (changed := super().before_layer(index, module, args, kwargs)) is None:
             return None
         (hidden_states,), given = changed
         assert self.forward is not None

@@ -17,10 +17,8 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 class PrunedCacheLayer(CacheLayerMixin):
-    """Mixed into the class of a KV cache's layer that holds kept tokens only.
-
-    It counts the others too where it is asked for its length, because models and `generate` size masks and count
-    positions by that, from whichever layer is the first of its kind.
+    """Mixed into the class of a KV cache's layer that holds kept tokens only. Asked for its length, it counts the
+    others too: models and `generate` size masks and count positions by that, from the first layer of its kind.
     """
 
     positions: CachePositions | None = None
@@ -61,8 +59,14 @@ def _pruned_class(layer_class: type) -> type:
     return type(layer_class)(f"Pruned{layer_class.__name__}", (PrunedCacheLayer, layer_class), {"_layer_type": None})
 
 
-def note_positions(layer: Any, positions: CachePositions) -> None:
-    """Make a layer of a KV cache know which sequence positions it holds."""
+def note_positions(cache: Any, index: int, positions: CachePositions) -> None:
+    """Make the layer `index` of a KV cache know which sequence positions it holds."""
+    if cache is None:
+        return
+    if index >= len(cache.layers):  # up to transformers 5.17, one that uses another's keys and values
+        cache.noted = getattr(cache, "noted", (index, None))[0], positions
+        return
+    layer = cache.layers[index]
     # A layer that uses another's keys and values has no lengths to answer for.
     if isinstance(layer, CacheLayerMixin) and not isinstance(layer, PrunedCacheLayer):
         layer.__class__ = _pruned_class(type(layer))
@@ -74,11 +78,10 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
     for index, layer in enumerate(cache.layers):
         if (positions := getattr(layer, "positions", None)) is not None:
             return index, positions
-    return 0, None
+    return getattr(cache, "noted", (0, None))
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
-    """The KV cache among a module's arguments."""
     return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
 
 
@@ -104,11 +107,8 @@ def count_positions(cache: Cache | None, sequence_length: int) -> int:
 
 
 def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:
-    """How many keys attention sees in a layer of a KV cache that has held `held` tokens, and the first one.
-
-    `layer` is the cache's layer, None without a cache. This is what transformers' `get_mask_sizes` answers,
-    for any number of tokens held. Transformers sizes masks by the tokens that a layer has held, which is why
-    a layer that lost some must answer as if it hadn't.
+    """How many keys attention sees in a layer of a KV cache (None without one) that has held `held` tokens, and the
+    first one: what transformers' `get_mask_sizes` answers, for any number of tokens held.
     """
     if layer is None:
         return held + query_count, 0

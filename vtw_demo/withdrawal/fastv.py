@@ -47,7 +47,6 @@ def fastv(
 
 
 def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
-    """Raise the ValueError that `fastv` raises."""
     check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
     last = len(decoder.layers) - 1
@@ -63,8 +62,6 @@ def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: i
 
 
 class _FastV(TokenPruning):
-    """Visual tokens leave that the prompt's last token attends to least, which is known after layer K - 1."""
-
     name = "FastV"
 
     def __init__(self, model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
@@ -97,6 +94,5 @@ class _FastV(TokenPruning):
 
     def rank(self, forward: ForwardPass, visual: torch.Tensor, layer_index: int, weights: torch.Tensor) -> None:
         scores = weights[:, 0, : visual.shape[1]].masked_fill(~visual, torch.inf)  # a static cache has further keys
-        share = torch.as_tensor(self.share, dtype=torch.double, device=scores.device)
-        count = (visual.sum(1) * share).long()
+        count = (visual.sum(1) * torch.as_tensor(self.share, dtype=torch.double, device=scores.device)).long()
         self.prune(forward, scores.argsort(1).argsort(1) < count[:, None])

@@ -79,7 +79,6 @@ class CachePositions:
         return CachePositions(everywhere, held, self.sequence_length)
 
     def rows(self, rows: torch.Tensor) -> CachePositions:
-        """The same for these rows of the batch."""
         rows = rows.to(self.held.device)
         valid = None if self.valid is None else self.valid[rows]
         return CachePositions(self.held[rows], valid, self.sequence_length)
@@ -90,10 +89,8 @@ def _all_valid(index: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
 
 
 def keep_tokens(leaving: torch.Tensor, padding_mask: torch.Tensor | None) -> KeptTokens | None:
-    """Which tokens to keep, from bool or 0/1 tensors of shape (batch, sequence); None if none is leaving.
-
-    Padding isn't kept. Waits for the device once.
-    """
+    """Which tokens to keep, from bool or 0/1 tensors of shape (batch, sequence); None if none is leaving. Padding isn't
+    kept. Waits for the device once."""
     keep = ~leaving
     if padding_mask is not None:
         keep &= padding_mask.bool()
@@ -118,10 +115,8 @@ def add_kept(positions: CachePositions | None, kept: KeptTokens, before: int, af
 
 
 def gather_positions(tensor: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    """Gather along the sequence dimension `dim`, row by row; the batch is the dimension before it.
-
-    `index` has the shape (batch, kept). A tensor whose batch has size 1 serves all rows.
-    """
+    """Gather `index`, shape (batch, kept), along the sequence dimension `dim`, row by row; the batch is the dimension
+    before it, and of size 1 where it serves all rows."""
     dim = dim % tensor.ndim
     batch, kept = index.shape
     before, after = tensor.shape[: dim - 1], tensor.shape[dim + 1 :]

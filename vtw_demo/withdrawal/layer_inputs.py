@@ -19,7 +19,6 @@ from vtw_demo.withdrawal.kept_tokens import CachePositions, KeptTokens, gather_p
 
 @functools.cache
 def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the parameters of a class's method `forward`."""
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
@@ -29,12 +28,10 @@ def named_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -
 
 
 def hidden_states_of(output: Any) -> torch.Tensor:
-    """The hidden states in what a decoder layer returns."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def tile(tensor: torch.Tensor, times: int, dim: int = 0) -> torch.Tensor:
-    """The tensor, so many times one after the other along `dim`."""
     return tensor if times == 1 else torch.cat([tensor] * times, dim=dim)
 
 
@@ -87,7 +84,6 @@ class LayerInputs:
         return replaced
 
     def gather(self, module: nn.Module, name: str, value: Any, times: int) -> Any:
-        """What a layer gets in place of an argument that has something for every token."""
         if isinstance(value, tuple):
             return tuple(self.gather(module, name, part, times) for part in value)
         assert self.kept is not None
@@ -110,7 +106,6 @@ class LayerInputs:
     def mask(
         self, module: nn.Module, mask: Any, query_count: int, cache_layer: Any, sees_all: bool
     ) -> torch.Tensor | None:
-        """The attention mask of a layer, out of the one that the model hands to it."""
         if not (mask is None or isinstance(mask, torch.Tensor)):
             raise RuntimeError(
                 f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
@@ -176,10 +171,8 @@ def gather_mask(
 
 
 def make_mask(keys: CachePositions, query_positions: torch.Tensor | None) -> torch.Tensor:
-    """The mask where the model has none, but there are empty cache positions or further keys.
-
-    `query_positions`, shape (batch or 1, queries), for causal attention; None for attention in both directions.
-    The result is bool, shape (batch, 1, queries or 1, keys).
+    """The mask where the model has none, but there are empty cache positions or further keys: bool, shape (batch, 1,
+    queries or 1, keys). `query_positions`, shape (batch or 1, queries): None for attention in both directions.
     """
     valid = torch.ones_like(keys.held, dtype=torch.bool) if keys.valid is None else keys.valid
     visible = valid[:, None, :]

@@ -18,11 +18,8 @@ _PLACEHOLDER_NAMES = ("image_token_id", "image_token_index", "video_token_id", "
 
 
 class Segment(StrEnum):
-    """The parts of a sequence, in the order that `segment_ids` counts them (0 to 4).
-
-    The first token is a segment of its own, because deep layers use it as an attention sink
-    (arXiv 2405.05803, section 3).
-    """
+    """The parts of a sequence, in the order that `segment_ids` counts them (0 to 4). The first token is one of its own,
+    because deep layers use it as an attention sink (arXiv 2405.05803, section 3)."""
 
     FIRST_TOKEN = "first token"
     SYSTEM_TEXT = "system text"
@@ -37,10 +34,7 @@ class Segment(StrEnum):
 
 
 def visual_token_ids(config: PreTrainedConfig) -> tuple[int, ...]:
-    """The token ids that a model replaces by features of an image or a video, in ascending order.
-
-    Raises ValueError if the configuration names none.
-    """
+    """The token ids that a model replaces by features of an image or a video, in ascending order."""
     found = {getattr(config, name, None) for name in _PLACEHOLDER_NAMES}
     ids = tuple(sorted(token_id for token_id in found if isinstance(token_id, int)))
     if not ids:
@@ -52,10 +46,7 @@ def visual_token_ids(config: PreTrainedConfig) -> tuple[int, ...]:
 
 
 def visual_token_mask(config: PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor:
-    """Where the visual tokens are: bool, shape (batch, sequence), for ids of that shape.
-
-    Raises ValueError if the configuration names no placeholder token.
-    """
+    """Where the visual tokens are: bool, shape (batch, sequence), for ids of that shape."""
     mask = torch.zeros_like(input_ids, dtype=torch.bool)
     for token_id in visual_token_ids(config):
         mask |= input_ids == token_id
@@ -71,36 +62,17 @@ def segment_ids(
     """The segment of each position: int64, shape (batch, sequence), indices into `tuple(Segment)`.
 
     - `input_ids`, shape (batch, sequence): prompt and, if it is there already, the answer.
-    - `attention_mask`, shape (batch, sequence), 0 where a row is padded (`PADDING` in the result);
-      None means no padding.
+    - `attention_mask`, shape (batch, sequence), 0 where a row is padded (`PADDING` in the result).
     - `prompt_length`: positions that belong to the prompt, padding counted; later ones are the answer.
-      None means that everything is prompt.
 
     The first position that isn't padding is the first token, except where it is visual: then it belongs
     to the image, whose share of attention must be 0 once it is withdrawn, and the row has no first token.
     Text before a row's first visual token is system text; text after it, between two images too, is the
     question, and so is all text of a row without an image.
-
-    Raises ValueError for shapes that don't fit each other and a prompt length outside the sequence.
     """
-    if input_ids.ndim != 2:
-        raise UserError(f"input_ids must have the shape (batch, sequence); these have {tuple(input_ids.shape)}.")
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise UserError(
-            f"attention_mask has the shape {tuple(attention_mask.shape)}, "
-            f"input_ids have {tuple(input_ids.shape)}; give the mask of these ids."
-        )
-    sequence_length = input_ids.shape[1]
-    if prompt_length is None:
-        prompt_length = sequence_length
-    if not 0 <= prompt_length <= sequence_length:
-        raise UserError(
-            f"prompt_length is {prompt_length}, but the sequence has {sequence_length} positions; "
-            "it counts those of the prompt, padding included."
-        )
-
     present = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
-    in_prompt = torch.arange(sequence_length, device=input_ids.device) < prompt_length
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    in_prompt = positions < (len(positions) if prompt_length is None else prompt_length)
     visual = visual_token_mask(config, input_ids) & present & in_prompt
     visual_so_far = visual.cumsum(1)
     before_image = (visual_so_far == 0) & visual.any(1, keepdim=True)

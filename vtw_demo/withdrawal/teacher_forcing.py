@@ -49,9 +49,6 @@ def with_answer(
       them (`attention_mask`, `pixel_values`, ...).
     - `answer_token_ids`: the answers' token ids, shape (batch, answer), or (answer,) for a batch of one; None
       for no answer.
-
-    Raises ValueError for prompts that aren't right (see `check_prompt`), and for answer token ids that aren't
-    integers, don't fit the batch or contain a placeholder of an image.
     """
     check_prompt(inputs)
     input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")

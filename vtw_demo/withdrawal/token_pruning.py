@@ -220,15 +220,8 @@ class TokenPruning:
         forward = self.forward
         if forward is None or forward.kept is None:
             return None
-        if (cache_layer := find_cache_layer(kwargs, index)) is not None:
-            assert forward.inputs.positions is not None
-            note_positions(cache_layer, forward.inputs.positions)
-        elif index == self.layer and find_cache(kwargs) is not None:
-            raise RuntimeError(
-                f"Decoder layer {index} of this {type(self.model).__name__} uses the keys of another layer, and up to "
-                "transformers 5.17 has no place in the KV cache where withdrawal can be noted. Update transformers, or "
-                "withdraw at an earlier layer."
-            )
+        assert forward.inputs.positions is not None
+        note_positions(find_cache(kwargs), index, forward.inputs.positions)
         is_last = index == len(self.layers) - 1
         if forward.is_tail or not (forward.restore_each_layer or is_last):
             return None

@@ -34,7 +34,7 @@ class Progress:
 
     level: int
     right: float = 0.0
-    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SHORT_ANSWER_KINDS, 0.0))
+    shares: dict[str, float] = field(default_factory=dict)
 
     def objects(self, generator: random.Random) -> int:
         """The next scene's number of objects, in half of the cases the newest.
@@ -49,7 +49,7 @@ class Progress:
     def kinds(self, emphasis: Sequence[str] = ()) -> tuple[str, ...]:
         """The kinds of short answers, each more often the more often it is wrong, up to eight times; half of all are
         of `emphasis`, if there is any."""
-        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares[kind])))]
+        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares.get(kind, 0.0))))]
         return (*kinds, *(emphasis[number % len(emphasis)] for number in range(len(kinds) if emphasis else 0)))
 
     def record(self, answered: Sequence[tuple[str, int, bool]], mastery: float) -> None:

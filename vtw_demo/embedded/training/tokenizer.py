@@ -24,7 +24,8 @@ SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The merges that byte-pair encoding learned first, and so the most frequent tokens: words that users may ask with.
 GENERAL_MERGES = 4000
 
-PADDING_TOKEN, START_TOKEN, END_TOKEN, IMAGE_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
+# The tokens of padding, a turn's start and end, and the image, in the order of their numbers in `model.json`.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Short on purpose: beside the picture's tokens, a prompt holds hardly more than the question.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -56,19 +57,19 @@ def build_tokenizer(source: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     for left, right in reversed(merges):
         if left + right in needed:
             needed.update((left, right))
-    specials = [PADDING_TOKEN, START_TOKEN, END_TOKEN, IMAGE_TOKEN]
     in_order = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    kept = [token for token in in_order if token not in specials and (len(token) == 1 or token in needed)]
-    vocabulary = {token: position for position, token in enumerate([*specials, *kept])}
+    kept = [token for token in in_order if token not in SPECIAL_TOKENS and (len(token) == 1 or token in needed)]
+    vocabulary = {token: position for position, token in enumerate([*SPECIAL_TOKENS, *kept])}
     cut = Tokenizer(BPE(vocabulary, [(left, right) for left, right in merges if left + right in needed]))
     cut.normalizer, cut.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
     cut.decoder, cut.post_processor = backend.decoder, backend.post_processor
+    padding, start, end, image = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
         tokenizer_object=cut,
-        pad_token=PADDING_TOKEN,
-        bos_token=START_TOKEN,
-        eos_token=END_TOKEN,
-        extra_special_tokens={"image_token": IMAGE_TOKEN},
+        pad_token=padding,
+        bos_token=start,
+        eos_token=end,
+        extra_special_tokens={"image_token": image},
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -24,7 +24,7 @@ class Trainer:
     """
 
     def __init__(self, model: nn.Module, options: argparse.Namespace, others_rate: float = 0.05) -> None:
-        self.model, self.options = model, options
+        self.options = options
         self.step, self.progress = 0, Progress(options.level)
         device = next(model.parameters()).device
         dtype = compute_dtype(device)
@@ -76,7 +76,7 @@ class Trainer:
         averaged = parameters_to_vector(gradients) / torch.distributed.get_world_size()
         torch.distributed.all_reduce(averaged)
         vector_to_parameters(averaged, gradients)
-        clip_grad_norm_(self.model.parameters(), 1.0)
+        clip_grad_norm_(self.trained.values(), 1.0)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * share
             optimizer.step()

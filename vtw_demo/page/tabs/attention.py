@@ -26,11 +26,7 @@ element.addEventListener("click", (event) => {
 
 def read_choice(query: str) -> AttentionQuery:
     """What a button of the strip stands for. Raises ValueError for what is none."""
-    if query == LAST_PROMPT:
-        return LAST_PROMPT
-    if query == ANSWER_MEAN:
-        return ANSWER_MEAN
-    return int(query)
+    return next((named for named in (LAST_PROMPT, ANSWER_MEAN) if query == named), None) or int(query)
 
 
 class AttentionTab(PlottedTab):

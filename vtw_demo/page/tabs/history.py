@@ -41,8 +41,7 @@ class HistoryTab(PageTab):
 
     def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """The comparison is remembered, with what its overlay shows."""
-        parts = [Part("sweep"), *(Part("attention", run) for run in RUNS)]
-        for part in parts:
+        for part in (Part("sweep"), *(Part("attention", run) for run in RUNS)):
             yield from self.page.followed(session, analysis, part, stop)
         full, withdrawn = (analysis.of("attention", run) for run in RUNS)
         session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)

@@ -10,7 +10,6 @@ import gradio as gr
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
 from vtw_demo.models.registry import KNOWN_MODELS, NO_QUANTIZATION, StartingLayer, find_known_model
-from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.html import facts, note_line, problem_line, progress_line
 from vtw_demo.page.page import Asked, Page, Shown
 from vtw_demo.page.session import Session
@@ -88,7 +87,11 @@ class ModelTab(PageTab):
             session.show_model(vlm)
             return {note: gr.skip()}
         session.is_told_of_switch = True
-        return {**self._show_model(session), note: gr.HTML(problem_line(_switched(vlm)), visible=True)}
+        said = (
+            f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
+            "layers). What is shown is of the model before."
+        )
+        return {**self._show_model(session), note: gr.HTML(problem_line(said), visible=True)}
 
     def _show_model(self, session: Session) -> Shown:
         session.show_model(self.page.engine.vlm)
@@ -114,10 +117,3 @@ def model_facts(name: Any) -> str:
         listed.append(f"takes clips, up to {known.clip_tokens:,} visual tokens")
     gated = " The hub wants its terms accepted first: see its page there." if known.gated else ""
     return facts(listed) + note_line(f"{StartingLayer(known.layer, known.layer_source)}{gated}")
-
-
-def _switched(vlm: VisionLanguageModel) -> str:
-    return (
-        f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
-        "layers). What is shown is of the model before."
-    )

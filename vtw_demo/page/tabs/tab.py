@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,7 +35,6 @@ class PageTab:
         """The components that steps on the model may give new values."""
 
     def shows(self, component: Component) -> Component:
-        """`component`, as one of those."""
         self.shown.append(component)
         return component
 
@@ -70,9 +69,8 @@ class PlottedTab(PageTab):
         with gr.Tab(tab.label, id=tab.name) as self.opened:
             self.lay_out_controls()
             with gr.Row(elem_classes="section-head"):
-                self.reading = self.shows(
-                    gr.HTML(reading_line(self.nothing_yet), padding=False, elem_id=f"{tab.name}-reading")
-                )
+                reading = gr.HTML(reading_line(self.nothing_yet), padding=False, elem_id=f"{tab.name}-reading")
+                self.reading = self.shows(reading)
                 with gr.Row(elem_classes="take"):
                     kinds = ("html", "csv") if tab.is_html and not self.has_png else ("png", "html", "csv")
                     self.buttons = {
@@ -100,29 +98,25 @@ class PlottedTab(PageTab):
         page, layout = self.page, self.page.layout
         opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
         page.on_model(opened.then, page.draw)
-        kinds: dict[str, tuple[str, Callable[[Plot], str]]] = {
-            "html": ("text/html", plot_html),
-            "csv": ("text/csv", lambda plot: plot.table().to_csv()),
-        }
-        for kind, (media_type, write) in kinds.items():
-            take = partial(self._take, kind=kind, media_type=media_type, write=write)
+        for kind in ("html", "csv"):
+            take = partial(self._take, kind=kind)
             page.at_once(self.buttons[kind].click, take, [layout.session], [layout.file, layout.verdict])
         if not self.tab.is_html:
             page.in_browser(self.buttons["png"].click, asset("plot_png.js").replace("NAME", self.name))
 
     def _open(self, session: Session) -> Any:
-        """The tab is in view: say in place of its sentence that it is being measured, unless it is drawn."""
         session.open_tab = self.name
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
         return session.analysis is not None and self.tab.plot is not None and self.name not in session.plots
 
-    def _take(self, session: Session, kind: str, media_type: str, write: Callable[[Plot], str]) -> Iterator[Shown]:
+    def _take(self, session: Session, kind: str) -> Iterator[Shown]:
         if self.name not in session.plots:
             raise UserError("There is no plot here to take away yet.")
-        content = write(session.plots[self.name])
-        yield {self.page.layout.file: download(f"{self.name}.{kind}", media_type, content)}
+        plot = session.plots[self.name]
+        content = plot_html(plot) if kind == "html" else plot.table().to_csv()
+        yield {self.page.layout.file: download(f"{self.name}.{kind}", f"text/{kind}", content)}
 
     def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
         engine, analysis, stop, fault = self.page.engine, session.analysis, comparison or session.measuring, None
@@ -147,12 +141,10 @@ class PlottedTab(PageTab):
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
-        """Something else of it is to be shown."""
         session.open_tab = self.name
         session.plots.pop(self.name, None)
         yield from self.page.draw(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
-        """`plot`, which is drawn."""
         session.plots[self.name] = plot
         return {self.reading: reading_line(plot.reading), self.drawn: plot.html if plot.figure is None else plot.figure}

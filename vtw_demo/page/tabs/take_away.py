@@ -52,8 +52,7 @@ class TakeAwayTab(PageTab):
             (self.data, "vtw-comparison.json", "application/json", self._data),
             (self.tables, "vtw-numbers.zip", "application/zip", self._tables),
         ):
-            take = partial(take_whole, page, name=name, media_type=media_type, make=make)
-            page.on_model(button.click, take)
+            page.on_model(button.click, partial(take_whole, page, name=name, media_type=media_type, make=make))
         shown = [layout.model, layout.origin, layout.question, layout.layer]
         page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
 

@@ -2,8 +2,7 @@ import threading
 
 import pytest
 
-from vtw_demo.comparison.compare import compare
-from vtw_demo.comparison.every_layer import LayerAnswer, answer_at_layers, first_stable_layer
+from vtw_demo.comparison.compare import LayerAnswer, answer_at_layers, compare, first_stable_layer
 
 QUESTION = "What do you see?"
 

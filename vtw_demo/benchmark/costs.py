@@ -1,4 +1,5 @@
-"""What an answer costs at each withdrawal layer, stage by stage, beside what theory says is left to do."""
+"""What an answer costs at each withdrawal layer, stage by stage, beside what theory says is left to do; and what this
+library's own passes cost, in prefills, and what it adds to a bare model."""
 
 from __future__ import annotations
 
@@ -9,18 +10,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import bitsandbytes
+import torch
+from PIL import Image
 from transformers import PreTrainedModel
 
+from vtw_demo.comparison.compare import compare
 from vtw_demo.comparison.timed_generate import AnswerCost, timed_generate
-from vtw_demo.comparison.timing import in_turn, peak_memory, ratios
+from vtw_demo.comparison.timing import Ratio, in_turn, interleaved, peak_memory, ratios
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.flops import cache_left, flops_left
+from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.devices import on_model_thread
+from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
 
 STAGES = ("encode", "prefill", "decode, per token", "total")
 BARE = "bare model"
+DEQUANTISING = "dequantising the decoder's weights once, in prefills"
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,7 @@ class AnswerCosts:
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`, with the medians."""
         medians = {stage: statistics.median(times) for stage, times in zip(STAGES, self.milliseconds, strict=True)}
-        return {
-            **vars(self),
-            "median_ms": medians,
-            "median_ratio": {stage: self.ratio(stage) for stage in STAGES},
-        }
+        return {**vars(self), "median_ms": medians, "median_ratio": {stage: self.ratio(stage) for stage in STAGES}}
 
 
 def measure_answers(
@@ -70,8 +76,6 @@ def measure_answers(
 ) -> tuple[AnswerCosts, ...]:
     """The bare model, withdrawal at each of `layers`, and `others`, which make contexts, by name. In each round each
     has a run of the bare model beside it, and so its own ratios. The bare model comes first.
-
-    Raises UserError for fewer than 2 new tokens, and what `withdraw` raises.
     """
     if new_tokens < 2:
         raise UserError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
@@ -83,11 +87,12 @@ def measure_answers(
 
     layer_of = {f"withdrawn at {layer}": layer for layer in layers}
     contexts: dict[str, Any] = {name: partial(withdraw, model, layer) for name, layer in layer_of.items()}
-    contexts |= dict(others or {})
-    runs: dict[tuple[str, bool], Callable[[], AnswerCost]] = {}
-    for name, context in contexts.items():
-        for is_bare in (True, False):
-            runs[name, is_bare] = partial(answer, nullcontext if is_bare else context)
+    contexts |= others or {}
+    runs = {
+        (name, is_bare): partial(answer, nullcontext if is_bare else context)
+        for name, context in contexts.items()
+        for is_bare in (True, False)
+    }
     made: dict[tuple[str, bool], list[AnswerCost]] = {of: [] for of in runs}
     for of, cost in in_turn(runs, rounds):
         made[of].append(cost)
@@ -123,3 +128,67 @@ def _shares_left(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int) 
         "flops_left": flops and (*flops, 1.0)[layer - 1],
         "cache_left": cache and (*cache, 1.0)[layer - 1],
     }
+
+
+@torch.inference_mode()
+def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds: int) -> tuple[Ratio, ...]:
+    """The library's passes over a bare prefill, and prefills one by one for each K over a sweep of them all; for a
+    decoder in 4 bits the share of a prefill that goes into dequantising its weights, which withdrawal can't remove."""
+    layers = len(find_decoder(model).layers)
+    quantized = [module for module in find_decoder(model).modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+
+    def dequantise() -> None:
+        for module in quantized:
+            weight: Any = module.weight
+            bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+
+    def prefill() -> None:
+        model(**inputs, logits_to_keep=1)
+
+    def prefills_under_withdraw(at: Sequence[int]) -> None:
+        for layer in at:
+            with withdraw(model, layer):
+                prefill()
+
+    mass: Callable[[], Any] = partial(measure_attention, model, inputs)
+    withdrawn: Callable[[], Any] = partial(prefills_under_withdraw, [layers])
+    device = model.device
+    runs = {"bare": prefill, "withdraw": withdrawn, "mass": mass} | ({"dequantise": dequantise} if quantized else {})
+    times = interleaved(runs, rounds, device)
+    memory: dict[str, list[float]] = {"bare": [], "mass": []}
+    passes = {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}
+    for name, peak in in_turn(passes, rounds):
+        memory[name].append(peak)
+    runs = {"bare": prefill, "sweep": lambda: sweep(model, inputs)}
+    runs["one by one"] = partial(prefills_under_withdraw, range(1, layers))
+    sweep_times = interleaved(runs, max(2, rounds // 3), device)
+    of_memory = ratios(memory["mass"], memory["bare"]) if min(memory["bare"]) > 0 else ()
+    found = (
+        Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05),
+        Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
+        Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
+        Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
+        Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),
+        Ratio(DEQUANTISING, ratios(times["dequantise"], times["bare"]) if quantized else ()),
+    )
+    return tuple(ratio for ratio in found if ratio.rounds)
+
+
+def measure_comparison(
+    vlm: VisionLanguageModel, image: Image.Image, question: str, layer: int, new_tokens: int, rounds: int
+) -> Ratio:
+    """What `compare` takes over two bare `generate` calls that give the same answers, inputs prepared in both."""
+
+    def compared() -> None:
+        for _ in compare(vlm, image, question, layer, new_tokens):
+            pass
+
+    def bare() -> None:
+        inputs = vlm.prepare(image, question)
+        with torch.inference_mode():
+            vlm.generate(**inputs, max_new_tokens=new_tokens)
+            with withdraw(vlm.model, layer):
+                vlm.generate(**inputs, max_new_tokens=new_tokens)
+
+    times = interleaved({"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device)
+    return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)
