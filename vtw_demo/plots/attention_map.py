@@ -19,7 +19,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
-from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.tab import Plot, Tab, View

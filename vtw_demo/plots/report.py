@@ -62,7 +62,7 @@ def report_html(analysis: Analysis, calibration: Calibration | None, machine: Ma
         ("Calibration", "none" if calibration is None else calibration.sentence()),
         ("Made", str(data["made"])),
         ("Machine", str(machine)),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in machine.versions)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
     ]
     results: dict[RunName, Run] = {"full": comparison.full, "withdrawn": comparison.withdrawn}
     cards = "".join(AnswerCard(run, comparison.layer, result=result).to_html() for run, result in results.items())
