@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
 from vtw_demo.plots.attention_map import (
     ATTENTION_MAP_SCRIPT,

@@ -16,7 +16,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
-from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.data_uri import image_uri, thumbnail
@@ -44,8 +44,8 @@ def attention_map_html(
 ) -> str:
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
 
-    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all
-    images are embedded in it. In each layer both runs have the same scale.
+    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and
+    `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs have the same scale.
     """
     layer = withdrawn.withdrawal_layer
     assert layer is not None
