@@ -44,8 +44,8 @@ def attention_map_html(
 ) -> str:
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
 
-    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all
-    images are embedded in it. In each layer both runs have the same scale.
+    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and
+    `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs have the same scale.
     """
     layer = withdrawn.withdrawal_layer
     assert layer is not None
