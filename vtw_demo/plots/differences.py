@@ -10,6 +10,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
+from vtw_demo.plots.style import shown_token
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -100,16 +101,12 @@ def _token(token: AnswerToken, layer: int, is_first: bool, differs: bool) -> str
     return (
         f'<span class="token explained{kind}" tabindex="0" role="group" aria-label="{label}" data-explained="{label}" '
         f'style="--full:{100 * token.full:.1f}%;--withdrawn:{100 * token.withdrawn:.1f}%">'
-        f"{'<small>first difference</small>' if is_first else ''}{escape(_visible(token.text))}</span>"
+        f"{'<small>first difference</small>' if is_first else ''}{escape(shown_token(token.text))}</span>"
     )
 
 
 def _named(token: AnswerToken) -> str:
-    return f"“{_visible(token.text)}”"
-
-
-def _visible(text: str) -> str:
-    return text.strip() or "␣"
+    return f"“{shown_token(token.text)}”"
 
 
 def _exact(probability: float) -> str:

@@ -11,7 +11,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import K_LINE, layer_ticks, styled
+from vtw_demo.plots.style import add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -42,15 +42,9 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
             name="80 % of the samples",
             hoverinfo="skip",
         )
-        figure.add_scatter(
-            x=layers,
-            y=_floored(calibration.mean),
-            customdata=calibration.mean,
-            mode="lines+markers",
-            line={"color": CURVE_COLOUR},
-            name=f"mean of {count(len(calibration.samples), 'sample')}",
-            hovertemplate="K = %{x}: mean KL %{customdata:.2g}<extra></extra>",
-        )
+        said, mean = "K = %{x}: mean KL %{customdata:.2g}<extra></extra>", calibration.mean
+        name = f"mean of {count(len(calibration.samples), 'sample')}"
+        add_line(figure, layers, _floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
         figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
         # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
         figure.add_annotation(
@@ -63,33 +57,15 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
             yanchor="bottom",
             font={"size": 11},
         )
-        figure.add_vline(
-            x=calibration.nearest_layer,
-            line=K_LINE,
-            annotation={"text": f"K = {calibration.nearest_layer}", "font": {"size": 12}},
-            annotation_position="top left",
-        )
+        mark_k(figure, calibration.nearest_layer, annotation_position="top left")
     if query is not None:
-        figure.add_scatter(
-            x=layers,
-            y=_floored(query.kl),
-            customdata=query.kl,
-            mode="lines+markers",
-            line={"color": QUERY_COLOUR},
-            marker={"symbol": "diamond"},
-            name="this question",
-            hovertemplate="K = %{x}: KL of this question %{customdata:.2g}<extra></extra>",
-        )
+        said, look = "K = %{x}: KL of this question %{customdata:.2g}<extra></extra>", {"color": QUERY_COLOUR}
+        more = {"customdata": query.kl, "marker": {"symbol": "diamond"}}
+        add_line(figure, layers, _floored(query.kl), "this question", look, said, **more)
     if flops_left is not None:
-        figure.add_scatter(
-            x=layers,
-            y=[100 * share for share in flops_left],
-            yaxis="y2",
-            mode="lines",
-            line={"color": FLOPS_COLOUR, "dash": "dashdot"},
-            name="FLOPs left (right axis)",
-            hovertemplate="K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>",
-        )
+        said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
+        percents = [100 * share for share in flops_left]
+        add_line(figure, layers, percents, "FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
     on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
     figure.update_layout(
         yaxis={"type": "log", "title": "KL divergence, natural log", "exponentformat": "power", "dtick": 1},

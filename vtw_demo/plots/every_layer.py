@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
+from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -18,25 +18,15 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
     figure = go.Figure()
     layers = [answer.layer for answer in answers]
     stages = (
-        ("prefill", "#0072B2", full.prefill_ms, [answer.run.prefill_ms for answer in answers]),
-        (
-            "decode, per token",
-            RUN_COLOURS["withdrawn"],
-            full.decode_ms_per_token,
-            [answer.run.decode_ms_per_token for answer in answers],
-        ),
+        ("prefill", "#0072B2", "prefill_ms"),
+        ("decode, per token", RUN_COLOURS["withdrawn"], "decode_ms_per_token"),
     )
-    for name, colour, level, times in stages:
+    for name, colour, stage in stages:
+        level, times = getattr(full, stage), [getattr(answer.run, stage) for answer in answers]
         if level is None:
             continue
-        figure.add_scatter(
-            x=layers,
-            y=times,
-            mode="lines+markers",
-            line={"color": colour},
-            name=name,
-            hovertemplate=f"K = %{{x}}, {name}: %{{y:.2f}} ms<extra></extra>",
-        )
+        said = f"K = %{{x}}, {name}: %{{y:.2f}} ms<extra></extra>"
+        add_line(figure, layers, times, name, {"color": colour}, said)
         figure.add_hline(
             y=level,
             line={"dash": "dot", "width": 1.5, "color": colour},

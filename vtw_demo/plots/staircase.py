@@ -12,7 +12,7 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.flops import LayerCost, Staircase
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
+from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import Surface, Tab
 from vtw_demo.plots.table import Table
 
@@ -71,7 +71,7 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
                 col=1,
             )
     mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
-    figure.update_xaxes(range=[-0.5, last + 0.5], zeroline=False, dtick=layer_ticks(len(layers)))
+    figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
     heading = f"KV cache in {unit}" if surface == "KV cache bytes" else unit
     figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
+from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -61,7 +61,7 @@ def words_figure(query: QuerySweep) -> go.Figure:
         title={"text": "token of the full model's answer", "standoff": 12},
         automargin=True,
         tickvals=columns,
-        ticktext=[token.strip() or "␣" for token in query.answer],
+        ticktext=[shown_token(token) for token in query.answer],
         tickangle=-40 if len(columns) > 12 else 0,
         showgrid=False,
     )
