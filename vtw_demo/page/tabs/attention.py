@@ -37,7 +37,7 @@ class AttentionTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.strip.select, self.choose)
+        self.page.on_model(self.strip.select, self.choose, outputs=self.shown)
 
     def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
         session.queries[self.name] = read_choice(chosen.query)
@@ -55,7 +55,7 @@ class AttentionMapTab(AttentionTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.buttons["png"].click, self.take_png)
+        self.page.on_model(self.buttons["png"].click, self.take_png, outputs=[self.page.layout.file])
 
     def take_png(self, session: Session) -> Iterator[Shown]:
         """All layers' maps on one sheet."""

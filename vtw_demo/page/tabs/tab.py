@@ -132,7 +132,7 @@ class PlottedTab(PageTab):
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
         opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
-        page.on_model(opened.then, page.draw)
+        page.on_model(opened.then, self._draw_in_view, outputs=self.shown)
         for kind in ("html", "csv"):
             take = partial(self._take, kind=kind)
             page.at_once(self.buttons[kind].click, take, [layout.session], [layout.file, layout.verdict])
@@ -171,13 +171,19 @@ class PlottedTab(PageTab):
         elif session.analysis is analysis:  # no other comparison came meanwhile
             yield {**self.show(session, plot), **self.show_controls(session)}
 
+    def _draw_in_view(self, session: Session) -> Iterator[Shown]:
+        if session.open_tab == self.name:  # another tab may have been opened meanwhile
+            yield from self.draw(session)
+        # Without a step Gradio would empty every output.
+        yield {self.page.layout.verdict: gr.skip()}
+
     def plot(self, session: Session, analysis: Analysis) -> Plot:
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
         session.open_tab = self.name
         session.plots.pop(self.name, None)
-        yield from self.page.draw(session)
+        yield from self._draw_in_view(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
         session.plots[self.name] = plot

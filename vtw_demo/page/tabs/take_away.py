@@ -51,7 +51,8 @@ class TakeAwayTab(PageTab):
             (self.data, "vtw-comparison.json", "application/json", self._data),
             (self.tables, "vtw-numbers.zip", "application/zip", self._tables),
         ):
-            page.on_model(button.click, partial(self.take, name=name, media_type=media_type, make=make))
+            take = partial(self.take, name=name, media_type=media_type, make=make)
+            page.on_model(button.click, take, outputs=[layout.file])
         shown = [layout.model, layout.origin, layout.question, layout.layer]
         page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
 
