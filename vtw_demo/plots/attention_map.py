@@ -19,7 +19,7 @@ from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
-from vtw_demo.plots.data_uri import image_uri, thumbnail
+from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
 

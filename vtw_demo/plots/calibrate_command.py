@@ -23,7 +23,7 @@ from vtw_demo.files import write_whole
 from vtw_demo.formats import markdown_table
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
-from vtw_demo.plots.png import write_png
+from vtw_demo.plots.images import write_png
 
 DESCRIPTION = (
     "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "

@@ -19,8 +19,8 @@ from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.answer_cards import AnswerCard
 from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
-from vtw_demo.plots.data_uri import data_uri, image_uri, thumbnail
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
+from vtw_demo.plots.images import data_uri, image_uri, thumbnail
 from vtw_demo.plots.tab import Plot, View
 from vtw_demo.plots.tabs import all_plots
 

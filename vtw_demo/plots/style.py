@@ -1,6 +1,6 @@
 """What all figures share: colours, and a style that suits light and dark.
 
-Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.theme`), because a figure doesn't
+Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.layout`), because a figure doesn't
 know whether it is shown in light or dark.
 """
 
