@@ -72,14 +72,8 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
 
 
 def _titled(figure: go.Figure, title: str, of_x: str, of_y: str) -> go.Figure:
-    figure.update_layout(
-        height=420,
-        title={"text": title, "font": {"size": 14}},
-        xaxis={"title": {"text": of_x, "standoff": 4}},
-        yaxis={"title": {"text": of_y, "standoff": 4}, "ticksuffix": " %"},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-    )
-    return styled(figure)
+    figure.update_xaxes(title=of_x).update_yaxes(title=of_y, ticksuffix=" %")
+    return styled(figure, height=420, title={"text": title, "font": {"size": 14}}, legend_y=-0.2)
 
 
 def evaluation_reading(evaluation: Evaluation, layer: int) -> str:

@@ -31,10 +31,10 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
         layers, flops_left = calibration.layers, calibration.flops_left
         low, high = calibration.quantile(0.1), calibration.quantile(0.9)
         band = {"color": CURVE_COLOUR, "width": 0}
-        figure.add_scatter(x=layers, y=_floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
+        figure.add_scatter(x=layers, y=floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
         figure.add_scatter(
             x=layers,
-            y=_floored(low),
+            y=floored(low),
             mode="lines",
             line=band,
             fill="tonexty",
@@ -44,7 +44,7 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
         )
         said, mean = "K = %{x}: mean KL %{customdata:.2g}<extra></extra>", calibration.mean
         name = f"mean of {count(len(calibration.samples), 'sample')}"
-        add_line(figure, layers, _floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
+        add_line(figure, layers, floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
         figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
         # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
         figure.add_annotation(
@@ -61,17 +61,15 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
     if query is not None:
         said, look = "K = %{x}: KL of this question %{customdata:.2g}<extra></extra>", {"color": QUERY_COLOUR}
         more = {"customdata": query.kl, "marker": {"symbol": "diamond"}}
-        add_line(figure, layers, _floored(query.kl), "this question", look, said, **more)
+        add_line(figure, layers, floored(query.kl), "this question", look, said, **more)
     if flops_left is not None:
         said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
         percents = [100 * share for share in flops_left]
         add_line(figure, layers, percents, "FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
     on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
-    figure.update_layout(
-        yaxis={"type": "log", "title": "KL divergence, natural log", "exponentformat": "power", "dtick": 1},
-        yaxis2={"title": "prefill FLOPs left", **on_the_right},
-        xaxis={"title": "withdrawal layer K", "dtick": layer_ticks(len(layers))},
-    )
+    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
+    figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
+    figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
     return styled(figure, height=380, legend_y=-0.2, margin_r=64)
 
 
@@ -93,9 +91,8 @@ def divergence_reading(query: QuerySweep | None, calibration: Calibration | None
     chosen = calibration.nearest_layer
     if needed == chosen:
         return f"{said} This question first meets it at the same K."
-    difference = abs(needed - chosen)
-    more = "more" if needed > chosen else "fewer"
-    return f"{said} This question first meets it at K = {needed}: it needs {count(difference, 'layer')} {more}."
+    layers = f"{count(abs(needed - chosen), 'layer')} {'more' if needed > chosen else 'fewer'}"
+    return f"{said} This question first meets it at K = {needed}: it needs {layers}."
 
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
@@ -113,7 +110,7 @@ def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Tabl
     return Table(tuple(columns), tuple(tuple(row) for row in rows))
 
 
-def _floored(values: Sequence[float]) -> list[float]:
+def floored(values: Sequence[float]) -> list[float]:
     return [max(FLOOR, value) for value in values]
 
 
