@@ -110,7 +110,7 @@ def served(engine, first_layer=None):
     """The address of a page in this process, whose `engine` a test can get at."""
     from vtw_demo.page.build import build_page
     from vtw_demo.page.command_line import THREADS
-    from vtw_demo.page.theme import CSS, SCRIPTS, THEME
+    from vtw_demo.page.layout import CSS, SCRIPTS, THEME
 
     page = build_page(engine, first_layer)
     page.launch(

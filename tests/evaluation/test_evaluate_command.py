@@ -8,7 +8,7 @@ from vtw_demo.__main__ import main
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.evaluation import evaluation as module
 from vtw_demo.evaluation.answering import answer_samples
-from vtw_demo.plots.png import NO_BROWSER
+from vtw_demo.plots.images import NO_BROWSER
 
 ARGUMENTS = ["--device", "cpu", "--layers", "3,9-12", "--batch-size", "2"]
 

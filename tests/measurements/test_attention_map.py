@@ -9,8 +9,7 @@ import torch
 
 from tests.families import IMAGE, LAYERS, build
 from tests.oracles import visual_keys_blocked
-from vtw_demo.measurements.attention import measure_attention
-from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
+from vtw_demo.measurements.attention import AttentionMap, measure_attention, measure_attention_map
 
 FAMILIES = ["llava", "llava_next", "gemma3 (window shorter than the prompt)", "paligemma", "qwen2_vl"]
 PROMPTS = {

@@ -141,11 +141,11 @@ TEXT_CONFIGS: dict[str, hf.PreTrainedConfig] = {
 """What is put into LLaVA."""
 
 
-@functools.cache
 def kv_cache_bytes(*arguments, **options):
     return sum(kv_cache_bytes_by_layer(*arguments, **options))
 
 
+@functools.cache
 def llava(name: str) -> hf.PreTrainedModel:
     vision = hf.CLIPVisionConfig(
         hidden_size=8,

@@ -206,7 +206,7 @@ def test_of_the_embedded_model_everything_is_what_plain_passes_give(vlm, picture
     blocked = early_exits(vlm.model, inputs, answer, layer)
     np.testing.assert_allclose(measured.withdrawn_probability, blocked, atol=1e-5, rtol=0)
     assert "".join(measured.tokens).strip().startswith("What do you see?")
-    json.dumps(measured.to_json())
+    json.dumps(dataclasses.asdict(measured))
 
 
 @pytest.mark.parametrize("layer", [1, 7, 12])

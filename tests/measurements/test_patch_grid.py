@@ -333,13 +333,3 @@ def test_shading_keeps_the_sum_of_the_weights(longest_side):
         placed = [patch.picture == number and patch.box is not None for patch in geometry.patches]
         assert array.sum() == pytest.approx(weights[placed].sum())
         assert array.min() >= 0
-
-
-def test_weights_that_cannot_be_spread_are_refused():
-    for weights, side, message in (
-        ([1.0] * 4, 8, "there are 5 visual tokens"),
-        ([1.0] * 4 + [float("inf")], 8, "finite"),
-        ([1.0] * 5, 0, "at least 1 cell"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            GEOMETRY.shade(weights, side)

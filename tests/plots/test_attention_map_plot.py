@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
 from vtw_demo.plots.attention_map import (
     ATTENTION_MAP_SCRIPT,
@@ -100,7 +100,7 @@ class Fragment(HTMLParser):
 
 
 def fragment(full=FULL, withdrawn=WITHDRAWN, geometry=GEOMETRY):
-    return Fragment(attention_map_html(PICTURE, geometry, full, withdrawn, 1))
+    return Fragment(attention_map_html(geometry, full, withdrawn, PICTURE))
 
 
 def test_the_brightest_pixels_are_where_the_largest_weight_is():
@@ -188,7 +188,7 @@ def test_only_one_layer_is_shown_and_everything_has_a_name():
 
 
 def test_the_fragment_holds_no_script_and_needs_no_network():
-    html = attention_map_html(PICTURE, GEOMETRY, FULL, WITHDRAWN, 1)
+    html = attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE)
     made = Fragment(html)
     assert "<script" not in html
     assert "//" not in re.sub(r"base64,[\w+/=]+", "", html)
@@ -211,7 +211,7 @@ def test_patches_are_crisp_where_none_overlap():
 
 def fragment_of_one_layer(geometry, weights):
     maps = attention_map(weights), attention_map(weights, 1)
-    return Fragment(attention_map_html(PICTURE, geometry, *maps, 0))
+    return Fragment(attention_map_html(geometry, *maps, PICTURE))
 
 
 def test_a_picture_whose_tokens_have_no_place_is_shown_bare():
@@ -245,7 +245,7 @@ def test_the_table_has_a_row_for_each_layer_and_token():
 
 
 def test_the_png_has_a_column_for_each_layer():
-    sheet = Image.open(io.BytesIO(attention_map_png(PICTURE, GEOMETRY, FULL, WITHDRAWN)))
+    sheet = Image.open(io.BytesIO(attention_map_png(GEOMETRY, FULL, WITHDRAWN, PICTURE)))
     pixels = np.asarray(sheet.convert("RGB")).astype(int)
     assert sheet.format == "PNG"
     coloured = pixels.max(-1) - pixels.min(-1) > 20
@@ -264,7 +264,7 @@ def page(browser):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.clock.install()
     page.set_content(f"<style>{PLOTS_CSS}</style><main></main><script>{ATTENTION_MAP_SCRIPT}</script>")
-    html = attention_map_html(PICTURE, GEOMETRY, FULL, WITHDRAWN, 1)
+    html = attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE)
     page.evaluate("html => document.querySelector('main').innerHTML = html + html", html)
     page.clock.pause_at(2**40)
     yield page

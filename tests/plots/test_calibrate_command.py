@@ -9,7 +9,7 @@ from PIL import Image
 
 from vtw_demo.__main__ import main
 from vtw_demo.measurements.layer_sweep import sweep
-from vtw_demo.plots.png import NO_BROWSER
+from vtw_demo.plots.images import NO_BROWSER
 
 ROOT = Path(__file__).parents[2]
 

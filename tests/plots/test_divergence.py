@@ -37,7 +37,7 @@ def trace(figure, name):
 
 
 def test_the_curve_is_the_mean_with_band_threshold_and_choice():
-    figure = divergence_figure(calibration(), query())
+    figure = divergence_figure(query(), calibration())
     mean = trace(figure, "mean of 2 samples")
     assert list(mean.x) == [1, 2, 3, 4]
     assert list(mean.y) == pytest.approx([0.4, 0.01, 0.002, 0.001])
@@ -55,21 +55,21 @@ def test_the_curve_is_the_mean_with_band_threshold_and_choice():
 
 
 def test_either_part_may_be_missing():
-    assert len(divergence_figure(None, query()).data) == 2
-    assert len(divergence_figure(calibration(), None).data) == 4
+    assert len(divergence_figure(query(), None).data) == 2
+    assert len(divergence_figure(None, calibration()).data) == 4
     assert not divergence_figure(None, None).data
     assert not divergence_figure(None, None).layout.shapes
 
 
 def test_the_reading_says_whether_this_question_needs_more_layers():
-    assert "K = 3 is the first" in divergence_reading(calibration(), None)
-    assert "K = 4: it needs 1 layer more" in divergence_reading(calibration(), query())
-    assert "K = 1: it needs 2 layers fewer" in divergence_reading(calibration(), query((0.0, 0.2, 0.1, 0.0)))
-    assert "at the same K" in divergence_reading(calibration(), query((0.4, 0.2, 0.0, 0.0)))
-    assert "stays above it at every K" in divergence_reading(calibration(), query((0.4, 0.2, 0.1, 0.1)))
+    assert "K = 3 is the first" in divergence_reading(None, calibration())
+    assert "K = 4: it needs 1 layer more" in divergence_reading(query(), calibration())
+    assert "K = 1: it needs 2 layers fewer" in divergence_reading(query((0.0, 0.2, 0.1, 0.0)), calibration())
+    assert "at the same K" in divergence_reading(query((0.4, 0.2, 0.0, 0.0)), calibration())
+    assert "stays above it at every K" in divergence_reading(query((0.4, 0.2, 0.1, 0.1)), calibration())
     assert "isn't calibrated yet" in divergence_reading(None, None)
-    assert "no more than a KL of 0.003 at K = 4" in divergence_reading(None, query())
-    assert "No K meets" in divergence_reading(calibration(1e-9), None)
+    assert "no more than a KL of 0.003 at K = 4" in divergence_reading(query(), None)
+    assert "No K meets" in divergence_reading(None, calibration(1e-9))
 
 
 def test_the_heatmap_has_a_cell_for_each_layer_and_token():

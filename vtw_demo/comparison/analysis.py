@@ -12,8 +12,7 @@ from typing import Any, get_args
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.attention import AttentionMass, measure_attention
-from vtw_demo.measurements.attention_map import AttentionMap, measure_attention_map
+from vtw_demo.measurements.attention import AttentionMap, AttentionMass, measure_attention, measure_attention_map
 from vtw_demo.measurements.flops import Staircase, staircase
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.measurements.patch_grid import PatchGeometry, find_patches
@@ -63,8 +62,7 @@ class Measurement:
 
 
 def _attention(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMass:
-    tokens, layer = _run(comparison, part)
-    return measure_attention(vlm.model, prompt.inputs, tokens, layer=layer)
+    return measure_attention(vlm.model, prompt.inputs, *_run(comparison, part))
 
 
 def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> PatchGeometry:
@@ -198,10 +196,10 @@ class Analysis:
 
     def _tokens(self, row: Measurement) -> list[int | None]:
         full, withdrawn = (
-            {part.answer_token for part in known if part.name == row.name}
+            {part.answer_token for part in known if part.name == row.name and part.answer_token is not None}
             for known in (self._of_full_run, self._of_comparison)
         )
-        return [None, *sorted(token for token in full & withdrawn if token is not None)]
+        return [None, *sorted(full & withdrawn)]
 
     def _kept(self, part: Part) -> dict[Part, Any]:
         is_shared = part.run == "full" or MEASUREMENTS[part.name].of_full_run

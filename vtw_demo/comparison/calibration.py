@@ -25,6 +25,7 @@ import torch
 from vtw_demo.comparison.samples import Sample
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_all, write_whole
+from vtw_demo.formats import count
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.devices import on_model_thread
@@ -108,16 +109,13 @@ class Calibration:
 
     def sentence(self) -> str:
         """What came out, for people."""
-        nearest, count = self.nearest_layer, len(self.samples)
-        of_samples = f"{count} sample{'' if count == 1 else 's'}"
+        nearest, of_samples = self.nearest_layer, count(len(self.samples), "sample")
         left = "" if self.flops_left is None else f", {100 * self.flops_left[nearest - 1]:.0f} % of the FLOPs left"
         kl = f"mean KL {self.mean[nearest - 1]:.2g}"
+        met = f"the threshold of {self.threshold:g} on {of_samples}"
         if self.layer is None:
-            return (
-                f"No K meets the threshold of {self.threshold:g} on {of_samples}; the nearest is K = {nearest}, "
-                f"{kl}{left}."
-            )
-        return f"K = {nearest} is the first to meet the threshold of {self.threshold:g} on {of_samples}: {kl}{left}."
+            return f"No K meets {met}; the nearest is K = {nearest}, {kl}{left}."
+        return f"K = {nearest} is the first to meet {met}: {kl}{left}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`; `from_json` reads it."""

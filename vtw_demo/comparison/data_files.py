@@ -152,7 +152,11 @@ def read_file(file: Path, columns: Sequence[str], advice: str) -> Rows:
 
 def read_set(name: str, split: str, config: str | None, columns: Sequence[str], advice: str) -> Rows:
     """A split of a set of the package `datasets`: in a folder that it has saved, a file, or on the hub."""
-    table = _load_split(name, split, config)
+    table = _load(name, config)
+    if isinstance(table, dict):  # a set without splits has none to choose
+        if split not in table and len(table) != 1:
+            raise UserError(f"{name} has no split {split!r}; it has {', '.join(table)}. Name one with --split.")
+        table = table[split if split in table else next(iter(table))]
     _check_columns(name, table.column_names, columns, advice)
     path = Path(name)
     places = [f"row {index}" for index in range(len(table))]
@@ -214,7 +218,7 @@ def _picture(value: Any, column: str, folder: Path) -> Image.Image:
         raise UserError(f"the picture {reprlib.repr(value)} can't be read: {error.strerror or error}") from error
 
 
-def _load_split(name: str, split: str, config: str | None) -> Any:
+def _load(name: str, config: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -222,22 +226,14 @@ def _load_split(name: str, split: str, config: str | None) -> Any:
     path = Path(name)
     try:
         if any((path / mark).exists() for mark in SAVED_MARKS):
-            found = datasets.load_from_disk(name)
-        elif path.is_file():
+            return datasets.load_from_disk(name)
+        if path.is_file():
             kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix.lower())
             if kind is None:
                 raise UserError(f"{name} must be a {', '.join(SUFFIXES)}, .parquet or .arrow file")
-            found = datasets.load_dataset(kind, data_files=name)
-        else:
-            found = datasets.load_dataset(name, config)
+            return datasets.load_dataset(kind, data_files=name)
+        return datasets.load_dataset(name, config)
     # Files and servers of others fail in any way there is.
     except Exception as error:
         reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
         raise UserError(f"The data set {name!r} can't be read: {reason}") from error
-    if not isinstance(found, dict):
-        return found
-    if split in found:
-        return found[split]
-    if len(found) == 1:
-        return next(iter(found.values()))
-    raise UserError(f"{name} has no split {split!r}; it has {', '.join(found)}. Name one with --split.")

@@ -106,24 +106,23 @@ def repeat_timing(
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAXIMUM_ROUNDS:
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")
     check_layer(layer, vlm.layers)
-    return _rounds(vlm, prompt, layer, max_new_tokens, rounds, stop or threading.Event())
+    stopped = stop or threading.Event()
 
-
-def _rounds(
-    vlm: VisionLanguageModel, prompt: Prompt, layer: int, max_new_tokens: int, rounds: int, stop: threading.Event
-) -> Iterator[RepeatedTiming]:
     def run(withdrawal_layer: int) -> Run | None:
-        *_, last = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stop)
+        *_, last = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stopped)
         return last if isinstance(last, Run) else None
 
-    runs: dict[RunName, Any] = {"full": partial(run, vlm.layers), "withdrawn": partial(run, layer)}
-    made: dict[RunName, list[Run]] = {name: [] for name in runs}
-    for name, result in in_turn(runs, rounds, warm_up=False):
-        if result is None:
-            return
-        made[name].append(result)
-        if len(made["full"]) == len(made["withdrawn"]):
-            yield RepeatedTiming(layer, StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"]))
+    def measured() -> Iterator[RepeatedTiming]:
+        runs: dict[RunName, Any] = {"full": partial(run, vlm.layers), "withdrawn": partial(run, layer)}
+        made: dict[RunName, list[Run]] = {name: [] for name in runs}
+        for name, result in in_turn(runs, rounds, warm_up=False):
+            if result is None:
+                return
+            made[name].append(result)
+            if len(made["full"]) == len(made["withdrawn"]):
+                yield RepeatedTiming(layer, StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"]))
+
+    return measured()
 
 
 @dataclass(frozen=True)

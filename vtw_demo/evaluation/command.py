@@ -30,7 +30,7 @@ from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.plots.png import write_png
+from vtw_demo.plots.images import write_png
 
 DESCRIPTION = (
     "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "

@@ -11,7 +11,7 @@ from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
 from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
 from vtw_demo.formats import markdown_table, percent
-from vtw_demo.plots.style import K_LINE, RUN_COLOURS, styled
+from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_k, styled
 from vtw_demo.plots.table import Table
 
 ACCURACY_COLOUR, AGREEMENT_COLOUR = RUN_COLOURS["withdrawn"], "#0072B2"
@@ -60,32 +60,20 @@ def kinds_figure(evaluation: Evaluation, calibrated: int | None = None) -> go.Fi
     figure = go.Figure()
     for number, (kind, of) in enumerate(evaluation.figures.items()):
         variants = _curve(of)
-        figure.add_scatter(
-            x=_layers(variants, evaluation),
-            y=[100 * of[variant].accuracy.mean for variant in variants],
-            mode="lines+markers",
-            line={
-                "color": "#555" if kind == ALL else KIND_COLOURS[number % len(KIND_COLOURS)],
-                "width": 4 if kind == ALL else 2,
-            },
-            name=f"{kind} ({of[FULL].samples})",
-            hovertemplate=f"{kind}, K = %{{x}}: %{{y:.1f}} %<extra></extra>",
-        )
+        colour, width = ("#555", 4) if kind == ALL else (KIND_COLOURS[number % len(KIND_COLOURS)], 2)
+        accuracies = [100 * of[variant].accuracy.mean for variant in variants]
+        said, name = f"{kind}, K = %{{x}}: %{{y:.1f}} %<extra></extra>", f"{kind} ({of[FULL].samples})"
+        layers = _layers(variants, evaluation)
+        add_line(figure, layers, accuracies, name, {"color": colour, "width": width}, said)
     if calibrated is not None:
-        figure.add_vline(x=calibrated, line=K_LINE, annotation={"text": f"K = {calibrated}", "font": {"size": 12}})
+        mark_k(figure, calibrated)
     title = f"{evaluation.data}: accuracy by kind of question"
     return _titled(figure, title, "withdrawal layer K; the last is the full model", "accuracy")
 
 
 def _titled(figure: go.Figure, title: str, of_x: str, of_y: str) -> go.Figure:
-    figure.update_layout(
-        height=420,
-        title={"text": title, "font": {"size": 14}},
-        xaxis={"title": {"text": of_x, "standoff": 4}},
-        yaxis={"title": {"text": of_y, "standoff": 4}, "ticksuffix": " %"},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-    )
-    return styled(figure)
+    figure.update_xaxes(title=of_x).update_yaxes(title=of_y, ticksuffix=" %")
+    return styled(figure, height=420, title={"text": title, "font": {"size": 14}}, legend_y=-0.2)
 
 
 def evaluation_reading(evaluation: Evaluation, layer: int) -> str:

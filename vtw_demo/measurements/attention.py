@@ -1,4 +1,5 @@
-"""Attention mass: how much of its attention a position gives to each segment of the sequence, by layer."""
+"""Attention mass and attention maps: how much of its attention a position gives to each segment of the sequence, and to
+each visual token, by layer."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -17,7 +19,7 @@ from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_t
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end, with_answer
 from vtw_demo.withdrawal.withdraw import withdraw
 
-NO_LABEL = PADDING
+_NO_LABEL = PADDING
 """The label of positions whose attention isn't counted: that of padding among segments."""
 
 Shares = tuple[float, ...]
@@ -47,7 +49,6 @@ class AttentionMass:
 
     @property
     def layers(self) -> int:
-        """How many decoder layers there are."""
         return len(self.last_prompt)
 
     @property
@@ -97,7 +98,7 @@ def measure_attention(
     def segments(whole: Mapping[str, Any], prompt_length: int) -> torch.Tensor:
         return segment_ids(model.config, whole["input_ids"], whole.get("attention_mask"), prompt_length)[0]
 
-    mass = sum_attention(model, inputs, answer_token_ids, layer, 1 + answer, segments, len(Segment))
+    mass = _sum_attention(model, inputs, answer_token_ids, layer, 1 + answer, segments, len(Segment))
     last_prompt, *of_answer = tuple(tuple(tuple(shares) for shares in row) for row in mass.tolist())
     return AttentionMass(
         segments=tuple(segment.value for segment in Segment),
@@ -108,7 +109,67 @@ def measure_attention(
     )
 
 
-def sum_attention(
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """The share of its attention, mean over heads, that one query position gives to each visual token.
+
+    - `weights`, float32, shape (layers, visual tokens), a read-only array (there may be a hundred thousand of them):
+      shares of the query's whole attention, 0 to 1, in the order of the prompt; from the withdrawal layer on 0. A
+      layer's sum is the image's attention mass.
+    - `answer_token`: the query is the position of that token of the answer, counted from 0; None: the last prompt
+      position.
+    - `withdrawal_layer`: K if the visual tokens were withdrawn, else None.
+    """
+
+    weights: np.ndarray
+    answer_token: int | None
+    withdrawal_layer: int | None
+
+    @property
+    def layers(self) -> int:
+        return int(self.weights.shape[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return {**vars(self), "weights": self.weights.tolist()}
+
+
+def measure_attention_map(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    answer_token_ids: Sequence[int] | torch.Tensor | None = None,
+    answer_token: int | None = None,
+    layer: int | None = None,
+) -> AttentionMap:
+    """Measure how much attention one position gives to each visual token.
+
+    - `model`, `inputs`, `answer_token_ids` and `layer` as in `vtw_demo.measure_attention`.
+    - `answer_token`: the token of the answer whose position is the query, counted from 0; it predicts the token after
+      it. None: the last prompt position, which predicts answer token 0.
+
+    Prompt and answer, up to the query, go through the model in a single forward pass; what comes after a query can't
+    change what it attends to. Weights are computed in float32 whatever the model's precision.
+    """
+    check_prompt(inputs)
+    answer = torch.as_tensor([] if answer_token_ids is None else answer_token_ids)
+    given = answer.shape[-1]
+    if answer_token is not None and not 0 <= answer_token < given:
+        raise UserError(f"The answer has {given} tokens, counted from 0; there is no token {answer_token}.")
+    to_query = answer[..., : 0 if answer_token is None else answer_token + 1]
+    count = int(visual_token_mask(model.config, inputs["input_ids"]).sum())
+    if not count:
+        raise UserError("The prompt has no visual tokens: there is nothing to map.")
+
+    def number(whole: Mapping[str, Any], prompt_length: int) -> torch.Tensor:
+        visual = visual_token_mask(model.config, whole["input_ids"])[0]
+        return torch.where(visual, visual.cumsum(0) - 1, _NO_LABEL)
+
+    weights = _sum_attention(model, inputs, to_query, layer, 1, number, count)[0].cpu().numpy()
+    weights.setflags(write=False)
+    return AttentionMap(weights, answer_token, layer)
+
+
+def _sum_attention(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     answer_token_ids: Sequence[int] | torch.Tensor | None,
@@ -121,7 +182,7 @@ def sum_attention(
     float32, shape (rows, layers, labels), on the model's device.
 
     `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
-    shape (sequence,), 0 to `labels` - 1 or `NO_LABEL`.
+    shape (sequence,), 0 to `labels` - 1 or `_NO_LABEL`.
     """
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
@@ -146,7 +207,7 @@ def sum_attention(
                 "expected, so it isn't known which of them are visual tokens."
             )
         # What has no label goes to a group of its own, which is cut off.
-        groups = torch.where(of_keys == NO_LABEL, labels, of_keys).expand_as(weights[0])
+        groups = torch.where(of_keys == _NO_LABEL, labels, of_keys).expand_as(weights[0])
         sums[layer_index] = weights.new_zeros(row_count, labels + 1).scatter_add_(1, groups, weights[0])[:, :-1]
 
     with (

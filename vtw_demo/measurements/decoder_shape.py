@@ -63,8 +63,6 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
     """The shape of the text decoder that `config` describes, its own or that of the vision-language model around it.
 
     The first call for a configuration takes some tenths of a second, further ones about a millisecond.
-
-    Raises ValueError for decoders that this doesn't understand.
     """
     text = config.get_text_config(decoder=True)
     key = (type(config), text._attn_implementation, text.to_json_string(use_diff=False))

@@ -103,8 +103,6 @@ def kv_cache_bytes_by_layer(
     They are those of transformers' growing cache. A layer with a sliding window or chunks of w tokens holds the last
     w - 1 of them at most; one that uses another's keys and values holds nothing; latent attention holds the latent
     vector and the rotary part of the key, which all heads share.
-
-    Raises ValueError as `prefill_flops_by_layer` does.
     """
     _check_count("decoded_tokens", decoded_tokens)
     _check_count("bytes_per_element", bytes_per_element, at_least=1)

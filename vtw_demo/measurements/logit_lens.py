@@ -57,7 +57,6 @@ class Migration:
 
     @property
     def layers(self) -> int:
-        """How many decoder layers there are."""
         return len(self.probability)
 
 

@@ -45,8 +45,8 @@ class VisualPatch:
     """One visual token.
 
     - `picture`: which picture of the prompt, from 0.
-    - `box`: the part of it that the token was made from; None where it has no place of its own: it ends a row
-      (LLaVA-NeXT), is a class token, or shows padding only.
+    - `box`: the part of it that the token was made from; None where it ends a row (LLaVA-NeXT), is a class token, or
+      shows padding only.
     """
 
     picture: int
@@ -72,17 +72,9 @@ class PatchGeometry:
 
         For each picture float64, shape (rows, columns), of the picture's proportions. All together they sum to the
         weights of the tokens that have a box.
-
-        Raises ValueError for another number of weights than of visual tokens, for weights that aren't finite, and a
-        side below 1.
         """
         given = np.asarray(weights, dtype=np.float64)
-        if given.shape != (len(self.patches),):
-            raise UserError(f"weights have the shape {given.shape}; there are {len(self.patches)} visual tokens.")
-        if not np.isfinite(given).all():
-            raise UserError("weights must be finite numbers.")
-        if longest_side < 1:
-            raise UserError(f"The longest side has at least 1 cell; this is {longest_side}.")
+        assert given.shape == (len(self.patches),)
         shaded = []
         for picture, size in enumerate(self.sizes):
             columns, rows = (max(1, round(longest_side * side / max(size))) for side in size)

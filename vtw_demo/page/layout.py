@@ -1,4 +1,4 @@
-"""What is on the page above the tabs, and where. What it does is in `vtw_demo.page.asking`."""
+"""How the page looks, what is on it above the tabs, and where. What it does is in `vtw_demo.page.asking`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,24 @@ from vtw_demo.page.examples import Example
 from vtw_demo.page.html import asset, header, progress_line
 from vtw_demo.page.session import Session
 from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
+from vtw_demo.plots.report import PLOTS_CSS
 from vtw_demo.server.query import LONGEST_QUESTION
 
 NEW_TOKENS = 128
+# Fonts that every system has, so that the page needs no network, and colours for light and dark.
+THEME = gr.themes.Base(
+    primary_hue="blue",
+    neutral_hue="slate",
+    radius_size="md",
+    spacing_size="sm",
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+)
+
+CSS = PLOTS_CSS + asset("page.css")
+SCRIPTS = f"<script>{asset('keyboard_release.js')}{ATTENTION_MAP_SCRIPT}</script>"
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:

@@ -62,19 +62,21 @@ class Page:
 
     @property
     def shown(self) -> list[Any]:
-        """Whatever a step on the model may show."""
+        """Whatever a step of a run may show, beside the verdict."""
         layout = self.layout
         of_tabs = [component for tab in self.tabs for component in tab.shown]
-        others = [*layout.cards.values(), layout.verdict, layout.file, self.tab_bar]
+        others = [*layout.cards.values(), self.tab_bar]
         return [*self.about_model(), layout.note, *others, *of_tabs]
 
-    def on_model(self, event: Any, steps: Steps, inputs: Sequence[Any] = (), **options: Any) -> Any:
+    def on_model(
+        self, event: Any, steps: Steps, inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **options: Any
+    ) -> None:
         """At `event`, `steps` of a session and the values of `inputs`. Whatever uses the model takes turns in the
-        engine's queue, not in Gradio's."""
-        return event(
+        engine's queue, not in Gradio's. The verdict is among the `outputs`; each costs Gradio time in every step."""
+        event(
             self._in_sentences(steps),
             [self.layout.session, *inputs],
-            self.shown,
+            [self.layout.verdict, *outputs],
             concurrency_limit=None,
             show_progress="hidden",
             api_visibility="private",
@@ -108,7 +110,7 @@ class Page:
         layout = self.layout
         begun = self.at_once(event, begin, [layout.session], [layout.verdict], trigger_mode="multiple")
         # Raw values: Gradio's own readers answer a broken picture with a stack trace.
-        self.on_model(begun.then, run, [*layout.query, *more], preprocess=False)
+        self.on_model(begun.then, run, [*layout.query, *more], self.shown, preprocess=False)
 
     def _in_sentences(self, steps: Steps) -> Steps:
         """`steps`, and in place of an exception one sentence on the page."""
@@ -217,10 +219,8 @@ class Page:
         for _ in self.engine.measure(session.visitor, analysis, part, stop, follows=True):
             yield {self.layout.verdict: gr.skip()}
 
-    def draw(self, session: Session, stop: threading.Event | None = None) -> Iterator[Shown]:
-        """The plot of the tab in view, unless it is drawn already; as part of a comparison, with its stop."""
+    def draw(self, session: Session, stop: threading.Event) -> Iterator[Shown]:
+        """The plot of the tab in view, unless it is drawn already, as part of a comparison."""
         for tab in self.tabs:
             if tab.name == session.open_tab:
                 yield from tab.draw(session, stop)
-        # Without a step Gradio would empty every output.
-        yield {self.layout.verdict: gr.skip()}

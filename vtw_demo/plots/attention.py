@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from statistics import fmean
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
-from vtw_demo.plots.style import SEGMENT_COLOURS, layer_ticks, mark_layer, styled
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Plot, Tab, View
+from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
 
@@ -50,7 +49,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
                 col=column,
             )
     mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
-    figure.update_xaxes(title="decoder layer", range=[-0.5, full.layers - 0.5], dtick=layer_ticks(full.layers))
+    figure.update_xaxes(title="decoder layer")
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
     figure.update_yaxes(title="share of attention", row=1, col=1)
     return styled(figure, barmode="stack", bargap=0.08, height=275, legend_y=-0.3)
@@ -63,8 +62,8 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
     shares = [of_layer[image] for of_layer in shares_by_layer(full, query)]
     asker = _asker(query)
     if layer == full.layers:
-        return f"Over all layers the picture gets {percent(_mean(shares))} of the attention of {asker}."
-    early, late = _mean(shares[:layer]), _mean(shares[layer:])
+        return f"Over all layers the picture gets {percent(fmean(shares))} of the attention of {asker}."
+    early, late = fmean(shares[:layer]), fmean(shares[layer:])
     return (
         f"Seen by every layer, the picture gets {percent(late)} of the attention of {asker} in "
         f"{_layers(layer, full.layers - 1)}, after {percent(early)} in {_layers(0, layer - 1)}; "
@@ -88,23 +87,17 @@ def _asker(query: AttentionQuery) -> str:
     return "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _layers(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    masses, query = (analysis.of("attention", "full"), analysis.of("attention", "withdrawn")), view.attention_query
-    return Plot(
-        "attention",
-        "Where attention goes",
-        attention_reading(*masses, query),
-        partial(attention_table, *masses, query),
-        attention_figure(*masses, query),
-    )
-
-
-TAB = Tab("attention", "Attention", lambda view: (Part("attention", "full"), Part("attention", "withdrawn")), _plot)
+TAB = Tab(
+    "attention",
+    "Attention",
+    "Where attention goes",
+    attention_figure,
+    attention_reading,
+    attention_table,
+    lambda view: (Part("attention", "full"), Part("attention", "withdrawn")),
+    lambda analysis, view: (view.attention_query,),
+)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import statistics
 from collections.abc import Mapping
-from functools import partial
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -19,10 +16,11 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
-from vtw_demo.measurements.attention_map import AttentionMap
+from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.images import image_uri, thumbnail
+from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
@@ -42,16 +40,12 @@ _GRADIENT = f"linear-gradient(90deg,{','.join(_STOPS)})"
 
 
 def attention_map_html(
-    picture: Image.Image,
-    geometry: PatchGeometry,
-    full: AttentionMap,
-    withdrawn: AttentionMap,
-    first_layer: int,
+    geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap, picture: Image.Image
 ) -> str:
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
 
-    It opens at `first_layer`. Looks and works as it should with `attention_map.css` and `ATTENTION_MAP_SCRIPT`; all
-    images are embedded in it. In each layer both runs have the same scale.
+    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and
+    `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs have the same scale.
     """
     layer = withdrawn.withdrawal_layer
     assert layer is not None
@@ -60,17 +54,23 @@ def attention_map_html(
     shades = {run: _shades(geometry, attention_map) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
     width, height = geometry.sizes[0]
-    variables = [f"--aspect:{width}/{height}", f"--picture:url({_picture(picture)})"]
+    variables = [
+        f"--aspect:{width}/{height}",
+        f"--picture:url({image_uri(thumbnail(picture, LONGEST_SIDE), 'jpeg', quality=88)})",
+    ]
     variables += [f"--relative-{at}:{peak / (max(peaks) or 1):.4f}" for at, peak in enumerate(peaks)]
     for run, of_run in shades.items():
-        variables += [f"--{run}-{at}:url({_overlay(shade, peaks[at])})" for at, shade in enumerate(of_run)]
-    sides = [_side(run, attention_map, layer, first_layer) for run, attention_map in runs.items()]
+        variables += [
+            f"--{run}-{at}:url({image_uri(_indexed(shade, peaks[at]), 'png', optimize=True)})"
+            for at, shade in enumerate(of_run)
+        ]
+    sides = [_side(run, attention_map, layer) for run, attention_map in runs.items()]
     on_a_patch = [peak * _patch_cells(geometry) for peak in peaks]
     kind = "attention-map" if _overlap(geometry) else "attention-map crisp"
     return (
         f'<div class="{kind}" style="{escape(";".join(variables))}" data-layers="{full.layers}">'
-        f'{_controls(on_a_patch, first_layer)}<div class="map-views"><div class="map-sides">{"".join(sides)}</div>'
-        f"<div>{_sheet(runs, layer, first_layer)}</div></div></div>"
+        f'{_controls(on_a_patch, layer - 1)}<div class="map-views"><div class="map-sides">{"".join(sides)}</div>'
+        f"<div>{_sheet(runs, layer)}</div></div></div>"
     )
 
 
@@ -102,14 +102,11 @@ def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: 
 
 
 def attention_map_png(
-    picture: Image.Image,
-    geometry: PatchGeometry,
-    full: AttentionMap,
-    withdrawn: AttentionMap,
+    geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap, picture: Image.Image
 ) -> bytes:
     """All layers on one sheet, as a PNG file: a column a layer, the full run above the withdrawn one."""
     # Darker than it is, so that bright colours stand out.
-    shown = ImageOps.grayscale(_small(picture, LONGEST_SIDE // 2)).point(lambda value: 0.72 * value).convert("RGBA")
+    shown = ImageOps.grayscale(thumbnail(picture, LONGEST_SIDE // 2)).point(lambda value: 0.72 * value).convert("RGBA")
     gap, title, across = 6, 14, 8
     width, height = shown.width + gap, 2 * (shown.height + gap) + title
     rows = -(-full.layers // across)
@@ -148,23 +145,23 @@ def _controls(on_a_patch: list[float], first_layer: int) -> str:
     )
 
 
-def _side(run: RunName, attention_map: AttentionMap, layer: int, first_layer: int) -> str:
+def _side(run: RunName, attention_map: AttentionMap, layer: int) -> str:
     title = escape(run_title(run, layer))
     seen = [
         f'<div role="img" aria-label="The picture, shaded by its attention in layer {at}. {title}." '
-        f"{_at(at, first_layer)}>{_seen(run, attention_map, at)}</div>"
+        f"{_at(at, layer - 1)}>{_seen(run, attention_map, at)}</div>"
         for at in range(attention_map.layers)
     ]
-    captions = [f"<p {_at(at, first_layer)}>{_caption(attention_map, at)}</p>" for at in range(attention_map.layers)]
+    captions = [f"<p {_at(at, layer - 1)}>{_caption(attention_map, at)}</p>" for at in range(attention_map.layers)]
     return (
         f'<figure class="map-side {run}"><figcaption>{title}</figcaption><div class="map-stage">{"".join(seen)}</div>'
         f'<div class="map-caption" aria-live="polite">{"".join(captions)}</div></figure>'
     )
 
 
-def _sheet(runs: Mapping[RunName, AttentionMap], layer: int, first_layer: int) -> str:
+def _sheet(runs: Mapping[RunName, AttentionMap], layer: int) -> str:
     small = [
-        f'<button type="button" class="map-small" data-to="{at}" aria-current="{str(at == first_layer).lower()}" '
+        f'<button type="button" class="map-small" data-to="{at}" aria-current="{str(at == layer - 1).lower()}" '
         f'aria-label="Show layer {at}"><span>{at}</span>'
         f"{''.join(_seen(run, attention_map, at) for run, attention_map in runs.items())}</button>"
         for at in range(runs["full"].layers)
@@ -245,28 +242,6 @@ def _indexed(shade: np.ndarray, peak: float) -> Image.Image:
     return image
 
 
-def _overlay(shade: np.ndarray, peak: float) -> str:
-    content = io.BytesIO()
-    _indexed(shade, peak).save(content, "PNG", optimize=True)
-    return _data_uri(content, "png")
-
-
-def _small(picture: Image.Image, longest_side: int) -> Image.Image:
-    shown = ImageOps.exif_transpose(picture).convert("RGB")
-    shown.thumbnail((longest_side, longest_side))
-    return shown
-
-
-def _picture(picture: Image.Image) -> str:
-    content = io.BytesIO()
-    _small(picture, LONGEST_SIDE).save(content, "JPEG", quality=88)
-    return _data_uri(content, "jpeg")
-
-
-def _data_uri(content: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
 def parts(view: View) -> tuple[Part, ...]:
     """What the maps need: those of both runs for what is chosen, and where the patches lie."""
     of_runs = (Part("attention_maps", run, view.map_token) for run in RUNS)
@@ -275,24 +250,17 @@ def parts(view: View) -> tuple[Part, ...]:
 
 def maps_png(analysis: Analysis, view: View) -> bytes:
     """All layers' maps on one sheet, as a PNG file."""
-    return attention_map_png(contact_sheet(analysis.prompt.shown), *_known(analysis, view))
+    return attention_map_png(*TAB.measured(analysis, view))
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    """It opens at the layer before the withdrawal."""
-    geometry, full, withdrawn = _known(analysis, view)
-    picture = contact_sheet(analysis.prompt.shown)
-    return Plot(
-        "where-it-looks",
-        "Where it looks",
-        attention_map_reading(full, withdrawn),
-        partial(attention_map_table, geometry, full, withdrawn),
-        html=attention_map_html(picture, geometry, full, withdrawn, first_layer=analysis.layer - 1),
-    )
-
-
-def _known(analysis: Analysis, view: View) -> list[Any]:
-    return [analysis.of(part.name, part.run, part.answer_token) for part in parts(view)]
-
-
-TAB = Tab("where-it-looks", "Where it looks", parts, _plot, is_html=True)
+TAB = Tab(
+    "where-it-looks",
+    "Where it looks",
+    "Where it looks",
+    attention_map_html,
+    lambda geometry, full, withdrawn, picture: attention_map_reading(full, withdrawn),
+    lambda geometry, full, withdrawn, picture: attention_map_table(geometry, full, withdrawn),
+    parts,
+    lambda analysis, view: (contact_sheet(analysis.prompt.shown),),
+    is_html=True,
+)

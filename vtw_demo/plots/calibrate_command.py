@@ -20,9 +20,10 @@ from vtw_demo.comparison.calibration import (
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
+from vtw_demo.formats import markdown_table
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
-from vtw_demo.plots.png import write_png
+from vtw_demo.plots.images import write_png
 
 DESCRIPTION = (
     "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     print(calibration.sentence())
     folder = options.out or store.folder
     folder.mkdir(parents=True, exist_ok=True)
-    figure = divergence_figure(calibration, None)
+    figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
         "calibration.html": figure.to_html(include_plotlyjs=True).encode(),
@@ -104,11 +105,11 @@ def run(options: argparse.Namespace) -> int:
 
 def table(calibration: Calibration) -> str:
     """The divergence at every K, as Markdown."""
-    lines = ["| K | mean KL | standard deviation | FLOPs left |", "|---|---|---|---|"]
+    lines = []
     left = calibration.flops_left or (None,) * len(calibration.layers)
     rows = zip(calibration.layers, calibration.mean, calibration.standard_deviation, left, strict=True)
     for layer, mean, deviation, share in rows:
         chosen = " (chosen)" if layer == calibration.layer else ""
         flops = "unknown" if share is None else f"{100 * share:.0f} %"
-        lines.append(f"| {layer}{chosen} | {mean:.2g} | {deviation:.2g} | {flops} |")
-    return "\n".join(lines)
+        lines.append((f"{layer}{chosen}", f"{mean:.2g}", f"{deviation:.2g}", flops))
+    return markdown_table(("K", "mean KL", "standard deviation", "FLOPs left"), lines)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from functools import partial
 from html import escape
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent, run_title
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.style import shown_token
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 
@@ -101,16 +101,12 @@ def _token(token: AnswerToken, layer: int, is_first: bool, differs: bool) -> str
     return (
         f'<span class="token explained{kind}" tabindex="0" role="group" aria-label="{label}" data-explained="{label}" '
         f'style="--full:{100 * token.full:.1f}%;--withdrawn:{100 * token.withdrawn:.1f}%">'
-        f"{'<small>first difference</small>' if is_first else ''}{escape(_visible(token.text))}</span>"
+        f"{'<small>first difference</small>' if is_first else ''}{escape(shown_token(token.text))}</span>"
     )
 
 
 def _named(token: AnswerToken) -> str:
-    return f"“{_visible(token.text)}”"
-
-
-def _visible(text: str) -> str:
-    return text.strip() or "␣"
+    return f"“{shown_token(token.text)}”"
 
 
 def _exact(probability: float) -> str:
@@ -118,15 +114,13 @@ def _exact(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability >= 0.001 else percent(probability)
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    probabilities = analysis.of("probabilities")
-    return Plot(
-        "differences",
-        "Where the answers part",
-        differences_reading(probabilities),
-        partial(differences_table, probabilities),
-        html=differences_html(probabilities),
-    )
-
-
-TAB = Tab("differences", "Differences", lambda view: (Part("probabilities"),), _plot, is_html=True)
+TAB = Tab(
+    "differences",
+    "Differences",
+    "Where the answers part",
+    differences_html,
+    differences_reading,
+    differences_table,
+    lambda view: (Part("probabilities"),),
+    is_html=True,
+)

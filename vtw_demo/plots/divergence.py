@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import K_LINE, layer_ticks, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.style import add_line, layer_ticks, mark_k, styled
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
@@ -21,7 +20,7 @@ FLOOR = 1e-6
 CURVE_COLOUR, QUERY_COLOUR, FLOPS_COLOUR = "#0072B2", "#CC79A7", "#009E73"
 
 
-def divergence_figure(calibration: Calibration | None, query: QuerySweep | None) -> go.Figure:
+def divergence_figure(query: QuerySweep | None, calibration: Calibration | None) -> go.Figure:
     """KL divergence by K on a logarithmic axis, with what is known of it; the share of FLOPs left on a second axis."""
     figure = go.Figure()
     layers: Sequence[int] = ()
@@ -32,10 +31,10 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
         layers, flops_left = calibration.layers, calibration.flops_left
         low, high = calibration.quantile(0.1), calibration.quantile(0.9)
         band = {"color": CURVE_COLOUR, "width": 0}
-        figure.add_scatter(x=layers, y=_floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
+        figure.add_scatter(x=layers, y=floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
         figure.add_scatter(
             x=layers,
-            y=_floored(low),
+            y=floored(low),
             mode="lines",
             line=band,
             fill="tonexty",
@@ -43,15 +42,9 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
             name="80 % of the samples",
             hoverinfo="skip",
         )
-        figure.add_scatter(
-            x=layers,
-            y=_floored(calibration.mean),
-            customdata=calibration.mean,
-            mode="lines+markers",
-            line={"color": CURVE_COLOUR},
-            name=f"mean of {count(len(calibration.samples), 'sample')}",
-            hovertemplate="K = %{x}: mean KL %{customdata:.2g}<extra></extra>",
-        )
+        said, mean = "K = %{x}: mean KL %{customdata:.2g}<extra></extra>", calibration.mean
+        name = f"mean of {count(len(calibration.samples), 'sample')}"
+        add_line(figure, layers, floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
         figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
         # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
         figure.add_annotation(
@@ -64,43 +57,23 @@ def divergence_figure(calibration: Calibration | None, query: QuerySweep | None)
             yanchor="bottom",
             font={"size": 11},
         )
-        figure.add_vline(
-            x=calibration.nearest_layer,
-            line=K_LINE,
-            annotation={"text": f"K = {calibration.nearest_layer}", "font": {"size": 12}},
-            annotation_position="top left",
-        )
+        mark_k(figure, calibration.nearest_layer, annotation_position="top left")
     if query is not None:
-        figure.add_scatter(
-            x=layers,
-            y=_floored(query.kl),
-            customdata=query.kl,
-            mode="lines+markers",
-            line={"color": QUERY_COLOUR},
-            marker={"symbol": "diamond"},
-            name="this question",
-            hovertemplate="K = %{x}: KL of this question %{customdata:.2g}<extra></extra>",
-        )
+        said, look = "K = %{x}: KL of this question %{customdata:.2g}<extra></extra>", {"color": QUERY_COLOUR}
+        more = {"customdata": query.kl, "marker": {"symbol": "diamond"}}
+        add_line(figure, layers, floored(query.kl), "this question", look, said, **more)
     if flops_left is not None:
-        figure.add_scatter(
-            x=layers,
-            y=[100 * share for share in flops_left],
-            yaxis="y2",
-            mode="lines",
-            line={"color": FLOPS_COLOUR, "dash": "dashdot"},
-            name="FLOPs left (right axis)",
-            hovertemplate="K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>",
-        )
+        said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
+        percents = [100 * share for share in flops_left]
+        add_line(figure, layers, percents, "FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
     on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
-    figure.update_layout(
-        yaxis={"type": "log", "title": "KL divergence, natural log", "exponentformat": "power", "dtick": 1},
-        yaxis2={"title": "prefill FLOPs left", **on_the_right},
-        xaxis={"title": "withdrawal layer K", "dtick": layer_ticks(len(layers))},
-    )
+    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
+    figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
+    figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
     return styled(figure, height=380, legend_y=-0.2, margin_r=64)
 
 
-def divergence_reading(calibration: Calibration | None, query: QuerySweep | None) -> str:
+def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
     """The figure in words: what the calibration chose, and whether this question needs more layers or fewer."""
     if calibration is None:
         said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
@@ -118,12 +91,11 @@ def divergence_reading(calibration: Calibration | None, query: QuerySweep | None
     chosen = calibration.nearest_layer
     if needed == chosen:
         return f"{said} This question first meets it at the same K."
-    difference = abs(needed - chosen)
-    more = "more" if needed > chosen else "fewer"
-    return f"{said} This question first meets it at K = {needed}: it needs {count(difference, 'layer')} {more}."
+    layers = f"{count(abs(needed - chosen), 'layer')} {'more' if needed > chosen else 'fewer'}"
+    return f"{said} This question first meets it at K = {needed}: it needs {layers}."
 
 
-def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Table:
+def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
     """A row for each K: of this question, and of the calibration where there is one."""
     columns = ["K", "KL of this question (nats)", "prefill FLOPs left (%)", "KV cache left (%)"]
     left = [
@@ -138,7 +110,7 @@ def divergence_table(calibration: Calibration | None, query: QuerySweep) -> Tabl
     return Table(tuple(columns), tuple(tuple(row) for row in rows))
 
 
-def _floored(values: Sequence[float]) -> list[float]:
+def floored(values: Sequence[float]) -> list[float]:
     return [max(FLOOR, value) for value in values]
 
 
@@ -146,15 +118,13 @@ def exponent(kl: float) -> float:
     return math.log10(max(FLOOR, kl))
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    parts = view.calibration, analysis.of("sweep")
-    return Plot(
-        "choose-k",
-        "How far withdrawal at each K moves the next token",
-        divergence_reading(*parts),
-        partial(divergence_table, *parts),
-        divergence_figure(*parts),
-    )
-
-
-TAB = Tab("choose-k", "Choose K", lambda view: (Part("sweep"),), _plot)
+TAB = Tab(
+    "choose-k",
+    "Choose K",
+    "How far withdrawal at each K moves the next token",
+    divergence_figure,
+    divergence_reading,
+    divergence_table,
+    lambda view: (Part("sweep"),),
+    lambda analysis, view: (view.calibration,),
+)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
-from vtw_demo.plots.tab import Plot, Tab
+from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 
@@ -19,25 +18,15 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
     figure = go.Figure()
     layers = [answer.layer for answer in answers]
     stages = (
-        ("prefill", "#0072B2", full.prefill_ms, [answer.run.prefill_ms for answer in answers]),
-        (
-            "decode, per token",
-            RUN_COLOURS["withdrawn"],
-            full.decode_ms_per_token,
-            [answer.run.decode_ms_per_token for answer in answers],
-        ),
+        ("prefill", "#0072B2", "prefill_ms"),
+        ("decode, per token", RUN_COLOURS["withdrawn"], "decode_ms_per_token"),
     )
-    for name, colour, level, times in stages:
+    for name, colour, stage in stages:
+        level, times = getattr(full, stage), [getattr(answer.run, stage) for answer in answers]
         if level is None:
             continue
-        figure.add_scatter(
-            x=layers,
-            y=times,
-            mode="lines+markers",
-            line={"color": colour},
-            name=name,
-            hovertemplate=f"K = %{{x}}, {name}: %{{y:.2f}} ms<extra></extra>",
-        )
+        said = f"K = %{{x}}, {name}: %{{y:.2f}} ms<extra></extra>"
+        add_line(figure, layers, times, name, {"color": colour}, said)
         figure.add_hline(
             y=level,
             line={"dash": "dot", "width": 1.5, "color": colour},
@@ -70,15 +59,12 @@ def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
     return Table(columns, tuple(rows))
 
 
-def answers_plot(full: Run, answers: Sequence[LayerAnswer]) -> Plot:
-    """Of the answers at every K of a range."""
-    return Plot(
-        TAB.name,
-        "What an answer costs at each K",
-        stable_sentence(full, answers),
-        partial(answer_times_table, full, answers),
-        answer_times_figure(full, answers),
-    )
-
-
-TAB = Tab("every-k", "Every K")
+TAB = Tab(
+    "every-k",
+    "Every K",
+    "What an answer costs at each K",
+    answer_times_figure,
+    stable_sentence,
+    answer_times_table,
+    is_of_comparison=False,
+)

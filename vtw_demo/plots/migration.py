@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count, percent
 from vtw_demo.measurements.logit_lens import Migration, Rows
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, add_line, mark_layer, shown_token, styled
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 
 # As many as have room below each other.
@@ -37,29 +36,15 @@ def migration_figure(migration: Migration) -> go.Figure:
         "withdrawn": (f"withdrawn at layer {migration.withdrawal_layer}", migration.withdrawn_probability),
     }
     for run, (title, rows) in runs.items():
-        figure.add_scatter(
-            x=layers,
-            y=[100 * row[0] for row in rows],
-            mode="lines+markers",
-            line={"color": RUN_COLOURS[run]},
-            name=f"“{escape(_shown(migration.answer[0]), quote=False)}”, {title}",
-            hovertemplate="after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-            row=1,
-            col=1,
-        )
+        said = "after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>"
+        name, look = f"“{escape(shown_token(migration.answer[0]), quote=False)}”, {title}", {"color": RUN_COLOURS[run]}
+        add_line(figure, layers, [100 * row[0] for row in rows], name, look, said, row=1, col=1)
         if len(migration.answer) > 1:
-            figure.add_scatter(
-                x=layers,
-                y=[100 * sum(row) / len(row) for row in rows],
-                mode="lines",
-                line={"color": RUN_COLOURS[run], "dash": "dot", "width": 1.5},
-                name=f"mean of {count(len(migration.answer), 'token')}, {title}",
-                hovertemplate="after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-                row=1,
-                col=1,
-            )
+            means = [100 * sum(row) / len(row) for row in rows]
+            name, dotted = f"mean of {count(len(migration.answer), 'token')}, {title}", {"dash": "dot", "width": 1.5}
+            add_line(figure, layers, means, name, look | dotted, said, mode="lines", row=1, col=1)
     places = list(range(len(migration.tokens)))
-    labels = [escape(_shown(token), quote=False) for token in migration.tokens]
+    labels = [escape(shown_token(token), quote=False) for token in migration.tokens]
     step = -(-len(places) // LABELLED_TOKENS)
     figure.add_heatmap(
         x=layers,
@@ -81,8 +66,7 @@ def migration_figure(migration: Migration) -> go.Figure:
         col=1,
     )
     mark_layer(figure, migration.withdrawal_layer, migration.layers, (1, 1), (2, 1))
-    dtick = layer_ticks(migration.layers)
-    figure.update_xaxes(range=[-0.5, migration.layers - 0.5], dtick=dtick, showgrid=False, zeroline=False)
+    figure.update_xaxes(showgrid=False, zeroline=False)
     figure.update_xaxes(title="after decoder layer, counted from 0", row=2, col=1)
     figure.update_yaxes(title="probability", range=[0, 103], ticksuffix=" %", row=1, col=1)
     figure.update_yaxes(
@@ -105,7 +89,7 @@ def migration_reading(migration: Migration) -> str:
     layer, layers = migration.withdrawal_layer, migration.layers
     lens = [row[0] for row in migration.probability]
     risen, moved = rise(lens), halfway(migration.distance)
-    answer, final = f"“{_shown(migration.answer[0])}”", percent(lens[-1])
+    answer, final = f"“{shown_token(migration.answer[0])}”", percent(lens[-1])
     said = f"From layer {risen} on {answer} has at least half of its final probability of {final}"
     if risen == layers - 1:
         said = f"Only after the last layer does {answer} have half of its final probability of {final}"
@@ -156,19 +140,12 @@ def migration_table(migration: Migration) -> Table:
     return Table(columns, tuple(rows))
 
 
-def _shown(token: str) -> str:
-    return token.strip() or "␣"
-
-
-def _plot(analysis: Analysis, view: View) -> Plot:
-    migration = analysis.of("migration")
-    return Plot(
-        "migration",
-        "How the picture's content moves into the text",
-        migration_reading(migration),
-        partial(migration_table, migration),
-        migration_figure(migration),
-    )
-
-
-TAB = Tab("migration", "Migration", lambda view: (Part("migration"),), _plot)
+TAB = Tab(
+    "migration",
+    "Migration",
+    "How the picture's content moves into the text",
+    migration_figure,
+    migration_reading,
+    migration_table,
+    lambda view: (Part("migration"),),
+)

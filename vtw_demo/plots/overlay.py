@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.plots.divergence import FLOOR
-from vtw_demo.plots.style import styled
+from vtw_demo.plots.divergence import exponent, floored
+from vtw_demo.plots.style import add_line, styled
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -49,40 +49,23 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
     figure.update_annotations(font={"size": 13})
     for index, overlaid in enumerate((first, second)):
         name, line, symbol = escape(_short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]
-        runs = (
-            ("full", "solid", overlaid.mass_full),
-            (f"withdrawn at {overlaid.layer}", "dash", overlaid.mass_withdrawn),
-        )
+        withdrawn = f"withdrawn at {overlaid.layer}"
+        runs = (("full", "solid", overlaid.mass_full), (withdrawn, "dash", overlaid.mass_withdrawn))
         for run, dash, mass in runs:
-            figure.add_scatter(
-                x=list(range(mass.layers)),
-                y=[100 * share for share in _picture_shares(mass)],
-                mode="lines+markers",
-                line={**line, "dash": dash},
-                marker={"symbol": symbol},
-                name=f"{name}, {run}",
-                hovertemplate="layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>",
-                row=1,
-                col=1,
+            layers, shares = list(range(mass.layers)), [100 * share for share in _picture_shares(mass)]
+            said, look = (
+                "layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>",
+                {**line, "dash": dash},
             )
-        figure.add_scatter(
-            x=list(range(1, overlaid.layers)),
-            y=[max(FLOOR, kl) for kl in overlaid.kl],
-            customdata=overlaid.kl,
-            mode="lines+markers",
-            line=line,
-            marker={"symbol": symbol},
-            name=name,
-            showlegend=False,
-            hovertemplate="K = %{x}: KL %{customdata:.2g}<extra>%{fullData.name}</extra>",
-            row=1,
-            col=2,
-        )
+            add_line(figure, layers, shares, f"{name}, {run}", look, said, marker={"symbol": symbol}, row=1, col=1)
+        said = "K = %{x}: KL %{customdata:.2g}<extra>%{fullData.name}</extra>"
+        more = {"customdata": overlaid.kl, "marker": {"symbol": symbol}, "showlegend": False, "row": 1, "col": 2}
+        add_line(figure, list(range(1, overlaid.layers)), floored(overlaid.kl), name, line, said, **more)
         # At K = L nothing is withdrawn, and nothing diverges.
         if overlaid.layer < overlaid.layers:
             figure.add_scatter(
                 x=[overlaid.layer],
-                y=[max(FLOOR, overlaid.kl[overlaid.layer - 1])],
+                y=floored(overlaid.kl[overlaid.layer - 1 : overlaid.layer]),
                 mode="markers+text",
                 marker={"symbol": f"{symbol}-open", "size": 15, "color": COLOURS[index], "line": {"width": 2}},
                 text=f"K = {overlaid.layer}",
@@ -93,11 +76,11 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
                 row=1,
                 col=2,
             )
-    layers = max(first.layers, second.layers)
-    exponents = [math.log10(max(FLOOR, kl)) for kl in (*first.kl, *second.kl)]
-    figure.update_xaxes(dtick=math.ceil(layers / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
-    figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, layers - 0.5], col=1)
-    figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, layers - 0.5], col=2)
+    most = max(first.layers, second.layers)
+    exponents = [exponent(kl) for kl in (*first.kl, *second.kl)]
+    figure.update_xaxes(dtick=math.ceil(most / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
+    figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, most - 0.5], col=1)
+    figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, most - 0.5], col=2)
     figure.update_yaxes(title={"standoff": 4})
     figure.update_yaxes(title={"text": "share of attention"}, ticksuffix=" %", rangemode="tozero", col=1)
     figure.update_yaxes(

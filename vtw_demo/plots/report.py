@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from datetime import UTC, datetime
 from html import escape
@@ -18,10 +16,11 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.machine import Machine
 from vtw_demo.comparison.summary import verdict
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.models.video import Shown, contact_sheet
+from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.answer_cards import AnswerCard
 from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
+from vtw_demo.plots.images import data_uri, image_uri, thumbnail
 from vtw_demo.plots.tab import Plot, View
 from vtw_demo.plots.tabs import all_plots
 
@@ -68,11 +67,12 @@ def report_html(analysis: Analysis, calibration: Calibration | None, machine: Ma
     cards = "".join(AnswerCard(run, comparison.layer, result=result).to_html() for run, result in results.items())
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in settings)
     sections = "".join(_section(plot) for plot in plots)
+    picture = image_uri(thumbnail(contact_sheet(analysis.prompt.shown), LONGEST_SIDE), "png")
     absent = "".join(f"<p>{escape(sentence)}</p>" for sentence in missing)
     return _document(
         f"{comparison.question} – VTW Demo",
         "<h1>VTW Demo: one question, answered twice</h1>"
-        f'<div class="query"><img src="{_picture(analysis.prompt.shown)}" alt="The picture of the question">'
+        f'<div class="query"><img src="{picture}" alt="The picture of the question">'
         f'<div><p class="question">{escape(comparison.question)}</p>'
         f'<p class="verdict">{escape(verdict(comparison))}</p><dl class="settings">{rows}</dl></div></div>'
         f'<div class="answers">{cards}</div>{sections}{absent}'
@@ -98,9 +98,9 @@ def _document(title: str, content: str) -> str:
 
 
 def _section(plot: Plot) -> str:
-    drawn = plot.html
-    if plot.figure is not None:
-        drawn = plot.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+    drawn = plot.drawing
+    if not isinstance(drawn, str):
+        drawn = drawn.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
     numbers = _download(f"{plot.name}.csv", "text/csv", plot.table().to_csv(), "Numbers as CSV")
     return (
         f'<section id="{escape(plot.name)}"><h2>{escape(plot.title)}</h2><p class="reading">{escape(plot.reading)}</p>'
@@ -109,13 +109,4 @@ def _section(plot: Plot) -> str:
 
 
 def _download(name: str, kind: str, content: str, shown: str) -> str:
-    data = base64.b64encode(content.encode()).decode()
-    return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(shown)}</a>'
-
-
-def _picture(image: Shown) -> str:
-    shown = contact_sheet(image).convert("RGB")
-    shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    content = io.BytesIO()
-    shown.save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return f'<a download="{escape(name)}" href="{data_uri(content.encode(), kind)}">{escape(shown)}</a>'

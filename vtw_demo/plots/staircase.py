@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes
 from vtw_demo.formats import amount, percent
 from vtw_demo.measurements.flops import LayerCost, Staircase
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, layer_ticks, mark_layer, styled
-from vtw_demo.plots.tab import Plot, Surface, Tab, View
+from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, mark_layer, styled
+from vtw_demo.plots.tab import Surface, Tab
 from vtw_demo.plots.table import Table
 
 _VALUES: dict[Surface, Callable[[LayerCost], int]] = {
@@ -72,7 +71,7 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
                 col=1,
             )
     mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
-    figure.update_xaxes(range=[-0.5, last + 0.5], zeroline=False, dtick=layer_ticks(len(layers)))
+    figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
     heading = f"KV cache in {unit}" if surface == "KV cache bytes" else unit
     figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)
@@ -132,15 +131,13 @@ def _total(value: int, surface: Surface) -> str:
     return f"{value:,} tokens" if surface == "tokens" else amount(value, _UNITS[surface])
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    parts = analysis.of("staircase"), analysis.of("layer_times")
-    return Plot(
-        "staircase",
-        "What is left in each layer",
-        staircase_reading(*parts),
-        partial(staircase_table, *parts),
-        staircase_figure(*parts, view.surface),
-    )
-
-
-TAB = Tab("staircase", "Staircase", lambda view: (Part("staircase"), Part("layer_times")), _plot)
+TAB = Tab(
+    "staircase",
+    "Staircase",
+    "What is left in each layer",
+    staircase_figure,
+    lambda stairs, times, surface: staircase_reading(stairs, times),
+    lambda stairs, times, surface: staircase_table(stairs, times),
+    lambda view: (Part("staircase"), Part("layer_times")),
+    lambda analysis, view: (view.surface,),
+)

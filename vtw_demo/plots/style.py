@@ -1,11 +1,12 @@
 """What all figures share: colours, and a style that suits light and dark.
 
-Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.theme`), because a figure doesn't
+Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.layout`), because a figure doesn't
 know whether it is shown in light or dark.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -50,13 +51,31 @@ def _near_its_title(axis: Any) -> None:
         axis.title.standoff = 4
 
 
+def add_line(
+    figure: go.Figure, x: Sequence[Any], y: Sequence[Any], name: str, line: dict[str, Any], said: str, **trace: Any
+) -> None:
+    """A line with markers, unless `trace` has another mode; `said` is its hover template."""
+    figure.add_scatter(x=x, y=y, name=name, line=line, hovertemplate=said, **{"mode": "lines+markers", **trace})
+
+
+def mark_k(figure: go.Figure, layer: int, **annotation: Any) -> None:
+    """A line at a withdrawal layer, on an axis of these."""
+    figure.add_vline(x=layer, line=K_LINE, annotation={"text": f"K = {layer}", "font": {"size": 12}}, **annotation)
+
+
+def shown_token(token: str) -> str:
+    """A token as it can be seen, blank ones too."""
+    return token.strip() or "␣"
+
+
 def layer_ticks(layers: int) -> int:
     """Every how many of so many layers an axis has a tick."""
     return 1 if layers <= 16 else 4
 
 
 def mark_layer(figure: go.Figure, layer: int, layers: int, *places: tuple[int, int]) -> None:
-    """A line where the withdrawal layer begins, in each subplot (row, column) of an axis of layers. At K = L nothing is
-    withdrawn, and there is no layer to mark."""
+    """Axes of all layers, and a line where the withdrawal layer begins in each subplot (row, column). At K = L nothing
+    is withdrawn, and there is no layer to mark."""
+    figure.update_xaxes(range=[-0.5, layers - 0.5], dtick=layer_ticks(layers))
     for row, column in places if layer < layers else ():
         figure.add_vline(x=layer - 0.5, line=K_LINE, row=row, col=column)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
@@ -42,7 +43,7 @@ class View:
 
 @dataclass(frozen=True)
 class Plot:
-    """What is drawn, as a figure or as HTML, one of the two; the sentence that reads it, and its numbers.
+    """What is drawn, as a figure or as HTML; the sentence that reads it, and its numbers.
 
     `name` is that of its tab and its files; `table` makes the numbers' rows, of which there may be many.
     """
@@ -51,8 +52,7 @@ class Plot:
     title: str
     reading: str
     table: Callable[[], Table]
-    figure: go.Figure | None = None
-    html: str = ""
+    drawing: go.Figure | str
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,30 @@ class Tab:
 
     - `label`: as it stands on the tab.
     - `parts`: what has to be measured before, which depends on what is chosen.
-    - `plot`: draws it of an analysis in which these are known; raises UserError for what can't be shown of a model.
-      None where the tab's own button draws it, of runs of their own, which no report includes.
+    - `drawing`, `reading`, `table`: what the plot consists of, each made of the parts' results and of what is `chosen`.
     - `is_html`: it is drawn as HTML, not as a figure.
+    - `is_of_comparison`: False where the tab's own button draws it, of runs of its own, which no report includes.
     """
 
     name: str
     label: str
+    title: str
+    drawing: Callable[..., go.Figure | str]
+    reading: Callable[..., str]
+    table: Callable[..., Table]
     parts: Callable[[View], tuple[Part, ...]] = lambda view: ()
-    plot: Callable[[Analysis, View], Plot] | None = None
+    chosen: Callable[[Analysis, View], tuple[Any, ...]] = lambda analysis, view: ()
     is_html: bool = False
+    is_of_comparison: bool = True
+
+    def plot(self, analysis: Analysis, view: View) -> Plot:
+        """Of an analysis; what isn't measured yet is measured. Raises UserError for what can't be shown of a model."""
+        return self.plot_of(*self.measured(analysis, view))
+
+    def measured(self, analysis: Analysis, view: View) -> tuple[Any, ...]:
+        of_parts = (analysis.of(part.name, part.run, part.answer_token) for part in self.parts(view))
+        return (*of_parts, *self.chosen(analysis, view))
+
+    def plot_of(self, *measured: Any) -> Plot:
+        drawing, table = self.drawing(*measured), partial(self.table, *measured)
+        return Plot(self.name, self.title, self.reading(*measured), table, drawing)

@@ -39,7 +39,7 @@ def all_plots(analysis: Analysis, view: View) -> tuple[tuple[Plot, ...], tuple[s
     made, missing = [], []
     for tab in TABS:
         try:
-            if tab.plot is not None:
+            if tab.is_of_comparison:
                 made.append(tab.plot(analysis, view))
         except UserError as error:
             missing.append(str(error))

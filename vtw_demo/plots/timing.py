@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
 from vtw_demo.formats import count, milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 
 _NAMES: dict[Stage, str] = {
@@ -150,11 +147,12 @@ def _figure_of(time: float | None) -> str:
     return milliseconds(time).removesuffix(" ms")
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    parts = analysis.comparison, analysis.timing
-    return Plot(
-        "timing", "Where time goes", timing_reading(*parts), partial(timing_table, *parts), timing_figure(*parts)
-    )
-
-
-TAB = Tab("timing", "Timing", lambda view: (), _plot)
+TAB = Tab(
+    "timing",
+    "Timing",
+    "Where time goes",
+    timing_figure,
+    timing_reading,
+    timing_table,
+    chosen=lambda analysis, view: (analysis.comparison, analysis.timing),
+)

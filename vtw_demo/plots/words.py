@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, styled
-from vtw_demo.plots.tab import Plot, Tab, View
+from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, shown_token, styled
+from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
 
@@ -63,7 +61,7 @@ def words_figure(query: QuerySweep) -> go.Figure:
         title={"text": "token of the full model's answer", "standoff": 12},
         automargin=True,
         tickvals=columns,
-        ticktext=[token.strip() or "␣" for token in query.answer],
+        ticktext=[shown_token(token) for token in query.answer],
         tickangle=-40 if len(columns) > 12 else 0,
         showgrid=False,
     )
@@ -97,15 +95,13 @@ def words_table(query: QuerySweep) -> Table:
     return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
 
 
-def _plot(analysis: Analysis, view: View) -> Plot:
-    swept = analysis.of("sweep")
-    return Plot(
-        "word-by-word",
-        "Which words still need the picture, in which layers",
-        words_reading(swept, view.threshold),
-        partial(words_table, swept),
-        words_figure(swept),
-    )
-
-
-TAB = Tab("word-by-word", "Word by word", lambda view: (Part("sweep"),), _plot)
+TAB = Tab(
+    "word-by-word",
+    "Word by word",
+    "Which words still need the picture, in which layers",
+    lambda query, threshold: words_figure(query),
+    words_reading,
+    lambda query, threshold: words_table(query),
+    lambda view: (Part("sweep"),),
+    lambda analysis, view: (view.threshold,),
+)

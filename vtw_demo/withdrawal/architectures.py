@@ -30,29 +30,25 @@ def find_decoder(model: PreTrainedModel) -> Any:
 def check_family(model: PreTrainedModel) -> None:
     """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
     name, config = type(model).__name__, model.config
+    refused = f"{name} can't be used with withdraw:"
     if config.is_encoder_decoder:
-        raise UserError(
-            f"{name} can't be used with withdraw: it is an encoder-decoder, and its decoder has no visual tokens."
-        )
+        raise UserError(f"{refused} it is an encoder-decoder, and its decoder has no visual tokens.")
     if config.model_type in INNER_GENERATE:
         raise UserError(
-            f"{name} can't be used with withdraw: its generate hands embeddings, not token ids, to the "
-            "generate of its language model, where visual tokens can't be found."
+            f"{refused} its generate hands embeddings, not token ids, to the generate of its language model, where "
+            "visual tokens can't be found."
         )
     decoder = find_decoder(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise UserError(
-            f"{name} can't be used with withdraw: its decoder, a {type(decoder).__name__}, has no decoder "
-            "layers in `layers`."
-        )
+        raise UserError(f"{refused} its decoder, a {type(decoder).__name__}, has no decoder layers in `layers`.")
     kinds = set(getattr(decoder.config, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
     without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
     if kinds or without is not None:
         found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
         raise UserError(
-            f"{name} can't be used with withdraw: not all of its decoder layers attend to the tokens of "
-            f"their own sequence; it has {found} (cross-attention, convolution or linear attention)."
+            f"{refused} not all of its decoder layers attend to the tokens of their own sequence; it has {found} "
+            "(cross-attention, convolution or linear attention)."
         )
     visual_token_ids(config)
 
@@ -95,10 +91,8 @@ def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
 
 
 def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
-    """For each decoder layer, the layer whose keys and values it attends to.
-
-    That is itself, but in gemma3n and gemma4 the last layers use those of an earlier one of their type. Where
-    that one is below K, they see the keys of visual tokens too, which have to be masked.
+    """For each decoder layer, the layer whose keys and values it attends to: itself, but in gemma3n and gemma4 the last
+    layers use those of an earlier one of their type. If that is below K, the keys of visual tokens have to be masked.
     """
     first_shared = layer_count - (getattr(config, "num_kv_shared_layers", None) or 0)
     sources = list(range(first_shared))
@@ -117,10 +111,8 @@ def scales_attention_by_position(layer: Any) -> bool:
 
 
 def rescale_query(attention: Any, query: torch.Tensor, past_length: int, kept: torch.Tensor) -> torch.Tensor:
-    """A query projection's output of kept tokens, so scaled that llama4's own scaling makes it right.
-
-    - `query`, shape (batch, kept, heads x head_dim); `kept`, shape (batch, kept): the positions; llama4 counts
-      them from `past_length` on as if none were missing.
+    """A query projection's output, shape (batch, kept, heads x head_dim), so scaled that llama4's own scaling makes it
+    right. `kept`, shape (batch, kept): the positions; llama4 counts from `past_length` on as if none were missing.
     """
 
     def temperature(position: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """Rows of the attention matrix, without the matrix.
 
-Measured in a pass of its own, through transformers' attention interface: the outputs of attention come from
-sdpa as ever, and beside them the rows of the attention matrix that are asked for, and no others, are computed
-from the same queries and keys. So it works with thousands of visual tokens, where a full matrix wouldn't fit.
+Through transformers' attention interface: attention is computed by sdpa as ever, and beside it those rows of its matrix
+that are asked for. So it works with thousands of visual tokens, where a full matrix wouldn't fit.
 """
 
 import threading

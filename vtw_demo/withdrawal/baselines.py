@@ -1,7 +1,4 @@
-"""Withdrawal with one thing changed, for those who doubt that the thing matters.
-
-Each is a context of its own that leaves the model as it was.
-"""
+"""Withdrawal with one thing changed, for those who doubt that the thing matters."""
 
 from __future__ import annotations
 

@@ -147,13 +147,12 @@ class LayerInputs:
 def gather_mask(
     mask: torch.Tensor, keys: CachePositions, queries: torch.Tensor | None, mask_first: int
 ) -> torch.Tensor:
-    """An attention mask for layers that hold kept tokens only, out of the mask for layers that hold all.
+    """An attention mask for layers that hold kept tokens only, with an entry for each of `keys`; keys beyond the given
+    mask are blocked.
 
     - `mask`, shape (batch or 1, heads or 1, queries, keys), bool (True: attend) or float (added), or of shape
       (batch, keys), 1 for what isn't padding; its keys are the sequence positions from `mask_first` on.
     - `queries`, shape (batch, kept): the rows to take; None takes all.
-
-    The result has an entry for each of `keys`; those beyond the mask's are blocked.
     """
     key = keys.held - mask_first
     visible = (key >= 0) & (key < mask.shape[-1])

@@ -7,7 +7,6 @@ from functools import partial
 
 import gradio as gr
 
-from vtw_demo.page.downloads import take_whole
 from vtw_demo.page.html import token_strip
 from vtw_demo.page.page import Shown
 from vtw_demo.page.session import Session
@@ -38,7 +37,7 @@ class AttentionTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.strip.select, self.choose)
+        self.page.on_model(self.strip.select, self.choose, outputs=self.shown)
 
     def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
         session.queries[self.name] = read_choice(chosen.query)
@@ -56,10 +55,10 @@ class AttentionMapTab(AttentionTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.buttons["png"].click, self.take_png)
+        self.page.on_model(self.buttons["png"].click, self.take_png, outputs=[self.page.layout.file])
 
     def take_png(self, session: Session) -> Iterator[Shown]:
         """All layers' maps on one sheet."""
         view = session.view(self.page.engine.calibration)
         make = partial(maps_png, view=view)
-        yield from take_whole(self.page, session, f"{self.name}.png", "image/png", make, parts(view))
+        yield from self.take(session, f"{self.name}.png", "image/png", make, parts(view))

@@ -77,6 +77,6 @@ class ChooseKTab(PlottedTab):
         """The calibration's curve, finished or not, with the divergence of the question that is shown."""
         swept = None if session.analysis is None else session.analysis.known(Part("sweep"))
         return {
-            self.drawn: divergence_figure(calibration, swept),
-            self.reading: reading_line(divergence_reading(calibration, swept)),
+            self.drawn: divergence_figure(swept, calibration),
+            self.reading: reading_line(divergence_reading(swept, calibration)),
         }

@@ -12,7 +12,6 @@ from vtw_demo.page.html import answers_table, progress_line, verdict_line
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
-from vtw_demo.plots.every_layer import answers_plot
 from vtw_demo.server.query import layer_range
 from vtw_demo.server.queue import Place
 
@@ -55,7 +54,7 @@ class EveryKTab(PlottedTab):
             done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
             yield {said: done, self.table: answers_table(full, answers, is_complete=False)}
         if len(answers) == len(layers):
-            plot = answers_plot(full, answers)
+            plot = self.tab.plot_of(full, answers)
             table = answers_table(full, answers, is_complete=True)
             yield {said: verdict_line(plot.reading), self.table: table, **self.show(session, plot)}
         elif stop is session.stop:

@@ -20,7 +20,7 @@ class StaircaseTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.on_model(self.surface.input, self.choose, [self.surface])
+        self.page.on_model(self.surface.input, self.choose, [self.surface], self.shown)
 
     def choose(self, session: Session, surface: Surface) -> Iterator[Shown]:
         session.surface = surface

@@ -1,19 +1,25 @@
-"""A tab: its components are made with it, `connect` binds their events."""
+"""A tab: its components are made with it, `connect` binds their events.
+
+Files that are taken away are made when they are asked for and handed to the browser: none of them stays on the server.
+"""
 
 from __future__ import annotations
 
+import base64
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.comparison.analysis import ALL_PARTS, Analysis, Part
+from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.page.downloads import download
-from vtw_demo.page.html import asset, problem_line, reading_line, waiting_line
+from vtw_demo.page.html import asset, problem_line, progress_line, reading_line, verdict_line, waiting_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.plots.report import plot_html
@@ -22,6 +28,14 @@ from vtw_demo.server.queue import StoppedError
 
 Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
+WRITING = "Writing it down; what hasn't been looked at yet is measured first."
+_numbers = itertools.count()
+
+
+def download(name: str, media_type: str, content: str | bytes) -> dict[str, str | int]:
+    """What the script that saves a file takes. Its number makes the same file, taken twice, a new value."""
+    encoded = content.encode() if isinstance(content, str) else content
+    return {"number": next(_numbers), "name": name, "type": media_type, "content": base64.b64encode(encoded).decode()}
 
 
 class PageTab:
@@ -52,6 +66,27 @@ class PageTab:
     def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
         """What the tab shows when it is in view, unless it is drawn already; as part of a comparison, with its stop."""
         yield from ()
+
+    def take(
+        self,
+        session: Session,
+        name: str,
+        media_type: str,
+        make: Callable[[Analysis], str | bytes],
+        parts: Sequence[Part] = ALL_PARTS,
+    ) -> Iterator[Shown]:
+        """The file that `make` makes of the comparison that is shown, once `parts` are measured, each in a turn of its
+        own; it is made while others use the model."""
+        layout, analysis, stop = self.page.layout, session.analysis, session.measuring
+        if analysis is None:
+            raise UserError("There is nothing to take away yet: run a comparison first.")
+        yield {layout.verdict: progress_line(WRITING)}
+        for part in parts:
+            with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
+                for place in self.page.engine.measure(session.visitor, analysis, part, stop, follows=True):
+                    yield {layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
+        file = download(name, media_type, make(analysis))
+        yield {layout.file: file, layout.verdict: verdict_line(verdict(analysis.comparison))}
 
 
 class PlottedTab(PageTab):
@@ -97,7 +132,7 @@ class PlottedTab(PageTab):
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
         opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
-        page.on_model(opened.then, page.draw)
+        page.on_model(opened.then, self._draw_in_view, outputs=self.shown)
         for kind in ("html", "csv"):
             take = partial(self._take, kind=kind)
             page.at_once(self.buttons[kind].click, take, [layout.session], [layout.file, layout.verdict])
@@ -109,7 +144,7 @@ class PlottedTab(PageTab):
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
-        return session.analysis is not None and self.tab.plot is not None and self.name not in session.plots
+        return session.analysis is not None and self.tab.is_of_comparison and self.name not in session.plots
 
     def _take(self, session: Session, kind: str) -> Iterator[Shown]:
         if self.name not in session.plots:
@@ -136,15 +171,20 @@ class PlottedTab(PageTab):
         elif session.analysis is analysis:  # no other comparison came meanwhile
             yield {**self.show(session, plot), **self.show_controls(session)}
 
+    def _draw_in_view(self, session: Session) -> Iterator[Shown]:
+        if session.open_tab == self.name:  # another tab may have been opened meanwhile
+            yield from self.draw(session)
+        # Without a step Gradio would empty every output.
+        yield {self.page.layout.verdict: gr.skip()}
+
     def plot(self, session: Session, analysis: Analysis) -> Plot:
-        assert self.tab.plot is not None
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
         session.open_tab = self.name
         session.plots.pop(self.name, None)
-        yield from self.page.draw(session)
+        yield from self._draw_in_view(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
         session.plots[self.name] = plot
-        return {self.reading: reading_line(plot.reading), self.drawn: plot.html if plot.figure is None else plot.figure}
+        return {self.reading: reading_line(plot.reading), self.drawn: plot.drawing}

@@ -11,7 +11,6 @@ import gradio as gr
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.machine import this_machine
-from vtw_demo.page.downloads import take_whole
 from vtw_demo.page.html import asset, note_line
 from vtw_demo.page.page import Page
 from vtw_demo.page.tabs.tab import PageTab
@@ -52,7 +51,8 @@ class TakeAwayTab(PageTab):
             (self.data, "vtw-comparison.json", "application/json", self._data),
             (self.tables, "vtw-numbers.zip", "application/zip", self._tables),
         ):
-            page.on_model(button.click, partial(take_whole, page, name=name, media_type=media_type, make=make))
+            take = partial(self.take, name=name, media_type=media_type, make=make)
+            page.on_model(button.click, take, outputs=[layout.file])
         shown = [layout.model, layout.origin, layout.question, layout.layer]
         page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
 

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from vtw_demo.plots.png import NO_BROWSER, write_png
+from vtw_demo.plots.images import NO_BROWSER, write_png
 
 HEIGHTS = {"up.png": [1, 2, 3], "down.png": [3, 2, 1]}
 

@@ -1,13 +1,18 @@
-"""Figures as PNG files, drawn by the Chrome or Chromium of this machine, which kaleido drives."""
+"""Pictures: within a page, as data URIs, so that nothing is fetched; and figures as PNG files, drawn by the Chrome or
+Chromium of this machine, which kaleido drives."""
 
 from __future__ import annotations
 
+import base64
+import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io
+from PIL import Image, ImageOps
 
 from vtw_demo.files import write_whole
 
@@ -15,6 +20,24 @@ NO_BROWSER = (
     "PNG files are left out, for there is no Chrome or Chromium that could draw them: install one, or run "
     "`plotly_get_chrome`."
 )
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def image_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    """`kind`: "png" or "jpeg"; `options` are Pillow's."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return data_uri(content.getvalue(), f"image/{kind}")
+
+
+def thumbnail(picture: Image.Image, longest_side: int) -> Image.Image:
+    """Upright, in RGB, no side longer than `longest_side` pixels."""
+    shown = ImageOps.exif_transpose(picture).convert("RGB")
+    shown.thumbnail((longest_side, longest_side))
+    return shown
 
 
 def write_png(figures: Mapping[Path, go.Figure]) -> str | None:
