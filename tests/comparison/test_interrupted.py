@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,76 +16,33 @@ import psutil
 import pytest
 from gradio_client import handle_file
 
-from tests.serving import free_port
+from tests.forked import forked
+from tests.serving import started
 from vtw_demo.__main__ import main
 from vtw_demo.benchmark.visitors import FailedError, QueueFullError, Request, call_on_page, compare, connect
 from vtw_demo.comparison.calibration import CalibrationStore, calibrate
 from vtw_demo.comparison.samples import read_samples
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.files import write_whole
-from vtw_demo.models.loading import EMBEDDED_FOLDER
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 6
 DISK = 256 * 1024
-ANSWER_TOKENS = 512
-# Runs a command until it is about to write, or to rename, a file of such a name for the nth time: there it is killed,
-# or has no more room.
-UNTIL = """
-import os, resource, signal, sys
-
-what, name, nth = sys.argv[1], sys.argv[2], int(sys.argv[3])
-seen = 0
-
-def watch(event, arguments):
-    global seen
-    if event != ("os.rename" if what == "before it is renamed" else "open") or name not in str(arguments[0]):
-        return
-    if event == "open" and not arguments[2] & os.O_WRONLY:
-        return
-    seen += 1
-    if seen != nth:
-        return
-    if what in ("half-way", "no more room"):
-        written = os.path.getsize(arguments[0]) if os.path.exists(arguments[0]) else 0
-        if what == "half-way":
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (written + 100, resource.RLIM_INFINITY))
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(watch)
-from vtw_demo.__main__ import main
-sys.exit(main(sys.argv[4:]))
-"""
+ANSWER_TOKENS = 256
+NO_BROWSER = {"BROWSER_PATH": "/no/such/browser"}
+SECONDS = 200
 
 
-def until(what, name, nth, *command, cache):
-    return subprocess.run(
-        [sys.executable, "-c", UNTIL, what, name, str(nth), *map(str, command)],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache), "BROWSER_PATH": "/no/such/browser"},
-    )  # fmt: skip
+def ended(process):
+    """Its exit code."""
+    process.join(SECONDS)
+    return process.exitcode
 
 
-def killed(what, name, nth, *command, cache):
-    done = until(what, name, nth, *command, cache=cache)
-    assert done.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), done.stderr
-
-
-@contextmanager
-def running(*command, **environment):
-    process = psutil.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {name: str(value) for name, value in environment.items()},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.is_running():
-            process.kill()
-        process.wait()
-        process.stdout.close()
+def killed(moment, name, nth, *command, cache):
+    log = cache.parent / "log"
+    with forked(*command, output=log, worst=(moment, name, nth), XDG_CACHE_HOME=cache, **NO_BROWSER) as process:
+        assert ended(process) in (-signal.SIGKILL, -signal.SIGXFSZ), log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +57,27 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(vlm, data):
+def uninterrupted(small, data):
     samples, _ = read_samples(data, SAMPLES)
-    *_, calibration = calibrate(vlm, samples)
+    *_, calibration = calibrate(small, samples)
     return {sample.fingerprint: m for sample, m in zip(samples, calibration.measurements, strict=True)}
+
+
+@pytest.fixture
+def calibration_command(data, small_folder):
+    return ("calibrate", "--model", str(small_folder), "--data", str(data), "--device", "cpu")
+
+
+@pytest.fixture
+def comparison_command(data, small_folder):
+    asked = ("--image", str(data / "0.png"), "--question", "What?", "--layer", "6", "--device", "cpu")
+    return ("compare", "--model", str(small_folder), *asked)
+
+
+@pytest.fixture
+def benchmark_command(small_folder):
+    measured = ("--layers", "6", "--new-tokens", "2", "--rounds", "1", "--no-overheads")
+    return ("bench", "--model", str(small_folder), "--device", "cpu", *measured)
 
 
 @pytest.fixture
@@ -150,94 +123,96 @@ def check_finished(store, uninterrupted):
         assert measurement.kl == pytest.approx(expected.kl, rel=1e-3, abs=1e-5)
 
 
-def test_a_calibration_killed_while_it_writes_goes_on(vlm, data, uninterrupted, tmp_path):
-    command, store = ("calibrate", "--data", data, "--device", "cpu"), store_in(tmp_path, vlm)
-    for what, name, nth, left in (
+def test_a_calibration_killed_while_it_writes_goes_on(small, calibration_command, uninterrupted, tmp_path):
+    cache = tmp_path / "cache"
+    store = store_in(cache, small)
+    for moment, name, nth, left in (
         ("half-way", "measurements.jsonl", 2, 1),
         ("before it is written", "measurements.jsonl", 1, 1),
         ("half-way", "measurements.jsonl", 3, 3),
         ("half-way", ".calibration.json", 1, SAMPLES),
         ("before it is renamed", ".calibration.json", 1, SAMPLES),
     ):
-        killed(what, name, nth, *command, cache=tmp_path)
-        assert check_kept(store, uninterrupted) == left, (what, name)
+        killed(moment, name, nth, *calibration_command, cache=cache)
+        assert check_kept(store, uninterrupted) == left, (moment, name)
         assert store.result() is None
     lines = (store.folder / "measurements.jsonl").read_text().count('"sample"')
-    with running("-m", "vtw_demo", *command, XDG_CACHE_HOME=tmp_path) as process:
-        output = process.stdout.read().decode()
-        assert process.wait() == 0, output
+    done = subprocess.run(
+        [sys.executable, "-m", "vtw_demo", *calibration_command], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)}, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     check_finished(store, uninterrupted)
     assert (store.folder / "measurements.jsonl").read_text().count('"sample"') == lines
 
 
-def test_a_calibration_killed_at_any_moment_goes_on(vlm, data, uninterrupted, tmp_path):
-    store, generator, before = store_in(tmp_path, vlm), random.Random(), 0
-    command = ("-m", "vtw_demo", "calibrate", "--data", data, "--device", "cpu")
+def test_a_calibration_killed_at_any_moment_goes_on(small, calibration_command, uninterrupted, tmp_path):
+    store, generator, before = store_in(tmp_path, small), random.Random(), 0
+    file, log = store.folder / "measurements.jsonl", tmp_path / "log"
     for _ in range(3):
-        with running(*command, XDG_CACHE_HOME=tmp_path) as process:
-            while b"calibrating" not in process.stdout.readline() and process.poll() is None:
+        with forked(*calibration_command, output=log, XDG_CACHE_HOME=tmp_path) as process:
+            # It is killed when so many more bytes are written, or at its end.
+            enough = (file.stat().st_size if file.exists() else 0) + generator.randrange(1000)
+            while process.is_alive() and (file.stat().st_size if file.exists() else 0) < enough:
                 pass
-            time.sleep(generator.uniform(0, 1))
-            process.kill()
         kept = check_kept(store, uninterrupted)
         assert kept >= before
         before = kept
-    with running(*command, XDG_CACHE_HOME=tmp_path) as process:
-        assert process.wait() == 0
+    with forked(*calibration_command, output=log, XDG_CACHE_HOME=tmp_path) as process:
+        assert ended(process) == 0, log.read_text()
     check_finished(store, uninterrupted)
 
 
-def test_two_calibrations_at_once(vlm, data, uninterrupted, tmp_path):
-    command = ("-m", "vtw_demo", "calibrate", "--data", data, "--device", "cpu")
-    with running(*command, XDG_CACHE_HOME=tmp_path) as one, running(*command, XDG_CACHE_HOME=tmp_path) as other:
-        outputs = [process.communicate()[0].decode() for process in (one, other)]
-        assert [one.wait(), other.wait()] == [0, 0], outputs
-    store = store_in(tmp_path, vlm)
+def test_two_calibrations_at_once(small, calibration_command, uninterrupted, tmp_path):
+    logs = [tmp_path / "one", tmp_path / "other"]
+    with (
+        forked(*calibration_command, output=logs[0], XDG_CACHE_HOME=tmp_path) as one,
+        forked(*calibration_command, output=logs[1], XDG_CACHE_HOME=tmp_path) as other,
+    ):
+        assert [ended(one), ended(other)] == [0, 0], [log.read_text() for log in logs]
+    store = store_in(tmp_path, small)
     check_finished(store, uninterrupted)
     for line in (store.folder / "measurements.jsonl").read_text().split("\n"):
         assert not line or json.loads(line)["sample"] in uninterrupted
 
 
-@pytest.mark.parametrize("what", ["before it is written", "half-way", "before it is renamed"])
-def test_an_export_killed_while_it_is_written_leaves_the_old_file(what, data, tmp_path):
+@pytest.mark.parametrize("moment", ["before it is written", "half-way", "before it is renamed"])
+def test_an_export_killed_while_it_is_written_leaves_the_old_file(moment, comparison_command, tmp_path):
     report = tmp_path / "report.html"
     report.write_text("old")
-    asked = ("--image", data / "0.png", "--question", "What?", "--layer", "6", "--device", "cpu", "--report", report)
-    killed(what, ".report.html", 1, "compare", *asked, cache=tmp_path / "cache")
+    killed(moment, ".report.html", 1, *comparison_command, "--report", report, cache=tmp_path / "cache")
     assert report.read_text() == "old"
 
 
-def test_a_benchmark_killed_while_it_is_written_leaves_the_old_file(tmp_path):
+def test_a_benchmark_killed_while_it_is_written_leaves_the_old_file(benchmark_command, tmp_path):
     file = tmp_path / "bench.json"
     file.write_text("{}")
-    asked = ("--model", "embedded", "--device", "cpu", "--layers", "6", "--new-tokens", "2", "--rounds", "1")
-    killed("half-way", ".bench.json", 1, "bench", *asked, "--no-overheads", "--json", file, cache=tmp_path / "cache")
+    killed("half-way", ".bench.json", 1, *benchmark_command, "--json", file, cache=tmp_path / "cache")
     assert file.read_text() == "{}"
 
 
-def test_a_disk_quota_is_said_and_leaves_the_old_file(data, tmp_path):
-    report = tmp_path / "report.html"
+def test_a_disk_quota_is_said_and_leaves_the_old_file(comparison_command, tmp_path):
+    report, log = tmp_path / "report.html", tmp_path / "log"
     report.write_text("old")
-    asked = ("--image", data / "0.png", "--question", "What?", "--layer", "6", "--device", "cpu", "--report", report)
-    done = until("no more room", ".report.html", 1, "compare", *asked, cache=tmp_path / "cache")
-    assert done.returncode == 2
-    assert f"error: {report} can't be written: File too large.\n" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "every layer sees the picture:" in done.stdout
-    assert (report.read_text(), names(tmp_path)) == ("old", ["cache", "report.html"])
+    command, worst = (*comparison_command, "--report", report), ("no more room", ".report.html", 1)
+    with forked(*command, output=log, worst=worst, XDG_CACHE_HOME=tmp_path / "cache", **NO_BROWSER) as process:
+        assert ended(process) == 2
+    said = log.read_text()
+    assert f"error: {report} can't be written: File too large.\n" in said
+    assert "Traceback" not in said
+    assert "every layer sees the picture:" in said
+    assert (report.read_text(), names(tmp_path)) == ("old", ["cache", "log", "report.html"])
 
 
-def test_exports_to_a_full_disk(data, small_disk, capsys):
+def test_exports_to_a_full_disk(comparison_command, benchmark_command, small_disk, capsys):
     (small_disk / "out.html").write_text("old")
-    asked = ["--image", str(data / "0.png"), "--question", "What?", "--layer", "6", "--device", "cpu"]
-    assert main(["compare", *asked, "--report", str(small_disk / "out.html")]) == 2
+    assert main([*comparison_command, "--report", str(small_disk / "out.html")]) == 2
     said = capsys.readouterr()
     assert f"error: {small_disk / 'out.html'} can't be written: No space left on device.\n" in said.err
     assert "every layer sees the picture:" in said.out
     assert ((small_disk / "out.html").read_text(), names(small_disk)) == ("old", ["out.html"])
-    bench = ["bench", "--model", "embedded", "--device", "cpu", "--layers", "6", "--new-tokens", "2", "--rounds", "1"]
     fill(small_disk)
-    assert main([*bench, "--no-overheads", "--json", str(small_disk / "out.html")]) == 2
+    assert main([*benchmark_command, "--json", str(small_disk / "out.html")]) == 2
     said = capsys.readouterr()
     assert "can't be written: No space left on device.\n" in said.err
     assert "| withdrawn at 6 |" in said.out
@@ -245,11 +220,11 @@ def test_exports_to_a_full_disk(data, small_disk, capsys):
 
 
 def test_a_calibration_whose_cache_is_full_gives_its_result_and_says_so(
-    vlm, data, uninterrupted, small_disk, tmp_path, capsys, monkeypatch
+    small, calibration_command, uninterrupted, small_disk, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
-    store, out = store_in(small_disk, vlm), tmp_path / "out"
-    command = ["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out)]
+    store, out = store_in(small_disk, small), tmp_path / "out"
+    command = [*calibration_command, "--out", str(out)]
     store.folder.mkdir(parents=True)
     store.result_file.write_text("{}")
     (store.folder / "measurements.jsonl").write_text("")
@@ -270,16 +245,16 @@ def test_a_calibration_whose_cache_is_full_gives_its_result_and_says_so(
     check_finished(store, uninterrupted)
 
 
-def test_a_calibration_without_any_room_is_whole_all_the_same(vlm, data, uninterrupted, small_disk):
+def test_a_calibration_without_any_room_is_whole_all_the_same(small, data, small_disk):
     fill(small_disk)
-    store = store_in(small_disk, vlm)
+    store = store_in(small_disk, small)
     samples, _ = read_samples(data, SAMPLES)
-    *_, calibration = calibrate(vlm, samples, store=store)
+    *_, calibration = calibrate(small, samples, store=store)
     assert len(calibration.measurements) == SAMPLES
     assert "No space left on device" in store.problem
     assert store.result() is None
     (small_disk / "filler").unlink()
-    *_, again = calibrate(vlm, samples, store=store)
+    *_, again = calibrate(small, samples, store=store)
     assert again.mean == pytest.approx(calibration.mean, rel=1e-3, abs=1e-5)
     assert store.problem is None
 
@@ -304,52 +279,30 @@ def picture_file(tmp_path):
     return tmp_path / "picture.png"
 
 
-@contextmanager
-def served(*arguments, **environment):
-    """The page's process and address."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = ("app.py", "--host", "127.0.0.1", "--port", port, "--device", "cpu", *arguments)
-    with running(*command, **environment) as process:
-        for _ in range(600):
-            assert process.poll() is None, process.stdout.read().decode()
-            try:
-                httpx.get(f"{url}/config", trust_env=False).raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.3)
-        yield process, url
-
-
 @pytest.fixture
-def endless(tmp_path):
-    """The embedded model, which now never ends an answer by itself."""
+def endless(small_folder, tmp_path):
+    """The small model, which now never ends an answer by itself."""
     folder = tmp_path / "endless"
-    shutil.copytree(EMBEDDED_FOLDER, folder)
-    for name in ("config.json", "generation_config.json"):
-        settings = json.loads((folder / name).read_text())
-        for part in (settings, settings.get("text_config", {})):
-            part["eos_token_id"] = None
-        (folder / name).write_text(json.dumps(settings))
+    shutil.copytree(small_folder, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": None}))
     return folder
 
 
 def test_sigterm_in_the_middle_of_a_long_answer(endless, picture_file, tmp_path):
     request = Request(picture_file, "What do you see?", 6, ANSWER_TOKENS)
-    with (
-        served("--model", endless, XDG_CACHE_HOME=tmp_path, GRADIO_TEMP_DIR=tmp_path / "uploads") as (process, url),
-        ThreadPoolExecutor(4) as pool,
-    ):
+    with started(tmp_path, "--model", endless) as (url, process, log), ThreadPoolExecutor(4) as pool:
         first = compare(connect(url), request)
         assert len(first["full"]["tokens"]) == ANSWER_TOKENS
         visitors = [connect(url) for _ in range(4)]
         asked = [pool.submit(compare, visitor, request) for visitor in visitors]
-        time.sleep(0.2 + first["full"]["total_ms"] / 2e3)
-        assert not any(task.done() for task in asked)
-        children, begun = process.children(recursive=True), time.monotonic()
+        # One has its turn, three wait for theirs.
+        while "vtw_queue_length 3.0" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            assert not any(task.done() for task in asked)
+        children, begun = psutil.Process(process.pid).children(recursive=True), time.monotonic()
         process.send_signal(signal.SIGTERM)
         code, took = process.wait(30), time.monotonic() - begun
-        output = process.stdout.read().decode()
+        output = log.read_text()
         assert code == 0, output
         assert took < 10
         assert "Traceback" not in output
@@ -364,10 +317,11 @@ def test_sigterm_in_the_middle_of_a_long_answer(endless, picture_file, tmp_path)
         httpx.get(url, trust_env=False)
 
 
-def test_the_page_says_that_a_calibration_cannot_be_kept(small_disk, picture_file, tmp_path):
+def test_the_page_says_that_a_calibration_cannot_be_kept(small_folder, small_disk, picture_file, tmp_path):
     fill(small_disk)
     typed = {"question": "What do you see?", "layer": 6, "max-new-tokens": 4, "threshold": 9}
-    with served(XDG_CACHE_HOME=small_disk, GRADIO_TEMP_DIR=tmp_path / "uploads") as (_, url):
+    environment = {"XDG_CACHE_HOME": str(small_disk), "GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
+    with started(tmp_path, "--model", small_folder, **environment) as (url, _, _):
         shown, notices = call_on_page(connect(url), "calibrate", typed | {"picture": handle_file(picture_file)})
     assert "K = 1 is the first to meet the threshold" in shown["choose-k-reading"]
     assert any("can't be kept" in notice and "No space left on device" in notice for notice in notices)
