@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
@@ -19,31 +19,49 @@ _context.set_forkserver_preload(
 )
 
 
+class Forked:
+    """The process of a command, and what it says."""
+
+    def __init__(self, process: Any, output: Connection) -> None:
+        self.process, self._output = process, output
+
+    def ended(self, seconds: float = 200) -> int | None:
+        """Its exit code; None while it runs after so many seconds."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def said(self) -> str:
+        """All that it has said, once it has ended."""
+        return b"".join(iter(lambda: os.read(self._output.fileno(), 65536), b"")).decode()
+
+
 @contextmanager
-def forked(*command: Any, output: Path, worst: tuple[str, str, int] | None = None, **environment: Any) -> Iterator[Any]:
-    """The process that runs `python -m vtw_demo COMMAND`; what it says comes into the file `output`.
+def forked(*command: Any, worst: tuple[str, str, int] | None = None, **environment: Any) -> Iterator[Forked]:
+    """`python -m vtw_demo COMMAND`, which is killed at the end.
 
     With `worst` of a moment, a part of a file's name and a number, it comes to its end, or to that of its room, at that
     moment of the file that is the nth of such a name: "before it is written", "half-way", "before it is renamed", or
-    "no more room". It is killed at the end.
+    "no more room". It may say as much as a pipe holds.
     """
+    output, told = _context.Pipe(duplex=False)
     environment = {name: str(value) for name, value in environment.items()}
-    given = (list(map(str, command)), str(output), worst, dict(os.environ) | environment)
+    given = (list(map(str, command)), told, worst, dict(os.environ) | environment)
     process = _context.Process(target=_run, args=given)
     process.start()
+    told.close()
     try:
-        yield process
+        yield Forked(process, output)
     finally:
         process.kill()
         process.join()
+        output.close()
 
 
-def _run(command: list[str], output: str, worst: tuple[str, str, int] | None, environment: dict[str, str]) -> None:
+def _run(command: list[str], told: Connection, worst: tuple[str, str, int] | None, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
-        os.dup2(file, stream)
+        os.dup2(told.fileno(), stream)
     if worst:
         _end_at(*worst)
     from vtw_demo.__main__ import main

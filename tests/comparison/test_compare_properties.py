@@ -58,15 +58,15 @@ texts = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def answered_before(vlm, picture):
-    *_, comparison = compare(vlm, picture, "What is it?", 6, max_new_tokens=2)
+def answered_before(small, picture):
+    *_, comparison = compare(small, picture, "What is it?", 6, max_new_tokens=2)
     return comparison.full.tokens, comparison.withdrawn.tokens
 
 
-def check(vlm, shown, question, layer, new_tokens):
+def check(small, shown, question, layer, new_tokens):
     """One comparison, or one sentence; the result says which."""
     try:
-        *_, comparison = compare(vlm, shown, question, layer, max_new_tokens=new_tokens)
+        *_, comparison = compare(small, shown, question, layer, max_new_tokens=new_tokens)
     except (ValueError, TypeError) as error:
         said = str(error)
     else:
@@ -86,8 +86,8 @@ def check(vlm, shown, question, layer, new_tokens):
 
 @bounded
 @given(shown=pictures(), question=texts, layer=st.integers(1, LAYER_COUNT), new_tokens=st.integers(1, 3))
-def test_pictures_and_texts(vlm, shown, question, layer, new_tokens):
-    result = check(vlm, shown, question, layer, new_tokens)
+def test_pictures_and_texts(small, shown, question, layer, new_tokens):
+    result = check(small, shown, question, layer, new_tokens)
     width, height = shown.size
     elongated = not width or not height or max(width, height) > 100 * min(width, height)
     if elongated or not question.strip():
@@ -100,35 +100,35 @@ def test_pictures_and_texts(vlm, shown, question, layer, new_tokens):
 @given(layer=anything, new_tokens=anything)
 @example(layer=6, new_tokens=10**9)
 @example(layer=10**5000, new_tokens=1)
-def test_numbers(vlm, picture, answered_before, layer, new_tokens):
+def test_numbers(small, picture, answered_before, layer, new_tokens):
     in_range = (
         isinstance(layer, int) and not isinstance(layer, bool) and 1 <= layer <= LAYER_COUNT,
         isinstance(new_tokens, int) and not isinstance(new_tokens, bool) and 1 <= new_tokens <= MAXIMUM_NEW_TOKENS,
     )
-    result = check(vlm, picture, "What is it?", layer, new_tokens)
+    result = check(small, picture, "What is it?", layer, new_tokens)
     assert (result is not None) == all(in_range)
-    *_, again = compare(vlm, picture, "What is it?", 6, max_new_tokens=2)
+    *_, again = compare(small, picture, "What is it?", 6, max_new_tokens=2)
     assert (again.full.tokens, again.withdrawn.tokens) == answered_before
 
 
 @pytest.mark.parametrize(
     "case", [case for case in QUESTIONS if isinstance(case.value, str)], ids=lambda case: case.name
 )
-def test_every_question_of_the_corpus(vlm, picture, case):
-    assert (check(vlm, picture, case.value, 6, 2) is None) == (case.said is not None)
+def test_every_question_of_the_corpus(small, picture, case):
+    assert (check(small, picture, case.value, 6, 2) is None) == (case.said is not None)
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-def test_every_layer_of_the_corpus(vlm, picture, case):
-    result = check(vlm, picture, "What is it?", case.value, 2)
+def test_every_layer_of_the_corpus(small, picture, case):
+    result = check(small, picture, "What is it?", case.value, 2)
     assert (result is None) == (case.said is not None or isinstance(case.value, float))
 
 
 @pytest.mark.parametrize("case", NEW_TOKENS, ids=lambda case: case.name)
-def test_every_number_of_new_tokens_of_the_corpus(vlm, picture, case):
-    assert check(vlm, picture, "What is it?", 6, case.value) is None
+def test_every_number_of_new_tokens_of_the_corpus(small, picture, case):
+    assert check(small, picture, "What is it?", 6, case.value) is None
 
 
 @pytest.mark.parametrize("shown", [None, "picture.png", b"", 5, np.zeros((4, 4, 3), np.uint8)])
-def test_what_is_no_picture(vlm, shown):
-    assert check(vlm, shown, "What is it?", 6, 2) is None
+def test_what_is_no_picture(small, shown):
+    assert check(small, shown, "What is it?", 6, 2) is None

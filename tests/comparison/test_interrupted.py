@@ -30,19 +30,11 @@ SAMPLES = 6
 DISK = 256 * 1024
 ANSWER_TOKENS = 256
 NO_BROWSER = {"BROWSER_PATH": "/no/such/browser"}
-SECONDS = 200
-
-
-def ended(process):
-    """Its exit code."""
-    process.join(SECONDS)
-    return process.exitcode
 
 
 def killed(moment, name, nth, *command, cache):
-    log = cache.parent / "log"
-    with forked(*command, output=log, worst=(moment, name, nth), XDG_CACHE_HOME=cache, **NO_BROWSER) as process:
-        assert ended(process) in (-signal.SIGKILL, -signal.SIGXFSZ), log.read_text()
+    with forked(*command, worst=(moment, name, nth), XDG_CACHE_HOME=cache, **NO_BROWSER) as run:
+        assert run.ended() in (-signal.SIGKILL, -signal.SIGXFSZ), run.said()
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +131,7 @@ def test_a_calibration_killed_while_it_writes_goes_on(small, calibration_command
     lines = (store.folder / "measurements.jsonl").read_text().count('"sample"')
     done = subprocess.run(
         [sys.executable, "-m", "vtw_demo", *calibration_command], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache)}, timeout=SECONDS,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)}, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     check_finished(store, uninterrupted)
@@ -148,28 +140,27 @@ def test_a_calibration_killed_while_it_writes_goes_on(small, calibration_command
 
 def test_a_calibration_killed_at_any_moment_goes_on(small, calibration_command, uninterrupted, tmp_path):
     store, generator, before = store_in(tmp_path, small), random.Random(), 0
-    file, log = store.folder / "measurements.jsonl", tmp_path / "log"
+    file = store.folder / "measurements.jsonl"
     for _ in range(3):
-        with forked(*calibration_command, output=log, XDG_CACHE_HOME=tmp_path) as process:
+        with forked(*calibration_command, XDG_CACHE_HOME=tmp_path) as run:
             # It is killed when so many more bytes are written, or at its end.
             enough = (file.stat().st_size if file.exists() else 0) + generator.randrange(1000)
-            while process.is_alive() and (file.stat().st_size if file.exists() else 0) < enough:
+            while run.process.is_alive() and (file.stat().st_size if file.exists() else 0) < enough:
                 pass
         kept = check_kept(store, uninterrupted)
         assert kept >= before
         before = kept
-    with forked(*calibration_command, output=log, XDG_CACHE_HOME=tmp_path) as process:
-        assert ended(process) == 0, log.read_text()
+    with forked(*calibration_command, XDG_CACHE_HOME=tmp_path) as run:
+        assert run.ended() == 0, run.said()
     check_finished(store, uninterrupted)
 
 
 def test_two_calibrations_at_once(small, calibration_command, uninterrupted, tmp_path):
-    logs = [tmp_path / "one", tmp_path / "other"]
     with (
-        forked(*calibration_command, output=logs[0], XDG_CACHE_HOME=tmp_path) as one,
-        forked(*calibration_command, output=logs[1], XDG_CACHE_HOME=tmp_path) as other,
+        forked(*calibration_command, XDG_CACHE_HOME=tmp_path) as one,
+        forked(*calibration_command, XDG_CACHE_HOME=tmp_path) as other,
     ):
-        assert [ended(one), ended(other)] == [0, 0], [log.read_text() for log in logs]
+        assert [one.ended(), other.ended()] == [0, 0], one.said() + other.said()
     store = store_in(tmp_path, small)
     check_finished(store, uninterrupted)
     for line in (store.folder / "measurements.jsonl").read_text().split("\n"):
@@ -192,16 +183,17 @@ def test_a_benchmark_killed_while_it_is_written_leaves_the_old_file(benchmark_co
 
 
 def test_a_disk_quota_is_said_and_leaves_the_old_file(comparison_command, tmp_path):
-    report, log = tmp_path / "report.html", tmp_path / "log"
+    report = tmp_path / "out" / "report.html"
+    report.parent.mkdir()
     report.write_text("old")
     command, worst = (*comparison_command, "--report", report), ("no more room", ".report.html", 1)
-    with forked(*command, output=log, worst=worst, XDG_CACHE_HOME=tmp_path / "cache", **NO_BROWSER) as process:
-        assert ended(process) == 2
-    said = log.read_text()
+    with forked(*command, worst=worst, XDG_CACHE_HOME=tmp_path / "cache", **NO_BROWSER) as run:
+        assert run.ended() == 2
+        said = run.said()
     assert f"error: {report} can't be written: File too large.\n" in said
     assert "Traceback" not in said
     assert "every layer sees the picture:" in said
-    assert (report.read_text(), names(tmp_path)) == ("old", ["cache", "log", "report.html"])
+    assert (report.read_text(), names(report.parent)) == ("old", ["report.html"])
 
 
 def test_exports_to_a_full_disk(comparison_command, benchmark_command, small_disk, capsys):

@@ -127,7 +127,8 @@ def _answer(job: Job, seconds: float) -> Any:
     except TimeoutError as error:
         job.cancel()
         raise FailedError(f"no answer within {LONGEST_WAIT_SECONDS:g} s") from error
-    except CancelledError as error:
+    # gradio_client looks for what an ended connection has left of an answer.
+    except (CancelledError, KeyError) as error:
         raise FailedError("the connection ended without an answer") from error
     # What the server says, or what gradio_client does where it can't be understood, is a ValueError.
     except (ValueError, httpx.HTTPError) as error:

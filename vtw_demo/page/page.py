@@ -105,6 +105,8 @@ class Page:
             fields = len(Asked._fields)
             yield from steps(session, Asked(*values[:fields]), *values[fields:])
 
+        # A program that calls them as the page does finds them by these names.
+        begin.__name__, run.__name__ = f"begin_{steps.__name__}", steps.__name__
         layout = self.layout
         begun = self.at_once(event, begin, [layout.session], [layout.verdict], trigger_mode="multiple")
         # Raw values: Gradio's own readers answer a broken picture with a stack trace.
