@@ -233,8 +233,8 @@ def test_a_random_scenes_link_draws_it_again(page, browser):
     expect(page.get_by_label("Question")).not_to_have_value(load_examples()[0].question, timeout=WAIT)
     wait_for_verdict(page)
     wait_for_attention(page, 8)
+    page.wait_for_url("**scene=**", timeout=WAIT)
     link = page.url
-    assert "scene=" in link
     other = browser.new_page()
     other.goto(link)
     wait_for_attention(other, 8)

@@ -78,6 +78,8 @@ def measure_migration(
     ids = prompt.inputs["input_ids"][0]
     visual = visual_token_mask(vlm.model.config, ids)
     text = ((visual.cumsum(0) > 0) & ~visual).nonzero()[:, 0]
+    if not len(text):
+        raise UserError("Migration needs at least one token of text after a visual token; this prompt has none.")
     # Counted from the end, which is the same with the visual tokens withdrawn.
     of_text = text - len(ids) - len(given)
     of_answer = torch.arange(-len(answer_token_ids), 0, device=ids.device)
