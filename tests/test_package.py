@@ -153,7 +153,7 @@ def test_the_wheel_has_the_package_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"vtw_demo"}
     there = {name for name in names if name.startswith("vtw_demo/")}
-    files = {path for pattern in ("*.py", "*.css", "*.js") for path in (ROOT / "vtw_demo").rglob(pattern)}
+    files = (path for path in (ROOT / "vtw_demo").rglob("*.*") if path.suffix not in (".md", ".pyc"))
     assert there == {path.relative_to(ROOT).as_posix() for path in files}
 
 

@@ -122,7 +122,8 @@ def test_forward(family, use_cache):
         with withdraw(tiny.model, layer=2):
             out = tiny.model(**inputs, **options)
             without_hidden_states = tiny.model(**inputs, use_cache=use_cache)
-    assert [states.shape for states in out.hidden_states] == [states.shape for states in expected.hidden_states]
+    if Version(hf.__version__) >= Version("5.10"):  # 5.0 records them before they are restored
+        assert [states.shape for states in out.hidden_states] == [states.shape for states in expected.hidden_states]
     assert out.logits.shape == expected.logits.shape
     scale = expected.logits[text].std()
     assert (out.logits - expected.logits)[text].abs().max() < 1e-4 * scale

@@ -206,6 +206,7 @@ def test_without_cache(model, name):
     check_against_oracle(model, PROMPTS[name], 2, use_cache=False)
 
 
+@pytest.mark.skipif(version < Version("5.10"), reason="transformers 5.0 records hidden states before they are restored")
 def test_withdrawn_tokens_stay_as_they_were_at_the_withdrawal_layer(model):
     inputs = PROMPTS["ragged batch"]
     visual = inputs["input_ids"] == IMAGE
@@ -220,7 +221,8 @@ def test_withdrawn_tokens_stay_as_they_were_at_the_withdrawal_layer(model):
     assert len(out.hidden_states) == LAYERS + 1
     norm = model.model.language_model.norm
     for index, (actual, wanted) in enumerate(zip(out.hidden_states, expected.hidden_states, strict=True)):
-        torch.testing.assert_close(actual[attended & ~visual], wanted[attended & ~visual])
+        # By float32's rounding, of which masked keys make more than missing ones.
+        torch.testing.assert_close(actual[attended & ~visual], wanted[attended & ~visual], atol=5e-5, rtol=1.3e-6)
         at_withdrawal = full.hidden_states[min(index, 2)][visual]
         torch.testing.assert_close(actual[visual], norm(at_withdrawal) if index == LAYERS else at_withdrawal)
     torch.testing.assert_close(without.logits, out.logits)

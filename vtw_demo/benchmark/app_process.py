@@ -1,8 +1,6 @@
 """The real server, `python app.py`, as a process of its own on an address that only this machine reaches; and how long
 it takes to its page, and to the first comparison after that."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket

@@ -1,7 +1,5 @@
 """What else a user could pick: the peers that `bench --compare` runs beside withdrawal, in the same process."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager

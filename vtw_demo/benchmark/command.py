@@ -1,7 +1,5 @@
 """`python -m vtw_demo bench`: what withdrawal saves and what this library's own passes cost, in interleaved runs."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

@@ -1,8 +1,6 @@
 """What an answer costs at each withdrawal layer, stage by stage, beside what theory says is left to do; and what this
 library's own passes cost, in prefills, and what it adds to a bare model."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

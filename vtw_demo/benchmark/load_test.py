@@ -1,7 +1,5 @@
 """`python -m vtw_demo loadtest`: the real server under many visitors at once, and its memory over many comparisons."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """Measured against theory: what is left of each stage's time at each withdrawal layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import plotly.graph_objects as go

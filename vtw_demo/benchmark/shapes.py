@@ -1,7 +1,5 @@
 """Real architectures with random weights: speed and memory don't depend on what the weights say."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ gradio_client refuses the callbacks of the page (`api_visibility="private"`), an
 `call_on_page` lets it call them, and names what goes in and comes out by the components' `elem_id`s.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re

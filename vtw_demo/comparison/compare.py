@@ -1,7 +1,5 @@
 """One query, two runs: with every layer seeing the picture, and with the visual tokens withdrawn at layer K."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """People's own data: the rows of a JSONL, JSON or CSV file, or of a set of the package `datasets`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """What measurements were made on: machine, threads, and versions of what ran."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess

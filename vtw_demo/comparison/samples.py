@@ -1,7 +1,5 @@
 """Pictures with questions to calibrate on: fresh scenes, easy-vqa, or a user's own file."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The one sentence above the two answers."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 
 from vtw_demo.comparison.compare import Comparison

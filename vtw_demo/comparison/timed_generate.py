@@ -1,7 +1,5 @@
 """One timed answer of a model: greedy decoding token by token, in step with whoever reads the tokens."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping

@@ -1,7 +1,5 @@
 """How a scene is drawn otherwise than plainly: squeezed, by an unsteady hand, in other hues, badly stored."""
 
-from __future__ import annotations
-
 import io
 import math
 import random

@@ -1,7 +1,5 @@
 """The pictures and questions of the `easy-vqa` package, written by others."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path

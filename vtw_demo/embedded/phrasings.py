@@ -1,7 +1,5 @@
 """Other ways to ask the questions of `questions.py`, in two sets: for training, and for testing only."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

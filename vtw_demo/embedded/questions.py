@@ -1,7 +1,5 @@
 """Questions about a scene, with their answers, by kind."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Random scenes: what is in a picture, and the picture drawn from it."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

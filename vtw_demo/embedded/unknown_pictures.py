@@ -3,8 +3,6 @@
 To any question about one, the model is to say that it knows drawn shapes only.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from importlib.metadata import distribution

@@ -5,8 +5,6 @@ given, says which token each K would have chosen after each part of it. Where th
 decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`python -m vtw_demo evaluate`: is quality kept? Accuracy and agreement at each K, on data."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

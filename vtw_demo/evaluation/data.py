@@ -1,8 +1,6 @@
 """What a model is asked in an evaluation: people's own data; and fresh scenes, asked plainly and otherwise, drawn
 plainly and otherwise, their descriptions, photos, and the test split of easy-vqa."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Callable, Sequence

@@ -1,8 +1,6 @@
 """Accuracy, agreement, divergence and prefill times of a model on a data set, in each variant; and the file of its
 answers: a line a sample, added as they come, so that a stopped evaluation goes on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import statistics

@@ -4,8 +4,6 @@ Normalised as the VQA v2 evaluation does (visualqa.org/evaluation): lower case, 
 contractions with their apostrophe, no punctuation of sentences; signs such as %, $, colons and apostrophes stay.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

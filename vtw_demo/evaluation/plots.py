@@ -1,7 +1,5 @@
 """How much of a model's quality withdrawal keeps: accuracy and agreement, against the FLOPs left and by K."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

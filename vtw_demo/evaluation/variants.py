@@ -1,7 +1,5 @@
 """The variants of a model that an evaluation compares: the full model, withdrawal at each K, and the ablations."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Every withdrawal layer in one forward pass: how far withdrawal at each moves the next token's distribution."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ have risen the text holds what it needs, which is why deep layers can do without
 section 3).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

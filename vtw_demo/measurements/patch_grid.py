@@ -5,8 +5,6 @@ pictures of the same sizes that hold their own coordinates, so that resizing, cr
 of the processor. The order of the tokens is the model's own where it packs them itself, else row by row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

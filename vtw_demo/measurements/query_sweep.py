@@ -1,7 +1,5 @@
 """One query at every withdrawal layer, from a single sweep, as plain data: what a slider can show without a model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

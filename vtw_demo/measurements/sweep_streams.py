@@ -6,8 +6,6 @@ picture where attention is causal: it is the same in every stream, which takes i
 sequence. So no layer runs twice on the same thing, where the authors' code (lzhxmu/VTW) reruns the model for each K.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """How probable each token of both answers is, with every layer seeing the picture and with visual tokens withdrawn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

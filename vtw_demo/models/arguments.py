@@ -1,7 +1,5 @@
 """The options of everything that loads a model, each with an environment variable, and the progress that is shown."""
 
-from __future__ import annotations
-
 import argparse
 import threading
 

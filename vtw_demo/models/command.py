@@ -1,7 +1,5 @@
 """`python -m vtw_demo models`: the models that are known to work, as a Markdown table."""
 
-from __future__ import annotations
-
 import argparse
 
 from vtw_demo.formats import markdown_table

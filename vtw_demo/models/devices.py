@@ -5,8 +5,6 @@ pools than processors these threads go to sleep after each operator instead of w
 embedded model's answers took twice as long from the second calling thread on. So one thread computes for all.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import threading

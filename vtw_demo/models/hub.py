@@ -1,7 +1,5 @@
 """A model's files: in a folder, in this machine's cache, on the Hugging Face hub; or one sentence why they aren't."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A picture from a file, or one sentence that says why there is none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

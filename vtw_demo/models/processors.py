@@ -5,8 +5,6 @@ Video-LLaVA and the Qwen-VLs here, by the model's own image processor. Both kind
 one size: Video-LLaVA encodes each frame, the Qwen-VLs put two frames into each patch.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """What a model is, from its configuration alone, before any of its weights is read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

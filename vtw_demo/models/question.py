@@ -3,8 +3,6 @@
 No part of what a user types becomes a token that a model takes for a control sign.
 """
 
-from __future__ import annotations
-
 import reprlib
 import unicodedata
 from typing import Any

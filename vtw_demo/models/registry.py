@@ -1,7 +1,5 @@
 """Models that are known to work, what to know of each before choosing it, and which one to run."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

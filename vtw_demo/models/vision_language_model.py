@@ -1,7 +1,5 @@
 """A vision-language model with its processor: what it is asked, and what it answers."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What programs can ask, over HTTP and MCP. Names, parameters and docstrings are what they are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps

@@ -1,7 +1,5 @@
 """What is asked, and how: the events above the tabs."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from functools import partial

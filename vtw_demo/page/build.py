@@ -1,7 +1,5 @@
 """The page, put together."""
 
-from __future__ import annotations
-
 import gradio as gr
 
 from vtw_demo.page.api import connect_api

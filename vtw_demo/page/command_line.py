@@ -1,7 +1,5 @@
 """`python app.py`: reads the command line, loads the model, serves the page until it is told to end."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import signal

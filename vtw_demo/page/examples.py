@@ -1,7 +1,5 @@
 """Pictures with questions that fit them: those that ship with the demo, random scenes, and what a link restores."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the page says, as HTML: its header, its single lines, its tables, its buttons. All text in it is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape

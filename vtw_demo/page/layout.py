@@ -1,7 +1,5 @@
 """How the page looks, what is on it above the tabs, and where. What it does is in `vtw_demo.page.asking`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import gradio as gr

@@ -1,7 +1,5 @@
 """What the parts of the page share: how an event of theirs reaches the model, and what a query sets going."""
 
-from __future__ import annotations
-
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The two answers with what they cost, as HTML. All text in it is escaped."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from html import escape
 

@@ -1,7 +1,5 @@
 """Where attention goes: attention mass by layer and segment."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 import plotly.graph_objects as go

@@ -1,7 +1,5 @@
 """Where it looks: the picture with its patches shaded by attention, layer by layer, as HTML that needs no network."""
 
-from __future__ import annotations
-
 import io
 import statistics
 from collections.abc import Mapping

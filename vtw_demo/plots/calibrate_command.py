@@ -1,7 +1,5 @@
 """`python -m vtw_demo calibrate`: the withdrawal layer for a model, from a few samples."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """`python -m vtw_demo compare`: one question answered twice, and what explains it as a report."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where the answers part: both, token by token, with each token's probability in both runs. All text is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from html import escape

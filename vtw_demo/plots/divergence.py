@@ -1,7 +1,5 @@
 """How far withdrawal at each K moves the next token: the calibration's curve, one question's, and the FLOPs left."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

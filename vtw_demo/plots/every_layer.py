@@ -1,7 +1,5 @@
 """What an answer costs at each withdrawal layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import plotly.graph_objects as go

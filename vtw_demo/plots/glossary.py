@@ -1,7 +1,5 @@
 """The field's terms, each explained in one sentence, and what the page shows, in a minute's reading."""
 
-from __future__ import annotations
-
 import json
 from html import escape
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Pictures: within a page, as data URIs, so that nothing is fetched; and figures as PNG files, drawn by the Chrome or
 Chromium of this machine, which kaleido drives."""
 
-from __future__ import annotations
-
 import base64
 import io
 import tempfile

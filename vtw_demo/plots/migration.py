@@ -1,7 +1,5 @@
 """How the picture's content moves into the text: the logit lens, and how far the text's states have moved."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 

@@ -1,7 +1,5 @@
 """Two comparisons laid over each other: the picture's share of attention, and the divergence by K, of both."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from html import escape

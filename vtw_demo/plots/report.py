@@ -1,7 +1,5 @@
 """One HTML file with the whole comparison, which opens offline: nothing in it is fetched."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from html import escape

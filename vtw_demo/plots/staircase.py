@@ -1,7 +1,5 @@
 """What is left in each layer: tokens, FLOPs and KV cache as a staircase, and the measured time under it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import plotly.graph_objects as go

@@ -4,8 +4,6 @@ Text and grid lines get their colours from the page's style sheet (`vtw_demo.pag
 know whether it is shown in light or dark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a tab is: which parts of an analysis it needs, and the plot that it makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The numbers of a plot as rows, for a CSV file."""
 
-from __future__ import annotations
-
 import csv
 import io
 from dataclasses import dataclass

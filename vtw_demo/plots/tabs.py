@@ -3,8 +3,6 @@
 To add a tab, write its module and name it here.
 """
 
-from __future__ import annotations
-
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.errors import UserError
 from vtw_demo.plots import (

@@ -1,7 +1,5 @@
 """Where time goes: both runs, stage by stage, once or over many rounds."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import Comparison, RunName

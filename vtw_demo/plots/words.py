@@ -1,7 +1,5 @@
 """Which tokens of an answer still need the picture, in which layers: the divergence at each token and K."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.analysis import Part

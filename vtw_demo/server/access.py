@@ -7,8 +7,6 @@ test_links_out_of_the_upload_folder_lead_nowhere, test_what_the_page_does_not_us
 tests/page/test_bad_input.py: test_200_mb_are_refused_however_they_come.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import threading

@@ -1,7 +1,5 @@
 """The one model behind the page: whoever wants it, page or API, waits for their turn."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

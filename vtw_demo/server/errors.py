@@ -1,7 +1,5 @@
 """What went wrong: its kind, which is counted, and one sentence for people."""
 
-from __future__ import annotations
-
 import errno
 import traceback
 from dataclasses import dataclass

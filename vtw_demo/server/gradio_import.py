@@ -3,8 +3,6 @@
 Parsing and comparing them takes 2 of the 4 s of `import gradio` on a 2-core machine; import this before it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder

@@ -6,8 +6,6 @@ test_no_function_reads_a_file_that_was_not_uploaded, test_only_those_with_an_acc
 tests/page/test_bad_input.py: test_calls_with_missing_extra_and_mistyped_values, test_bodies_that_mean_nothing.
 """
 
-from __future__ import annotations
-
 import inspect
 import threading
 import time

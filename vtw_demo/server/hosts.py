@@ -5,8 +5,6 @@ again. Arguments, events and results are pickled. Off ZeroGPU nothing is leased,
 A Space says in environment variables where it listens and what it may use.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

@@ -1,7 +1,5 @@
 """What the server says of itself: metrics for Prometheus, whether it is well, and one line of log for each event."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from functools import partial

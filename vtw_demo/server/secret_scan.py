@@ -4,8 +4,6 @@ The package detect-secrets (1.5) is no substitute: it has no look of a Hugging F
 all files that aren't text, and takes seventeen times as long.
 """
 
-from __future__ import annotations
-
 import mmap
 import re
 import tomllib

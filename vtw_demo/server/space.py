@@ -4,8 +4,6 @@ The files go in one commit of exactly those that git doesn't ignore. `HfApi.uplo
 hf_xet is installed, and reads names as patterns; so the commit's operations are listed here.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

@@ -1,7 +1,5 @@
 """`python -m vtw_demo space`: the Hugging Face Space of the demo, checked and sent."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The description of the Space, which the Spacefile holds, and README's front matter, which is made from it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

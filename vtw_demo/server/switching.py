@@ -1,7 +1,5 @@
 """Another model in place of the one that is loaded: for all visitors, while the page goes on."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator

@@ -6,8 +6,6 @@ test_what_no_session_uses_is_swept_after_an_hour, test_an_upload_goes_with_the_s
 test_no_address_is_ever_fetched.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

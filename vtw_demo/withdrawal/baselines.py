@@ -1,7 +1,5 @@
 """Withdrawal with one thing changed, for those who doubt that the thing matters."""
 
-from __future__ import annotations
-
 import inspect
 import random
 from collections.abc import Iterator, Sequence

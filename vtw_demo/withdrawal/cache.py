@@ -1,7 +1,5 @@
 """KV caches whose layers from K on hold the keys and values of kept tokens only."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What decoder layers are handed once tokens have left: arguments and attention masks of those that are kept."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ This module is the only one of the project that changes a forward pass. Subclass
 leave, and when that is known.
 """
 
-from __future__ import annotations
-
 import threading
 import weakref
 from collections.abc import Iterator

@@ -31,8 +31,8 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     layers, withdraws nothing. (arXiv 2405.05803, section 4; `pe_type="keep"` in the authors' code.)
 
     What a caller sees keeps its shape: in logits, loss and hidden states of shape (batch, sequence, ...), a
-    withdrawn token stays as it was at layer K. Attention weights of layers from K on are those among the kept
-    tokens.
+    withdrawn token stays as it was at layer K. (In transformers 5.0 the hidden states of layers from K on are
+    those of the kept tokens.) Attention weights of layers from K on are those among the kept tokens.
 
     `model` is any vision-language model of transformers whose visual tokens are in its decoder's own
     sequence.

@@ -4,8 +4,6 @@ The tower and projector are trained to write it and the decoder to read it, each
 fast, before both are trained together on nothing but answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ language model learn to answer from that code. The two need nothing of each othe
 in any layer. Each part goes on from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import tempfile

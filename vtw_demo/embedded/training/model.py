@@ -4,8 +4,6 @@
 units: so a step of training takes seconds on two cores.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

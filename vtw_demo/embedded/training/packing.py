@@ -1,7 +1,5 @@
 """The questions asked about pictures as tensors, many questions to a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

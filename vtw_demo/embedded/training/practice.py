@@ -1,7 +1,5 @@
 """What is practised next: scenes as hard as they are mastered, questions as often as they are answered wrongly."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The three parts of the training: the tower writes the visual code, the decoder reads it, both answer together."""
 
-from __future__ import annotations
-
 import argparse
 import random
 from collections.abc import Mapping, Sequence

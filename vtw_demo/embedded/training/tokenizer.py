@@ -1,7 +1,5 @@
 """The embedded model's tokenizer: SmolLM2's, cut to the tokens that its questions and answers need."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

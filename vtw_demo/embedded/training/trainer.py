@@ -1,7 +1,5 @@
 """The training loop of every part, the same in each of several processes: optimizers, steps, checkpoints."""
 
-from __future__ import annotations
-
 import argparse
 import random
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The tabs that show one query's attention: the last prompt token's, or that of an answer token that one clicks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The tab of the divergence at every K, by which a calibration chooses one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tab in which a question is answered at every K of a range."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

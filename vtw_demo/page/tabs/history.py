@@ -1,7 +1,5 @@
 """The tab of the visitor's comparisons, two of which are laid over each other."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """The tab in which another model is chosen, and what one should know of each before."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The staircase's tab, in which one chooses what its surface shows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import gradio as gr

@@ -3,8 +3,6 @@
 Files that are taken away are made when they are asked for and handed to the browser: none of them stays on the server.
 """
 
-from __future__ import annotations
-
 import base64
 import itertools
 import threading

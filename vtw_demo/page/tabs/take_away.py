@@ -1,7 +1,5 @@
 """The tab with a link to what is shown, and files that hold all of it."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """The tab of times, which are measured again in rounds when that is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
