@@ -44,9 +44,9 @@ def test_a_suite_runs_each_command_into_a_new_folder(tmp_path, monkeypatch, caps
     assert {file.name for file in folder.iterdir()} == {"small.json", "small.html"}
 
 
-def test_a_loaded_model_is_measured_with_its_comparison(tmp_path):
+def test_a_loaded_model_is_measured_with_its_comparison(small_folder, tmp_path):
     file = tmp_path / "bench.json"
-    assert main(["bench", "--model", "embedded", "--device", "cpu", "--rounds", "1", "--layers", "6", "12",
+    assert main(["bench", "--model", str(small_folder), "--device", "cpu", "--rounds", "1", "--layers", "6", "12",
                  "--new-tokens", "3", "--json", str(file)]) == 0  # fmt: skip
     assert "a comparison, in two bare generate calls" in {
         part["name"] for part in json.loads(file.read_text())["overheads"]

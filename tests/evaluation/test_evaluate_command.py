@@ -35,15 +35,16 @@ def data(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def model(vlm, tmp_path, monkeypatch):
+def model(small, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("BROWSER_PATH", "/no/such/browser")  # what draws a PNG takes its time
-    monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: vlm)
+    monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: small)
     monkeypatch.setattr("vtw_demo.evaluation.command.CALIBRATION_SAMPLES", 2)
     monkeypatch.setattr("vtw_demo.evaluation.evaluation.TIMED_PROMPTS", 1)
 
 
-def test_everything_in_one_run(data, tmp_path, capsys, monkeypatch):
+def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: vlm)
     monkeypatch.delenv("BROWSER_PATH")
     out = tmp_path / "out"
     arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]

@@ -6,9 +6,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.serving import served
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.image import open_picture
 from vtw_demo.page.examples import load_examples
+from vtw_demo.server.engine import Engine
 
 # Generous: the machine may be doing other things. Nothing here asserts a time.
 WAIT = 60_000
@@ -212,7 +215,13 @@ def test_the_live_line_shows_what_a_question_says_as_text(page):
     assert page.locator("#live img").count() == 0
 
 
-def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side(page):
+def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side(small, open_page, tmp_path):
+    # A server of its own: a calibration is for all visitors.
+    with served(Engine(small, CalibrationStore(tmp_path)), 8) as address:
+        k_is_chosen(open_page(address))
+
+
+def k_is_chosen(page):
     wait_for_sweep(page)
     page.get_by_role("button", name="Choose K for me").click()
     expect(page.locator("#verdict")).to_contain_text(re.compile(r"Measured \d+ of 20 samples"), timeout=WAIT)

@@ -290,8 +290,8 @@ def test_no_tab_scrolls_sideways(open_page, server, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width, title
 
 
-def test_one_screen_tells_the_story(open_page, server):
-    page = open_page(server, 1440, 900)
+def test_one_screen_tells_the_story(open_page, embedded_server):
+    page = open_page(embedded_server, 1440, 900)
     wait_for_attention(page, 8)
     for part in ("#picture", "#question", "#layer", "#full", "#withdrawn", "#verdict", "#attention .main-svg"):
         box = page.locator(part).first.bounding_box()
