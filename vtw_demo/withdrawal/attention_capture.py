@@ -17,6 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.compilation import uncompiled
 
 
 def attention_rows(
@@ -86,7 +87,8 @@ def captured_rows(
         token = _capture.set((row_count, receive))
         config._attn_implementation = _INTERFACE
         try:
-            yield
+            with uncompiled():
+                yield
         finally:
             config._attn_implementation = before
             _capture.reset(token)
