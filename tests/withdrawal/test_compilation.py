@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from tests.families import PROMPTS, build
+from tests.families import build
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -15,7 +15,7 @@ from vtw_demo.withdrawal.fastv import fastv
 from vtw_demo.withdrawal.withdraw import withdraw
 
 TINY = build("llava")
-INPUTS = TINY.prompt(*PROMPTS["image in the middle"])
+INPUTS = TINY.prompt([1, 2, 3, "image", 4, 5, 6])
 GENERATE = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [TINY.model.config.image_token_id]}
 
 
@@ -103,8 +103,10 @@ def expected():
     return full, withdrawn, answer
 
 
-@pytest.mark.parametrize("is_traced_before", [True, False], ids=["traced before", "never traced"])
-@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(
+    ("compiled", "is_traced_before"),
+    [*((compiled, True) for compiled in COMPILED), (whole, False), (each_layer, False)],
+)
 def test_a_compiled_model_withdraws_inside_and_only_there(compiled, is_traced_before, expected):
     full, withdrawn, answer = expected
     model = compiled(copy.deepcopy(TINY.model))

@@ -39,7 +39,7 @@ def answer(model, inputs, **options):
         return model.generate(**inputs, **GENERATE, **options).tolist()
 
 
-def in_threads(model, times=6):
+def in_threads(model, times=4):
     """What each query is answered in a thread of its own, again and again, all threads at once."""
     begin = threading.Barrier(len(QUERIES))
 
@@ -63,7 +63,7 @@ def in_threads(model, times=6):
 def test_threads_in_one_block_answer_as_alone(model, context):
     with context(model):
         alone = [answer(model, inputs) for inputs in QUERIES]
-        assert in_threads(model) == [[each] * 6 for each in alone]
+        assert in_threads(model) == [[each] * 4 for each in alone]
 
 
 def test_threads_under_other_prunings():
@@ -92,7 +92,7 @@ def test_blocks_follow_each_other_while_threads_go_on_answering():
         withdrawn = last_logits()
     with ThreadPoolExecutor(2) as threads:
         asking = [threads.submit(ask) for _ in range(2)]
-        for _ in range(150):
+        for _ in range(40):
             with withdraw(TINY.model, 2):
                 last_logits()
         stop.set()
@@ -100,7 +100,7 @@ def test_blocks_follow_each_other_while_threads_go_on_answering():
             each.result()
     kinds = [(torch.allclose(each, full, atol=1e-5), torch.allclose(each, withdrawn, atol=1e-5)) for each in told]
     assert set(kinds) <= {(True, False), (False, True)}
-    assert len(told) > 50
+    assert len(told) > 20
 
 
 class Held(BaseStreamer):

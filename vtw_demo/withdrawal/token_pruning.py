@@ -103,6 +103,8 @@ class TokenPruning:
         self.hooks = ExitStack()
         self.passes: dict[int, ForwardPass] = {}
         """The forward pass that is under way in each thread."""
+        self.is_over = False
+        self.lock = threading.Lock()
 
     @property
     def forward(self) -> ForwardPass | None:
@@ -135,6 +137,8 @@ class TokenPruning:
 
     def __exit__(self, *_: Any) -> None:
         try:
+            with self.lock:
+                self.is_over = True
             self.passes.pop(threading.get_ident(), None)
             # A pass that lost its hooks halfway would go on with the wrong tokens.
             while self.passes.keys() & {thread.ident for thread in threading.enumerate()}:
@@ -143,8 +147,6 @@ class TokenPruning:
             self.hooks.close()
 
     def register(self) -> None:
-        self.hook_before(self.model, self.begin)
-        self.hook_after(self.model, self.end, always_call=True)
         self.hook_before(self.decoder, self.before_decoder)
         for index in range(self.layer, len(self.layers)):
             module: Any = self.layers[index]
@@ -153,6 +155,9 @@ class TokenPruning:
             self.hook_after(module, partial(self.after_layer, index), prepend=True)
             if scales_attention_by_position(module):
                 self.hook_after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
+        # Last of all: a pass of another thread that finds these hooks finds the others, too.
+        self.hook_after(self.model, self.end, always_call=True)
+        self.hook_before(self.model, self.begin)
 
     def hook_before(self, module: nn.Module, hook: Any) -> None:
         self.hooks.callback(module.register_forward_pre_hook(self.in_own_thread(hook), with_kwargs=True).remove)
@@ -189,7 +194,7 @@ class TokenPruning:
         if output_hidden_states is None:
             output_hidden_states = self.decoder.config.output_hidden_states
         asked = given.get("logits_to_keep") if "logits_to_keep" in parameter_names(type(module).forward) else 0
-        forward = self.passes[threading.get_ident()] = ForwardPass(
+        forward = ForwardPass(
             inputs,
             padding_mask=own_padding_mask(given, inputs.sequence_length),
             restore_each_layer=bool(output_hidden_states),
@@ -198,6 +203,9 @@ class TokenPruning:
         # A placeholder that the model itself has written into its answer is no visual token.
         if inputs.past_length == 0 or has_visual_input(given):
             self.begin_prefill(forward, visual_token_mask(self.model.config, input_ids), given)
+        with self.lock:
+            if not self.is_over:
+                self.passes[threading.get_ident()] = forward
         return None
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -211,9 +219,7 @@ class TokenPruning:
 
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         forward = self.forward
-        if forward is None:
-            raise self.unknown_pass()
-        if forward.kept is None:
+        if forward is None or forward.kept is None:
             return None
         kwargs = without_late_features(kwargs, self.layer)
         if not forward.tail and "logits_to_keep" in kwargs:
@@ -223,9 +229,12 @@ class TokenPruning:
     def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         forward = self.forward
         if forward is None:
-            if self.is_under_way():
+            if self.is_in_plain_pass():
                 return None
-            raise self.unknown_pass()
+            raise RuntimeError(
+                f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
+                f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
+            )
         if forward.inputs.positions is None:
             return None
         given = named_arguments(module, args, kwargs)
@@ -250,16 +259,10 @@ class TokenPruning:
         )
         return (hidden_states,), replaced
 
-    def unknown_pass(self) -> RuntimeError:
-        return RuntimeError(
-            f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
-            f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
-        )
-
-    def is_under_way(self) -> bool:
-        """Whether this thread is in a forward pass of the decoder that began before the hooks were there."""
-        code, frame = inspect.unwrap(type(self.decoder).forward).__code__, sys._getframe()
-        while frame is not None and not (frame.f_code is code and frame.f_locals["self"] is self.decoder):
+    def is_in_plain_pass(self) -> bool:
+        """Whether this thread is in a forward pass of the model that began before the context, or after it."""
+        code, frame = inspect.unwrap(type(self.model).forward).__code__, sys._getframe()
+        while frame is not None and not (frame.f_code is code and frame.f_locals["self"] is self.model):
             frame = frame.f_back  # type: ignore[assignment]
         return frame is not None
 
