@@ -150,6 +150,7 @@ def measure_attention_map(
     Prompt and answer, up to the query, go through the model in a single forward pass; what comes after a query can't
     change what it attends to. Weights are computed in float32 whatever the model's precision.
     """
+    find_model(model)
     check_prompt(inputs)
     answer = torch.as_tensor([] if answer_token_ids is None else answer_token_ids)
     given = answer.shape[-1]
@@ -184,6 +185,7 @@ def _sum_attention(
     `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
     shape (sequence,), 0 to `labels` - 1 or `_NO_LABEL`.
     """
+    find_model(model)
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
         raise UserError(
@@ -191,7 +193,6 @@ def _sum_attention(
             f"these have {tuple(inputs['input_ids'].shape)}."
         )
     whole = with_answer(model, inputs, answer_token_ids)
-    find_model(model)
     layer_count = len(find_decoder(model).layers)
     if layer not in (None, layer_count):
         check_prompt_end(model, inputs)

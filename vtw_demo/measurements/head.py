@@ -24,7 +24,7 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
     """
     layers = find_decoder(model).layers
-    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
+    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=hidden_states.device)
 
     this_thread = threading.get_ident()
 

@@ -295,7 +295,7 @@ class TokenPruning:
         forward = self.forward
         if forward is None or forward.kept is None or forward.is_tail:
             return None
-        index = forward.kept.index
+        index = forward.kept.index.to(output.device)
         return rescale_query(attention, output, forward.inputs.past_length, tile(index, len(output) // len(index)))
 
 
