@@ -262,7 +262,7 @@ class TokenPruning:
     def is_in_plain_pass(self) -> bool:
         """Whether this thread is in a forward pass of the model that began before the context, or after it."""
         code, frame = inspect.unwrap(type(self.model).forward).__code__, sys._getframe()
-        while frame is not None and not (frame.f_code is code and frame.f_locals["self"] is self.model):
+        while frame is not None and not (frame.f_code is code and frame.f_locals.get("self") is self.model):
             frame = frame.f_back  # type: ignore[assignment]
         return frame is not None
 
