@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from tests.families import build
+from tests.families import build, nightly_but
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -103,9 +103,12 @@ def expected():
     return full, withdrawn, answer
 
 
+# Tracing the whole of a model takes a dozen times as long as its language model.
+DAILY = [(compiled, True) for compiled in COMPILED if compiled not in (whole, forward)] + [(each_layer, False)]
+
+
 @pytest.mark.parametrize(
-    ("compiled", "is_traced_before"),
-    [*((compiled, True) for compiled in COMPILED), (whole, False), (each_layer, False)],
+    ("compiled", "is_traced_before"), nightly_but(DAILY, [*DAILY, (whole, True), (whole, False), (forward, True)])
 )
 def test_a_compiled_model_withdraws_inside_and_only_there(compiled, is_traced_before, expected):
     full, withdrawn, answer = expected
@@ -118,6 +121,7 @@ def test_a_compiled_model_withdraws_inside_and_only_there(compiled, is_traced_be
     torch.testing.assert_close(last_logits(model), full)
 
 
+@pytest.mark.nightly
 def test_a_function_that_was_compiled_around_the_model(expected):
     full, withdrawn, _ = expected
     asked = torch.compile(lambda **inputs: TINY.model(**inputs).logits[:, -1], backend="eager")
@@ -138,7 +142,7 @@ def test_reduced_overhead(expected):
     torch.testing.assert_close(last_logits(model), full)
 
 
-@pytest.mark.parametrize("compiled", [whole, in_place])
+@pytest.mark.parametrize("compiled", nightly_but([language_model], [language_model, whole]))
 def test_measurements_of_a_compiled_model(compiled):
     model = compiled(copy.deepcopy(TINY.model))
     last_logits(model)
