@@ -16,7 +16,6 @@ COMMANDS = {
     "models": ("models.command", "list the models that are known to work"),
     "space": ("server.space_command", "check and send the Hugging Face Space"),
     "bench": ("benchmark.command", "measure what withdrawal saves, and what this library's own passes cost"),
-    "loadtest": ("benchmark.load_test", "let many visitors ask the real server at once, and watch its memory"),
 }
 
 
