@@ -17,8 +17,8 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.data import EvaluationSample
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -58,7 +58,7 @@ class _Answered:
 
 def answer_samples(
     vlm: VisionLanguageModel,
-    samples: Sequence[EvaluationSample],
+    samples: Sequence[DataSample],
     variants: Sequence[Variant],
     max_new_tokens: int,
     batch_size: int,
@@ -121,16 +121,17 @@ def prompt_sizes(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor]) -> t
     return tuple(PromptSize(*pair) for pair in zip(tokens, visual, strict=True))
 
 
-def seeds_of(samples: Sequence[EvaluationSample], seed: int) -> list[str]:
+def seeds_of(samples: Sequence[DataSample], seed: int) -> list[str]:
     """From which the random draws for each sample follow."""
     return [f"{seed} {sample.name} {sample.question}" for sample in samples]
 
 
 def _answer(
-    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], variant: Variant, max_new_tokens: int, seed: int
+    vlm: VisionLanguageModel, samples: Sequence[DataSample], variant: Variant, max_new_tokens: int, seed: int
 ) -> _Answered:
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
+    vlm.check_length(max(size.tokens for size in sizes), max_new_tokens)
     logits: list[torch.Tensor] = []
 
     def note(module: Any, args: tuple, output: Any) -> None:
