@@ -81,7 +81,9 @@ def _read_file(name: str, file: Path) -> Table:
             return row.get(column)
         raise row if isinstance(row, UserError) else UserError("must be a JSON object")
 
-    return Table(name, [*columns], [f"{file.name}, {unit} {number}" for number, _ in numbered], cell, file.parent)
+    # A name on disk may hold what no file in UTF-8 can.
+    title, shown = (one.encode(errors="backslashreplace").decode() for one in (name, file.name))
+    return Table(title, [*columns], [f"{shown}, {unit} {number}" for number, _ in numbered], cell, file.parent)
 
 
 def _json(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:

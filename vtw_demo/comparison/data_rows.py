@@ -99,7 +99,7 @@ def read_rows(
     - `strict`: refuse data with a bad row. `answered`: rows have a right answer, and may have a kind.
     """
     table = read_table(name, split, config)
-    asks, shows = _column(table, "question", columns.question), _column(table, "image", columns.image)
+    shows, asks = _column(table, "image", columns.image), _column(table, "question", columns.question)
     answers = _column(table, "answer", columns.answer) if answered else ""
     kinds = _column(table, "kind", columns.kind, is_needed=columns.kind is not None) if answered else ""
     texts: dict[int, tuple[str, str, tuple[str, ...]]] = {}
@@ -123,7 +123,7 @@ def read_rows(
             found[index] = DataSample(table.places[index], *texts[index], opened)
         except (UserError, OSError) as error:
             reasons[index] = str(error)
-    bad = tuple(f"{table.places[index]}: {reasons[index]}" for index in sorted(reasons))
+    bad = tuple(f"{table.places[index]}: {reasons[index].rstrip('.')}" for index in sorted(reasons))
     tell_skipped(table.title, len(found), bad, strict)
     return table.title, tuple(found[index] for index in sorted(found)), bad
 
@@ -234,6 +234,7 @@ def _picture(table: Table, index: int, column: str) -> Image.Image:
         value = value[0] if value else None
     if isinstance(value, dict):  # as `datasets` stores pictures
         value = value.get("bytes") or value.get("path")
+    value = value.strip() if isinstance(value, str) else value
     if _is_missing(value) or value == "":
         raise UserError(f"{column} is missing")
     if isinstance(value, str) and (value[:5].lower() == "data:" or len(value) > LONGEST_PATH):

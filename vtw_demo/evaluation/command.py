@@ -239,7 +239,7 @@ def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation],
     contents["evaluation.html"] = "\n".join([head, *drawn])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_whole(out / name, content.encode(errors="backslashreplace"))
+        write_whole(out / name, content.encode())
         print(out / name)
     if undrawn := write_png(pictures):
         print(undrawn, file=sys.stderr)

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
-        "calibration.html": figure.to_html(include_plotlyjs=True).encode(errors="backslashreplace"),
+        "calibration.html": figure.to_html(include_plotlyjs=True).encode(),
     }
     for name, content in contents.items():
         write_whole(folder / name, content)
