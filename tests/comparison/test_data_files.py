@@ -147,8 +147,8 @@ def test_what_is_no_row_has_a_short_reason(folder):
         ("empty.csv", "", "is empty"),
         ("blank.jsonl", "\n \n", "is empty"),
         ("mark.json", "\ufeff", "is empty"),
-        ("header.csv", "image,question,answer\n", "has no row below its header, image, question, answer"),
-        ("header.tsv", "image\tquestion\n\n\t\n", "has no row below its header"),
+        ("header.csv", "image,question,answer\n", "has no row that can be used"),
+        ("header.tsv", "image\tquestion\n\n\t\n", "has no row that can be used"),
         ("array.json", "[]", "has no row that can be used"),
         ("broken.json", "[{", "is no valid JSON: "),
         ("quoted.csv", '"image,question\n', "has a header that is no valid CSV"),
@@ -182,7 +182,7 @@ def test_the_file_of_a_folder(folder):
     write(folder / "settings.json", "{}")
     with pytest.raises(ValueError, match="has no row that can be used"):
         read_samples(folder, 9)
-    write(folder / ".data.csv", "hidden")
+    write(folder / "._data.csv", "hidden")
     write(folder / "one.csv", "image,question,answer", "red.png,One?,red")
     assert read(folder)[0] == ["One?"]
     write(folder / "two.jsonl", row("Two?"))
@@ -255,4 +255,4 @@ def test_without_datasets_text_is_read_and_the_rest_names_it(folder):
     root = __file__.rpartition("/tests/")[0]
     ran = subprocess.run([sys.executable, "-c", asked, str(folder)], cwd=root, capture_output=True, text=True)
     assert ran.stdout == "1\n"
-    assert "the package datasets, which isn't installed: pip install datasets" in ran.stderr.splitlines()[-1]
+    assert "The package datasets isn't installed: pip install datasets" in ran.stderr.splitlines()[-1]

@@ -112,8 +112,8 @@ def test_a_column_that_isnt_there_is_told_with_the_option(folder):
 
 def test_of_several_columns_the_usual_one_is_read_and_told_and_others_are_refused(folder, caplog):
     assert read(folder, row(text="Other?", label="blue", gt="green"))[0] == [("What?", "red")]
-    assert "the question is read from the column question, not from text." in caplog.text
-    assert "the answer is read from the column answer, not from label, gt." in caplog.text
+    assert "of question, text the question is read from question." in caplog.text
+    assert "of answer, label, gt the answer is read from answer." in caplog.text
     for more in ({"query": "A?", "text": "B?"}, {"Question": "A?", "question": "B?"}):
         named = {"image": "red.png", "answer": "red", **more}
         with pytest.raises(ValueError, match=f"several columns.*the question: {', '.join(more)}.*--question-column"):
@@ -150,7 +150,7 @@ BAD = {
     "two pictures": (row(image=["red.png", "red.png"]), "it has 2 pictures"),
     "no picture of a list": (row(image=[]), "image is missing"),
     "a number for a picture": (row(image=5), "image must be a picture or the path of one; this is 5"),
-    "an address": (row(image="https://example.org/a.png"), "download the picture, and give its path"),
+    "an address": (row(image="https://example.org/a.png"), "image must be a picture or the path of one"),
     "a long name": (row(image="a" * 4000), "can't be read: File name too long"),
     "base64 of nothing": (row(image="data:image/png;base64,"), "The picture's file is empty"),
     "base64 of no picture": (row(image="data:image/png;base64," + "A" * 300_000), "not a picture"),

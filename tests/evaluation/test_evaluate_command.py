@@ -203,7 +203,6 @@ def test_answers_that_cant_be_written_are_held_and_told(data, tmp_path, capsys, 
 def test_where_nothing_can_be_written_nothing_is_asked(data, tmp_path, capsys):
     assert main(["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(data / "0.png" / "out")]) == 2
     said = capsys.readouterr()
-    assert "error: Answers can't be kept in " in said.err
     assert "Not a directory" in said.err
     assert said.out == ""
 

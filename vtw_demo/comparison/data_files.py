@@ -11,8 +11,8 @@ from typing import Any
 
 from vtw_demo.errors import UserError
 
-IN_FOLDERS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
-SUFFIXES = (*IN_FOLDERS, ".parquet", ".arrow")
+TEXT = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
+SUFFIXES = (*TEXT, ".parquet", ".arrow")
 # What `datasets` writes into a folder that it saves a set to.
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -37,22 +37,21 @@ class Table:
 def read_table(name: str, split: str, config: str | None = None) -> Table:
     """A file of `SUFFIXES`, or a folder that holds one; or a set of `datasets`: in a folder that it has saved or
     recognises, or on the hub, of which `config` and `split` are read."""
-    file = _find_file(Path(name))
+    path = Path(name)
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} must be a {', '.join(SUFFIXES)} file, or a folder.")
+    if not path.exists() and (path.suffix.lower() in SUFFIXES or path.is_absolute()):
+        raise UserError(f"There is no {path}: name a file, a folder, or a set of the package datasets.")
+    file = _find_file(path)
     return _read_set(name, split, config) if file is None else _read_file(name, file)
 
 
 def _find_file(path: Path) -> Path | None:
     """The file of text that a path names or holds; None where `datasets` is to read it."""
-    suffix = path.suffix.lower()
-    if not path.is_dir():
-        if path.is_file() and suffix not in SUFFIXES:
-            raise UserError(f"{path} must be a {', '.join(SUFFIXES)} file, or a folder.")
-        if not path.exists() and (suffix in SUFFIXES or path.is_absolute()):
-            raise UserError(f"There is no {path}: name a file, a folder, or a set of the package datasets.")
-        return path if suffix in IN_FOLDERS else None
     if any((path / mark).exists() for mark in SAVED_MARKS):
         return None
-    found = sorted(e for e in path.iterdir() if e.suffix.lower() in IN_FOLDERS and e.name[0] != "." and e.is_file())
+    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [e for e in entries if e.suffix.lower() in TEXT and not e.name.startswith("._") and e.is_file()]
     # Beside the rows there may be a picture set's own list of files, and settings in JSON.
     listing = [entry for entry in found if entry.stem == "metadata"]
     chosen = listing or [entry for entry in found if entry.suffix.lower() != ".json"] or found
@@ -96,15 +95,10 @@ def _json(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:
         if is_lines or any(isinstance(row, dict) for _, row in rows):
             return "line", rows
         raise UserError(f"{file} is {whole}.") from whole
-    lists = [value for value in whole.values() if _is_rows(value)] if isinstance(whole, dict) else []
-    if len(lists) == 1 and not is_lines and not whole.keys() & {"image", "question"}:
-        (whole,) = lists
+    if isinstance(whole, dict) and not is_lines and "image" not in whole:
+        lists = [value for value in whole.values() if isinstance(value, list)]
+        whole = lists[0] if len(lists) == 1 else whole
     return ("row", [*enumerate(whole, start=1)]) if isinstance(whole, list) else ("line", [(1, whole)])
-
-
-def _is_rows(value: Any) -> bool:
-    """Whether it is a list of rows, and not of the turns of a conversation."""
-    return isinstance(value, list) and any(isinstance(row, dict) and not row.keys() & {"from", "role"} for row in value)
 
 
 def _parsed(written: str) -> Any:
@@ -135,8 +129,6 @@ def _delimited(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:
         if isinstance(row, list):
             row = dict(zip(columns, row, strict=False)) if len(row) <= len(columns) else UserError(told)
         rows.append((number, row))
-    if len(rows) == 1:
-        raise UserError(f"{file} has no row below its header, {', '.join(columns)[:200]}.")
     return "line", rows[1:]
 
 
@@ -177,10 +169,8 @@ def _load(name: str, config: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError(
-            f"{name!r} is no {', '.join(IN_FOLDERS)} file, and no folder of one; what else there is is read with the "
-            "package datasets, which isn't installed: pip install datasets."
-        ) from error
+        needed = "The package datasets isn't installed: pip install datasets."
+        raise UserError(f"{name!r} is no {', '.join(TEXT)} file, and no folder of one. {needed}") from error
     path = Path(name)
     try:
         if any((path / mark).exists() for mark in SAVED_MARKS):

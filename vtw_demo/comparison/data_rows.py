@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from vtw_demo.comparison.data_files import SUFFIXES, Table, read_table
+from vtw_demo.comparison.data_files import SUFFIXES, Table
 from vtw_demo.errors import UserError
 from vtw_demo.formats import count as counted
 from vtw_demo.models.image import open_picture
@@ -36,8 +36,8 @@ ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant", "model")
 PLACEHOLDER = re.compile(r"^(\s*<image>)+|(<image>\s*)+$")
 LONGEST_PATH, LONGEST_PICTURE = 4096, 100_000_000
 FILES = (
-    f"a file ({', '.join(SUFFIXES)}) whose rows have a picture (a path, relative to the file), and what else is asked "
-    "for; a folder that holds one; or a set of the package datasets, on disk or from the hub"
+    f"a file ({', '.join(SUFFIXES)}) whose rows have a picture (a path, relative to the file), a question and what "
+    "else is asked for; a folder that holds one; or a set of the package datasets, on disk or from the hub"
 )
 
 
@@ -82,23 +82,14 @@ def chosen_columns(options: argparse.Namespace) -> Columns:
 
 
 def read_rows(
-    name: str,
-    columns: Columns,
-    count: int | None,
-    split: str,
-    config: str | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    answered: bool = False,
-) -> tuple[str, tuple[DataSample, ...], tuple[str, ...]]:
-    """The data's title; its rows that can be used, in their order; and the bad ones, each with its reason.
+    table: Table, columns: Columns, count: int | None, seed: int = 0, strict: bool = False, answered: bool = False
+) -> tuple[tuple[DataSample, ...], tuple[str, ...]]:
+    """The rows that can be used, in their order, and the bad ones, each with its reason.
 
-    - `name`, `split`, `config`: as `read_table` takes them. Pictures' paths are relative to the file's folder.
     - `count`: where there are more good rows, a random choice of so many that depends on `seed` alone. Each one's
       picture is opened once: one that can't be read is told before hours of work.
     - `strict`: refuse data with a bad row. `answered`: rows have a right answer, and may have a kind.
     """
-    table = read_table(name, split, config)
     shows, asks = _column(table, "image", columns.image), _column(table, "question", columns.question)
     answers = _column(table, "answer", columns.answer) if answered else ""
     kinds = _column(table, "kind", columns.kind, is_needed=columns.kind is not None) if answered else ""
@@ -125,7 +116,7 @@ def read_rows(
             reasons[index] = str(error)
     bad = tuple(f"{table.places[index]}: {reasons[index].rstrip('.')}" for index in sorted(reasons))
     tell_skipped(table.title, len(found), bad, strict)
-    return table.title, tuple(found[index] for index in sorted(found)), bad
+    return tuple(found[index] for index in sorted(found)), bad
 
 
 def tell_skipped(title: str, good: int, bad: Sequence[str], strict: bool) -> None:
@@ -163,18 +154,14 @@ def _column(table: Table, role: str, given: str | None, is_needed: bool = True) 
     wanted = NAMES[role] if given is None else (_small(given),)
     found = [name for name in table.columns if name == given]
     found = found or [name for name in table.columns if _small(name) in wanted]
-    option = f"Name the one to read with --{role}-column."
-    usual = [name for name in found if _small(name) == role]
-    if len(usual) == 1 < len(found):
-        others = _listed([name for name in found if name not in usual])
-        logger.warning("%s: the %s is read from the column %s, not from %s.", table.title, role, usual[0], others)
+    if len(found) > 1 and (usual := [name for name in found if _small(name) == role]):
+        logger.warning("%s: of %s the %s is read from %s.", table.title, _listed(found), role, _listed(usual))
         found = usual
-    if len(found) > 1:
-        raise UserError(f"{table.title} has several columns that may hold the {role}: {_listed(found)}. {option}")
-    if not found and is_needed and table.columns:  # else no row can be read, and each has its reason
-        there = _listed(table.columns)
-        raise UserError(f"{table.title} has no column {reprlib.repr(given or role)}; it has {there}. {option}")
-    return found[0] if found else ""
+    if len(found) == 1 or not (is_needed and table.columns):  # without any, no row can be read, and each has its reason
+        return found[0] if found else ""
+    several, none = f"several columns that may hold the {role}", f"no column {reprlib.repr(given or role)}; it has"
+    said = f"{several}: {_listed(found)}" if found else f"{none} {_listed(table.columns)}"
+    raise UserError(f"{table.title} has {said}. Name the one to read with --{role}-column.")
 
 
 def _small(name: str) -> str:
@@ -198,10 +185,9 @@ def _characters(value: str, column: str) -> str:
 
 
 def _text(value: Any, column: str) -> str:
-    if _is_missing(value):
-        raise UserError(f"{column} is missing")
     if not isinstance(value, str):
-        raise UserError(f"{column} must be text; this is {reprlib.repr(value)}")
+        told = "is missing" if _is_missing(value) else f"must be text; this is {reprlib.repr(value)}"
+        raise UserError(f"{column} {told}")
     text = PLACEHOLDER.sub("", _characters(value, column))
     try:
         return read_question(text)
@@ -238,13 +224,16 @@ def _picture(table: Table, index: int, column: str) -> Image.Image:
     if _is_missing(value) or value == "":
         raise UserError(f"{column} is missing")
     if isinstance(value, str) and (value[:5].lower() == "data:" or len(value) > LONGEST_PATH):
-        value = _decoded(value, column)
+        if len(value) > LONGEST_PICTURE:
+            raise UserError(f"{column} has {len(value):,} characters; a picture may have {LONGEST_PICTURE:,}")
+        try:  # base64, in a data URI or alone
+            value = base64.b64decode("".join(value.rpartition(",")[2].split()), validate=True)
+        except ValueError as error:
+            raise UserError(f"{column} is no picture in base64: {reprlib.repr(value)}") from error
     if isinstance(value, bytes):
         return open_picture(io.BytesIO(value))
-    if not isinstance(value, str):
+    if not isinstance(value, str) or re.match("https?://", value):
         raise UserError(f"{column} must be a picture or the path of one; this is {reprlib.repr(value)}")
-    if re.match("https?://", value):
-        raise UserError(f"{column} is an address, {reprlib.repr(value)}: download the picture, and give its path")
     path = table.folder / _characters(value, column)
     try:
         return open_picture(path)
@@ -252,13 +241,3 @@ def _picture(table: Table, index: int, column: str) -> Image.Image:
         raise UserError(f"there is no picture {path}") from error
     except OSError as error:
         raise UserError(f"the picture {reprlib.repr(value)} can't be read: {error.strerror or error}") from error
-
-
-def _decoded(value: str, column: str) -> bytes:
-    """Of a data URI, or of base64 alone."""
-    if len(value) > LONGEST_PICTURE:
-        raise UserError(f"{column} has {len(value):,} characters; a picture may have {LONGEST_PICTURE:,}")
-    try:
-        return base64.b64decode("".join(value.rpartition(",")[2].split()), validate=True)
-    except ValueError as error:
-        raise UserError(f"{column} is no picture in base64: {reprlib.repr(value)}") from error

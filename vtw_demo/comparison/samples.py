@@ -5,11 +5,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from PIL import Image
 
-from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows, tell_skipped
+from vtw_demo.comparison.data_files import read_table
+from vtw_demo.comparison.data_rows import Columns, read_rows, tell_skipped
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.errors import UserError
@@ -46,9 +47,6 @@ class Sample:
         if self.answer_tokens > 1:
             said += f" {self.answer_tokens}"
         return hashlib.sha256(said.encode(errors="surrogatepass") + self.picture.tobytes()).hexdigest()[:16]
-
-
-AnySample = TypeVar("AnySample", Sample, DataSample)
 
 
 def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
@@ -88,32 +86,30 @@ def read_samples(
     split: str = "train",
     config: str | None = None,
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Up to `count` samples from a user's data, and the rows that were skipped: what `read_rows` gives.
-
-    - `answer_tokens`: of each sample.
-    """
+    """Up to `count` samples from a user's data (`read_table`), each with so many `answer_tokens`, and what was skipped
+    (`read_rows`)."""
     _check_count(count)
-    _, rows, bad = read_rows(str(name), columns or Columns(), count, split, config, seed, strict)
+    rows, bad = read_rows(read_table(str(name), split, config), columns or Columns(), count, seed, strict)
     return tuple(Sample(row.name, row.open(), row.question, answer_tokens) for row in rows), bad
 
 
 def askable(
-    vlm: VisionLanguageModel, title: str, samples: Sequence[AnySample], strict: bool, new_tokens: int = 1
-) -> tuple[AnySample, ...]:
-    """The samples that a model can be asked: which fit into its context with an answer of so many tokens, and don't
-    make its processor fail. The others are logged, or with `strict` refused; as is data of which none is left."""
+    vlm: VisionLanguageModel, title: str, samples: Sequence[Any], strict: bool, new_tokens: int = 1
+) -> tuple[Any, ...]:
+    """Those of `samples`, each a `Sample` or a `DataSample`, that fit into a model's context with an answer of so many
+    tokens, and don't make its processor fail. The others are logged, or with `strict` refused."""
     good, bad = [], []
     for sample in samples:
         try:
             picture = sample.picture if isinstance(sample, Sample) else sample.open()
-            tokens = sample.answer_tokens if isinstance(sample, Sample) else new_tokens
-            vlm.check_length(vlm.prompt(picture, sample.question).length, tokens)
+            length = sample.answer_tokens if isinstance(sample, Sample) else new_tokens
+            vlm.check_length(vlm.prompt(picture, sample.question).length, length)
             good.append(sample)
         except Exception as error:  # models' processors fail at a picture in any way there is
             if is_out_of_memory(error):
                 raise
             is_told = isinstance(error, UserError | OSError)
-            bad.append(f"{sample.name}: {error if is_told else f'the model cannot be asked this: {error!r:.200}'}")
+            bad.append(f"{sample.name}: {error if is_told else f'the processor fails, {error!r:.200}'}")
     tell_skipped(title, len(good), bad, strict)
     return tuple(good)
 

@@ -24,12 +24,11 @@ from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationDa
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.plots.images import write_png
+from vtw_demo.plots.images import write_results
 
 DESCRIPTION = (
     "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
@@ -228,7 +227,7 @@ def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation],
         figures += [curve, plots.kinds_figure(evaluation, calibrated)]
         # A picture has no text to hover over.
         labelled = {"mode": "lines+markers+text", "textposition": "bottom right", "textfont": {"size": 9}}
-        pictures[out / f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
+        pictures[f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
             labelled, selector={"name": "agreement"}
         )
         contents[f"{_slug(evaluation.data)}.csv"] = plots.evaluation_table(evaluation).to_csv()
@@ -237,14 +236,7 @@ def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation],
     drawn = [figure.to_html(full_html=False, include_plotlyjs=number == 0) for number, figure in enumerate(figures)]
     head = '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
     contents["evaluation.html"] = "\n".join([head, *drawn])
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_whole(out / name, content.encode())
-        print(out / name)
-    if undrawn := write_png(pictures):
-        print(undrawn, file=sys.stderr)
-    else:
-        print(*pictures, sep="\n")
+    write_results(out, contents, pictures)
 
 
 def _slug(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtw_demo.comparison.data_files import read_table
 from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
 from vtw_demo.embedded.phrasings import TESTED, rephrased
@@ -45,9 +46,10 @@ def read_data(
     seed: int = 0,
     strict: bool = False,
 ) -> tuple[EvaluationData, tuple[str, ...]]:
-    """A user's data, and the rows that were skipped: what `read_rows` gives."""
-    title, samples, bad = read_rows(name, columns, count, split, config, seed, strict, answered=True)
-    return EvaluationData(title, samples), bad
+    """A user's data (`read_table`), and what was skipped (`read_rows`)."""
+    table = read_table(name, split, config)
+    samples, bad = read_rows(table, columns, count, seed, strict, answered=True)
+    return EvaluationData(table.title, samples), bad
 
 
 def picture_fingerprint(picture: Image.Image) -> str:

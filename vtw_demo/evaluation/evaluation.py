@@ -118,22 +118,16 @@ class Evaluation:
 
 
 class AnswersFile:
-    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way.
-
-    Where it can't be written any more, `problem` says why, and what was answered is held until it can be.
-    """
+    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way. Where these
+    can't be written any more, `problem` says why, until they are."""
 
     def __init__(self, path: Path, depends_on: dict[str, Any]) -> None:
         self.path = path
         self.depends_on = depends_on
         self.lines: dict[str, dict[str, Any]] = {}
         self.problem: str | None = None
-        self._unwritten: dict[str, dict[str, Any]] = {}
-        with self._writing():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        if self.problem:  # before anything is answered
-            raise OSError(self.problem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # fails before anything is answered
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
             try:
                 row = json.loads(line)
@@ -158,12 +152,10 @@ class AnswersFile:
         """Add lines, in one piece."""
         added = {row["key"]: row for row in rows}
         self.lines |= added
-        self._unwritten |= added
         with self._writing(), self.path.open("ab", buffering=0) as file:
             # Begun by a line's end: the last line may have been cut short.
             head = b"\n" if file.tell() else _lines([{"depends_on": self.depends_on}])
-            write_all(file.fileno(), head + _lines(self._unwritten.values()))
-            self._unwritten.clear()
+            write_all(file.fileno(), head + _lines(added.values()))
 
     def finish(self, keys: Iterable[str]) -> None:
         """Write the file anew: a line each for these samples, in this order, then what else it held."""
@@ -171,7 +163,6 @@ class AnswersFile:
         rows = [self.lines[key] for key in ordered if key in self.lines]
         with self._writing():
             write_whole(self.path, _lines([{"depends_on": self.depends_on}, *rows]))
-            self._unwritten.clear()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -18,11 +18,10 @@ from vtw_demo.comparison.calibration import (
 from vtw_demo.comparison.data_rows import FILES, Columns, add_data_arguments, chosen_columns
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
-from vtw_demo.files import write_whole
 from vtw_demo.formats import markdown_table
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
-from vtw_demo.plots.images import write_png
+from vtw_demo.plots.images import write_results
 
 DESCRIPTION = (
     "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
@@ -74,21 +73,13 @@ def run(options: argparse.Namespace) -> int:
     assert calibration is not None
     print(table(calibration))
     print(calibration.sentence())
-    folder = options.out or store.folder
-    folder.mkdir(parents=True, exist_ok=True)
     figure = divergence_figure(None, calibration)
     contents = {
-        "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
-        "calibration.html": figure.to_html(include_plotlyjs=True).encode(),
+        "calibration.json": json.dumps(calibration.to_json(), indent=1),
+        "calibration.html": figure.to_html(include_plotlyjs=True),
     }
-    for name, content in contents.items():
-        write_whole(folder / name, content)
-        print(folder / name)
     figure.update_layout(title={"text": calibration.model, "font": {"size": 14}})
-    if undrawn := write_png({folder / "calibration.png": figure}):
-        print(undrawn, file=sys.stderr)
-    else:
-        print(folder / "calibration.png")
+    write_results(options.out or store.folder, contents, {"calibration.png": figure})
     if store.problem:
         raise OSError(store.problem)
     return 0
