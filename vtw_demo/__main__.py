@@ -23,8 +23,6 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 2 where it can't do what it was asked for, 130 after Ctrl+C."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what it can't say is no reason to lose the rest
-        sys.stdout.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m vtw_demo", description="Visual Tokens Withdrawal from the shell.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -57,4 +55,6 @@ def _command(name: str, module: str) -> Any:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal can't show is no reason to lose the rest
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -1,6 +1,8 @@
-import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -207,15 +209,19 @@ def test_where_nothing_can_be_written_nothing_is_asked(data, tmp_path, capsys):
     assert said.out == ""
 
 
-def test_names_that_a_terminal_cant_say_lose_nothing(data, tmp_path, monkeypatch):
-    odd = data.with_name("odd \udce9")
+def test_names_that_a_terminal_cant_show_lose_nothing(data, small_folder, tmp_path):
+    odd, out = data.with_name("odd \udce9"), tmp_path / "out \udce9"
     data.rename(odd)
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr("sys.stdout", terminal)
-    assert main(["evaluate", "--data", str(odd), *ARGUMENTS, "--out", str(tmp_path / "out \udce9")]) == 0
-    terminal.flush()
-    assert b"odd \\udce9: 6 questions" in terminal.buffer.getvalue()
-    assert {"evaluation.json", "evaluation.md", "evaluation.html"} <= set(os.listdir(tmp_path / "out \udce9"))
+    asked = ["--model", str(small_folder), "--data", str(odd), "--layers", "9", "--out", str(out), "--samples", "2"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "vtw_demo", "evaluate", *asked, "--device", "cpu"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"odd \\udce9: 2 questions" in ran.stdout
+    assert {"evaluation.json", "evaluation.md", "evaluation.html"} <= set(os.listdir(out))
 
 
 @pytest.mark.parametrize(

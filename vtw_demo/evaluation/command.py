@@ -104,10 +104,11 @@ def run(options: argparse.Namespace) -> int:
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision}
-    evaluations, problems = [], list[str]()
+    evaluations, files = [], list[AnswersFile]()
     for name, data in asked:
         of_data = {"data": data.name, "max_new_tokens": data.max_new_tokens, "seed": options.seed}
-        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data)
+        files.append(AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data))
+    for (name, data), file in zip(asked, files, strict=True):
         for part, in_variants in _parts(data, variants, compared, options.curve_samples, options.seed):
             try:
                 with tqdm(total=len(part.samples) * len(in_variants), desc=name, unit="answer") as bar:
@@ -118,7 +119,6 @@ def run(options: argparse.Namespace) -> int:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
-        problems += [file.problem] if file.problem else []
     of_calibration = calibration and {
         **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
         "samples": len(calibration.samples),
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
         "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
-    if problems:
+    if problems := [file.problem for file in files if file.problem]:
         raise OSError(" ".join(problems))
     return 0
 
