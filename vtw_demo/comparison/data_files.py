@@ -115,6 +115,7 @@ def _delimited(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:
     """As `_json`; the header says what separates cells."""
     csv.field_size_limit(2**31 - 1)  # for pictures in base64
     lines = list(io.StringIO(text, newline=""))
+    lines[0] = "\n" if lines[0].lower().startswith("sep=") else lines[0]  # Excel's own
     headers: dict[str, Any] = {separator: next(_split(lines, separator), (1, []))[1] for separator in SEPARATORS}
     separator = max(headers, key=lambda one: len(headers[one]) if isinstance(headers[one], list) else 0)
     header = headers[separator]

@@ -114,14 +114,14 @@ def read_rows(
             found[index] = DataSample(table.places[index], *texts[index], opened)
         except (UserError, OSError) as error:
             reasons[index] = str(error)
-    bad = tuple(f"{table.places[index]}: {reasons[index].rstrip('.')}" for index in sorted(reasons))
+    bad = tuple(f"{table.places[index]}: {reasons[index]}" for index in sorted(reasons))
     tell_skipped(table.title, len(found), bad, strict)
     return tuple(found[index] for index in sorted(found)), bad
 
 
 def tell_skipped(title: str, good: int, bad: Sequence[str], strict: bool) -> None:
     """Log the bad rows. Raise UserError where there is no good one, or for `strict` a bad one."""
-    listed = "; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
+    listed = "; ".join(row.rstrip(".") for row in bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
     if strict and bad:
         raise UserError(
             f"{title} has {counted(len(bad), 'bad row')}: {listed}. Mend them, or leave out --strict to skip them."
