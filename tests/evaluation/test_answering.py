@@ -67,7 +67,7 @@ def test_models_that_punish_repetition_answer_in_plain_runs(vlm, samples):
 
 
 def test_what_doesnt_fit_into_the_context_is_refused(vlm, samples):
-    long = replace(samples[0], question="star " * 1850)
+    long = replace(samples[0], question="star " * 1830)
     assert len(answer_samples(vlm, [long], [FULL], 1, batch_size=1)) == 1
     with pytest.raises(ValueError, match="this model's context holds 2048"):
         answer_samples(vlm, [samples[1], long], [FULL], 32, batch_size=2)

@@ -153,7 +153,7 @@ def test_answers_of_another_evaluation_are_not_mixed(data, tmp_path, capsys):
         '{"image": "0.png", "question": "Which?", "answer": "red \\udfff"}',
         json.dumps({"image": "0.png", "question": "\u200b", "answer": "red"}),
         json.dumps({"image": "0.png", "question": "star " * 6000, "answer": "red"}),
-        json.dumps({"image": "0.png", "question": "star " * 1850, "answer": "red"}),  # with the picture and the answer
+        json.dumps({"image": "0.png", "question": "star " * 1830, "answer": "red"}),  # with the picture and the answer
     ],
 )
 def test_a_row_that_cant_be_asked_stops_nothing(data, tmp_path, capsys, caplog, bad):
