@@ -30,9 +30,9 @@ def read_question(question: Any) -> str:
 
 
 def without_control_characters(text: str) -> str:
-    return "".join(
-        character for character in text if character in "\t\n\r" or unicodedata.category(character) not in _LEFT_OUT
-    )
+    """Those that break lines, as a spreadsheet's, become line breaks."""
+    left_out = {one for one in set(text) - set("\t\n\r") if unicodedata.category(one) in _LEFT_OUT}
+    return text.translate({ord(one): "\n" if one.isspace() else "" for one in left_out})
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
