@@ -1,6 +1,7 @@
 """`python -m vtw_demo COMMAND`: `python -m vtw_demo --help` lists the commands."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -53,4 +54,6 @@ def _command(name: str, module: str) -> Any:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal can't show is no reason to lose the rest
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

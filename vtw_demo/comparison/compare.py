@@ -105,12 +105,7 @@ def compare_prompt(
     max_new_tokens = whole_number(max_new_tokens, "The number of new tokens")
     if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
         raise UserError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
-    needed, context = prompt.length + max_new_tokens, vlm.context
-    if context is not None and needed > context:
-        raise UserError(
-            f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
-            f"context holds {context}. Shorten the question or allow fewer new tokens."
-        )
+    vlm.check_length(prompt.length, max_new_tokens)
     return _events(vlm, prompt, layer, max_new_tokens, full, stop or threading.Event())
 
 
