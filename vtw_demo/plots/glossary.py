@@ -4,6 +4,8 @@ import json
 from html import escape
 from pathlib import Path
 
+from vtw_demo.plots.templates import TEMPLATES
+
 TERMS: dict[str, str] = json.loads(Path(__file__).with_name("glossary.json").read_text(encoding="utf-8"))
 
 
@@ -17,9 +19,4 @@ def term(name: str, shown: str | None = None) -> str:
     )
 
 
-WHAT_AM_I_LOOKING_AT = (
-    Path(__file__)
-    .with_name("glossary.html")
-    .read_text(encoding="utf-8")
-    .format_map({name: term(name) for name in TERMS} | {"share of attention": term("share of attention", "share")})
-)
+WHAT_AM_I_LOOKING_AT = TEMPLATES.get_template("glossary.html").render(term=term)
