@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vtw_demo.formats import percent, run_title
+from vtw_demo.formats import amount, milliseconds, percent, run_title
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -13,5 +13,5 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters["percent"] = percent
+TEMPLATES.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds}
 TEMPLATES.globals["run_title"] = run_title
