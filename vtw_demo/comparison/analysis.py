@@ -6,7 +6,7 @@ Page, report, API and the leases of ZeroGPU read this table: to measure somethin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from vtw_demo.comparison.compare import Comparison, RunName
@@ -126,6 +126,7 @@ def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, pa
     return MEASUREMENTS[part.name].measure(vlm, prompt, comparison, part)
 
 
+@dataclass(eq=False, repr=False)
 class Analysis:
     """A comparison with its model and prompt, and what has been measured of it. What is of the full run alone is shared
     with the analyses of other withdrawal layers (`at`).
@@ -133,19 +134,12 @@ class Analysis:
     `timing`: of both runs again and again, once that has been asked for.
     """
 
-    def __init__(
-        self,
-        vlm: VisionLanguageModel,
-        prompt: Prompt,
-        comparison: Comparison,
-        of_full_run: dict[Part, Any] | None = None,
-    ) -> None:
-        self.vlm = vlm
-        self.prompt = prompt
-        self.comparison = comparison
-        self.timing: RepeatedTiming | None = None
-        self._of_full_run: dict[Part, Any] = {} if of_full_run is None else of_full_run
-        self._of_comparison: dict[Part, Any] = {}
+    vlm: VisionLanguageModel
+    prompt: Prompt
+    comparison: Comparison
+    _of_full_run: dict[Part, Any] = field(default_factory=dict)
+    _of_comparison: dict[Part, Any] = field(default_factory=dict, init=False)
+    timing: RepeatedTiming | None = field(default=None, init=False)
 
     def at(self, comparison: Comparison) -> Analysis:
         """The analysis of a comparison at another withdrawal layer, whose full run is this one's."""

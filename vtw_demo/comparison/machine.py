@@ -37,12 +37,10 @@ class Machine:
         return f"{device}{clock}; {self.system}; {packages}{commit}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return asdict(self)
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
     versions = {}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):

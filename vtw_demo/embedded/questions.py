@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,14 @@ def _colour(scene: Scene, generator: random.Random) -> Asked | None:
         noun = generator.choice(("object", "shape"))
         return _texts("colour of the only object", spelling=spelling, noun=noun), scene.objects[0].colour
     item = _any_alone(scene, "shape", generator)
-    return item and (_texts("colour", spelling=spelling, item=item), item.colour)
+    return None if item is None else (_texts("colour", spelling=spelling, item=item), item.colour)
 
 
 def _shape(scene: Scene, generator: random.Random) -> Asked | None:
     if len(scene.objects) == 1 and generator.random() < 0.3:
         return _texts("shape of the only object"), scene.objects[0].shape
     item = _any_alone(scene, "colour", generator)
-    return item and (_texts("shape", item=item), item.shape)
+    return None if item is None else (_texts("shape", item=item), item.shape)
 
 
 def _count(scene: Scene, generator: random.Random) -> Asked:
@@ -144,11 +145,6 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
     return _texts("existence", noun=named), "yes" if there else "no"
 
 
-def _where(scene: Scene, generator: random.Random) -> Asked:
-    item, noun = _unique(scene, generator)
-    return _texts("where", noun=noun), item.place
-
-
 def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     item, noun = _unique(scene, generator)
     direction, (across, down) = generator.choice(tuple(DIRECTIONS.items()))
@@ -162,9 +158,9 @@ def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     return _texts("relation", direction=direction, noun=noun), _name(found[0]) if found else NOTHING
 
 
-def _size(scene: Scene, generator: random.Random) -> Asked:
+def _fact(kind: str, fact: str, scene: Scene, generator: random.Random) -> Asked:
     item, noun = _unique(scene, generator)
-    return _texts("size", noun=noun), item.size
+    return _texts(kind, noun=noun), getattr(item, fact)
 
 
 def _reading(scene: Scene, generator: random.Random) -> Asked | None:
@@ -197,8 +193,9 @@ def _listing(scene: Scene, generator: random.Random) -> Asked:
 
 
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
-    "colour": _colour, "shape": _shape, "count": _count, "existence": _existence, "where": _where,
-    "relation": _relation, "size": _size, "reading": _reading, "description": _description, "listing": _listing,
+    "colour": _colour, "shape": _shape, "count": _count, "existence": _existence,
+    "where": partial(_fact, "where", "place"), "relation": _relation, "size": partial(_fact, "size", "size"),
+    "reading": _reading, "description": _description, "listing": _listing,
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
 LONG_ANSWER_KINDS = ("description", "listing")

@@ -79,7 +79,7 @@ def reachable(name: str) -> bool:
 
 
 def in_cache(name: str, revision: str | None = None) -> bool:
-    """Whether all files of a model are in this machine's cache."""
+    """Whether all of its files are."""
     try:
         snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
     except (OSError, ValueError):
