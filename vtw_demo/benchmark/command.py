@@ -1,7 +1,6 @@
 """`python -m vtw_demo bench`: what withdrawal saves and what this library's own passes cost, in interleaved runs."""
 
 import argparse
-import gc
 import json
 import statistics
 import tomllib
@@ -24,7 +23,7 @@ from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
 from vtw_demo.formats import MISSING, amount, markdown_table
-from vtw_demo.models.devices import on_model_thread
+from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
@@ -134,9 +133,7 @@ def _run_suite(options: argparse.Namespace) -> int:
         except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
             failed = 1
             print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_memory_back()
     return failed
 
 
