@@ -136,6 +136,8 @@ class Calibration:
                 measurements=tuple(map(Measurement.from_json, written["measurements"])),
             )
             read.to_json()  # fails for measurements that don't go together, and what is no threshold
+            if not all(_are_numbers(measurement.kl, len(read.layers)) for measurement in read.measurements):
+                raise UserError("It holds divergences that are no numbers.")
             if len(read.samples) != len(read.measurements):
                 raise UserError(f"{len(read.samples)} samples have {len(read.measurements)} measurements.")
             return read

@@ -14,7 +14,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import Clock
 from vtw_demo.measurements.flops import prefill_flops
-from vtw_demo.models.devices import start_on_model_thread
+from vtw_demo.models.devices import check_finite, start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -66,22 +66,32 @@ def timed_generate(
     - `generate`: of `model`, or of what wraps it; `options` are handed to it.
     - `on_tokens`: called with each position's new tokens, int64, shape (batch,), in time that isn't counted; True ends
       the answers.
+
+    Raises what `check_finite` raises.
     """
     clock = Clock(model.device)
     decoder_starts: list[float] = []
     token_times: list[float] = []
+    latest: list[torch.Tensor] = []
 
     def before_decoder(*_: Any) -> None:
         if not decoder_starts:
             decoder_starts.append(clock.now())
 
+    def after_forward(module: Any, args: tuple, output: Any) -> None:
+        latest[:] = [output.logits[:, -1]]
+
     def after_token(input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         token_times.append(clock.now())
         with clock.paused():
+            check_finite(latest[0])
             ended = on_tokens(input_ids[:, -1])
         return torch.full((len(input_ids),), ended, device=input_ids.device)
 
-    hook = find_decoder(model).register_forward_pre_hook(before_decoder)
+    hooks = (
+        find_decoder(model).register_forward_pre_hook(before_decoder),
+        model.register_forward_hook(after_forward),
+    )
     try:
         with torch.inference_mode(), context:
             start = clock.now()
@@ -92,7 +102,8 @@ def timed_generate(
                 return_dict_in_generate=True,
             )
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
     # A layer that uses another's keys and values may hold none.
     layers = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]

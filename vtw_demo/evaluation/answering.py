@@ -21,6 +21,7 @@ from vtw_demo.errors import UserError
 from vtw_demo.evaluation.data import EvaluationSample
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.devices import check_finite
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask
 
@@ -132,8 +133,10 @@ def _answer(
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
     logits: list[torch.Tensor] = []
+    names = [sample.name for sample in samples]
 
     def note(module: Any, args: tuple, output: Any) -> None:
+        check_finite(output.logits[:, -1], names)
         if not logits:
             logits.append(output.logits[:, -1])
 

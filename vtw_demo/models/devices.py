@@ -8,7 +8,7 @@ embedded model's answers took twice as long from the second calling thread on. S
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -54,6 +54,20 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32
+
+
+def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> None:
+    """Raise UserError for logits, shape (rows, ..., vocabulary), among which are NaN or infinity: nothing follows from
+    them. `names`: of the rows."""
+    is_finite = logits.isfinite().flatten(1).all(1)
+    if is_finite.all():
+        return
+    rows = [name for name, is_right in zip(names, is_finite.tolist(), strict=False) if not is_right]
+    raise UserError(
+        f"{', '.join(rows)}{': ' if rows else ''}The model computes NaN or infinity, from which nothing follows, in "
+        f"{str(logits.dtype).removeprefix('torch.')}. Load it in bfloat16 or float32 and without quantization; where that "
+        "doesn't help, its weights are damaged."
+    )
 
 
 def free_memory(device: torch.device) -> int:
