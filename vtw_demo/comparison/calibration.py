@@ -135,9 +135,9 @@ class Calibration:
                 samples=tuple(written["samples"]),
                 measurements=tuple(map(Measurement.from_json, written["measurements"])),
             )
-            read.to_json()  # fails for measurements that don't go together, and what is no threshold
             if not all(_are_numbers(measurement.kl, len(read.layers)) for measurement in read.measurements):
-                raise UserError("It holds divergences that are no numbers.")
+                raise UserError("Its divergences are no numbers.")
+            read.to_json()  # fails for measurements that don't go together, and what is no threshold
             if len(read.samples) != len(read.measurements):
                 raise UserError(f"{len(read.samples)} samples have {len(read.measurements)} measurements.")
             return read

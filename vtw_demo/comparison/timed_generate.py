@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -59,6 +59,7 @@ def timed_generate(
     inputs: Mapping[str, Any],
     context: AbstractContextManager[None],
     on_tokens: Callable[[torch.Tensor], bool] = lambda tokens: False,
+    names: Sequence[str] = (),
     **options: Any,
 ) -> AnswerCost:
     """Let `generate` answer a batch of prompts inside `context`, and time its stages.
@@ -66,8 +67,7 @@ def timed_generate(
     - `generate`: of `model`, or of what wraps it; `options` are handed to it.
     - `on_tokens`: called with each position's new tokens, int64, shape (batch,), in time that isn't counted; True ends
       the answers.
-
-    Raises what `check_finite` raises.
+    - `names`: of the prompts, to be said where `check_finite` raises.
     """
     clock = Clock(model.device)
     decoder_starts: list[float] = []
@@ -84,7 +84,7 @@ def timed_generate(
     def after_token(input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         token_times.append(clock.now())
         with clock.paused():
-            check_finite(latest[0])
+            check_finite(latest[0], names)
             ended = on_tokens(input_ids[:, -1])
         return torch.full((len(input_ids),), ended, device=input_ids.device)
 

@@ -74,7 +74,7 @@ def check_files(folder: Path) -> None:
         try:
             safe_open(folder / file, "pt")
         except SafetensorError as error:
-            raise UserError(f"{file} is damaged or not whole ({error}). Get it again, in a clone with `git lfs pull`.") from error
+            raise UserError(f"{file} is damaged or not whole ({error}). Get it again (git lfs pull).") from error
 
 
 def check_fit(info: dict[str, Any]) -> str:

@@ -58,15 +58,15 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> None:
     """Raise UserError for logits, shape (rows, ..., vocabulary), among which are NaN or infinity: nothing follows from
-    them. `names`: of the rows."""
+    them. `names`: of the rows, of which the first such is said."""
     is_finite = logits.isfinite().flatten(1).all(1)
     if is_finite.all():
         return
-    rows = [name for name, is_right in zip(names, is_finite.tolist(), strict=False) if not is_right]
+    rows = [f"{name}: " for name, is_right in zip(names, is_finite.tolist(), strict=False) if not is_right]
     raise UserError(
-        f"{', '.join(rows)}{': ' if rows else ''}The model computes NaN or infinity, from which nothing follows, in "
-        f"{str(logits.dtype).removeprefix('torch.')}. Load it in bfloat16 or float32 and without quantization; where that "
-        "doesn't help, its weights are damaged."
+        f"{''.join(rows[:1])}The model computes NaN or infinity, from which nothing follows, in "
+        f"{str(logits.dtype).removeprefix('torch.')}. Load it in bfloat16 or float32 and not quantized; if that is no "
+        "help, its weights are damaged."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vtw_demo.errors import UserError
@@ -23,7 +23,7 @@ from vtw_demo.models.checkpoint import check_files, check_fit, check_format
 from vtw_demo.models.devices import check_finite, compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
 from vtw_demo.models.hub import ModelFiles, fetch, find_files
 from vtw_demo.models.processors import load_processor
-from vtw_demo.models.quantization import Architecture, describe
+from vtw_demo.models.quantization import Architecture, describe, quantized_bits
 from vtw_demo.models.vision_language_model import QUANTIZATIONS, Quantization, VisionLanguageModel
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -174,6 +174,8 @@ def _read(
         note = check_fit(info)
         if outlook.architecture.method and choice.quantization:
             note = f"It was quantized before, which is left as it is. {note}".strip()
+        if outlook.architecture.method:
+            _cast_what_is_not_quantized(model)
         _pack_what_fits(model)
         vlm = VisionLanguageModel(name, model.eval(), processor, revision, note)
         if is_lent:
@@ -305,6 +307,14 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
             llm_int8_skip_modules=skipped,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if choice.quantization else None
+
+
+def _cast_what_is_not_quantized(model: PreTrainedModel) -> None:
+    """Of a checkpoint that was quantized before, transformers reads it in the type in which it was saved."""
+    quantized, _ = quantized_bits(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and name.rpartition(".")[0] not in quantized:
+            parameter.data = parameter.data.to(model.config.dtype)
 
 
 def _pack_what_fits(model: nn.Module) -> None:

@@ -203,10 +203,14 @@ class VisionLanguageModel:
         return int(visual_token_mask(self.model.config, inputs["input_ids"]).sum())
 
     def generate(self, **arguments: Any) -> Any:
-        """The model's own `generate`, greedy, without placeholders: in an answer they'd stand for no picture."""
+        """The model's own `generate`, greedy, with a growing KV cache whatever its files say, and without placeholders:
+        in an answer they'd stand for no picture."""
         model: Any = self.model
-        placeholders = list(visual_token_ids(model.config))
-        return model.generate(**arguments, do_sample=False, num_beams=1, use_cache=True, suppress_tokens=placeholders)
+        placeholders, cache = (
+            list(visual_token_ids(model.config)),
+            {"use_cache": True, "cache_implementation": "dynamic"},
+        )
+        return model.generate(**arguments, **cache, do_sample=False, num_beams=1, suppress_tokens=placeholders)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
