@@ -92,6 +92,13 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(folder, change
     assert "warming up" not in steps
 
 
+def test_another_version_of_transformers_is_named(folder):
+    configure(folder, transformers_version="99.1.0")
+    rewrite(folder, without("lm_head"))
+    with pytest.raises(ValueError, match=r"again with save_pretrained, or try transformers 99\.1\.0, which saved it"):
+        load(str(folder), device="cpu")
+
+
 def test_a_head_that_is_tied_is_not_missed(folder):
     configure(folder, tie_word_embeddings=True)
     rewrite(folder, without("lm_head"))

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,11 +88,9 @@ def timed_generate(
             ended = on_tokens(input_ids[:, -1])
         return torch.full((len(input_ids),), ended, device=input_ids.device)
 
-    hooks = (
-        find_decoder(model).register_forward_pre_hook(before_decoder),
-        model.register_forward_hook(after_forward),
-    )
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(find_decoder(model).register_forward_pre_hook(before_decoder).remove)
+        hooks.callback(model.register_forward_hook(after_forward).remove)
         with torch.inference_mode(), context:
             start = clock.now()
             output = generate(
@@ -101,9 +99,6 @@ def timed_generate(
                 stopping_criteria=StoppingCriteriaList([after_token]),
                 return_dict_in_generate=True,
             )
-    finally:
-        for hook in hooks:
-            hook.remove()
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
     # A layer that uses another's keys and values may hold none.
     layers = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]

@@ -133,10 +133,9 @@ def _answer(
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
     logits: list[torch.Tensor] = []
-    names = [sample.name for sample in samples]
 
     def note(module: Any, args: tuple, output: Any) -> None:
-        check_finite(output.logits[:, -1], names)
+        check_finite(output.logits[:, -1], [sample.name for sample in samples])
         if not logits:
             logits.append(output.logits[:, -1])
 

@@ -19,8 +19,7 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     - `token_id`: of any text token; the forward pass that this takes begins with so many of them.
 
     The result has the shape (positions, vocabulary). All but the decoder layers runs, in the model's own forward
-    pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs. Raises what
-    `check_finite` raises.
+    pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
     """
     layers = find_decoder(model).layers
     input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
@@ -28,9 +27,7 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     def run(handed_on: Any) -> torch.Tensor:
         for layer in layers:
             layer.forward = lambda *args, **kwargs: handed_on
-        logits = model(input_ids=input_ids, use_cache=False).logits[0]
-        check_finite(logits)
-        return logits
+        return check_finite(model(input_ids=input_ids, use_cache=False).logits[0])
 
     replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
     try:

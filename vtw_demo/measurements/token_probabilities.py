@@ -94,7 +94,6 @@ def _probabilities(
     # The answer's last token predicts nothing that is asked for.
     given = with_answer(vlm.model, inputs, tokens[:-1])
     with torch.no_grad(), withdraw(vlm.model, layer):
-        logits = vlm.model(**given, use_cache=False, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
-        check_finite(logits)
-        wanted = torch.tensor(tokens, device=logits.device)[:, None]
-        return logits.log_softmax(-1, dtype=torch.float32).gather(-1, wanted).exp().flatten().tolist()
+        found = vlm.model(**given, use_cache=False, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
+        wanted = torch.tensor(tokens, device=found.device)[:, None]
+        return check_finite(found).log_softmax(-1, dtype=torch.float32).gather(-1, wanted).exp().flatten().tolist()

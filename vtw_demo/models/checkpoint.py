@@ -77,14 +77,16 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{file} is damaged or not whole ({error}). Get it again (git lfs pull).") from error
 
 
-def check_fit(info: dict[str, Any]) -> str:
+def check_fit(info: dict[str, Any], saved_by: str | None) -> str:
     """Raise UserError for weights that are missing or have other shapes, by what transformers tells of their loading;
-    what is to be said of further ones, in a sentence or ""."""
+    what is to be said of further ones, in a sentence or "". `saved_by`: the version of transformers that saved them."""
     further, misshapen = sorted(info["unexpected_keys"]), sorted(info["mismatched_keys"])
     faults = [f"{key} (of shape {tuple(held)}, not {tuple(wanted)})" for key, held, wanted in misshapen]
     if not (faults := [*faults, *sorted(info["missing_keys"])]):
         return f"Weights that the model has no place for are left out: {_some(further)}." if further else ""
     advice = "Save the whole model again with save_pretrained."
+    if saved_by not in (None, transformers.__version__):
+        advice = f"{advice[:-1]}, or try transformers {saved_by}, which saved it; this is {transformers.__version__}."
     if any(0 in held for _, held, _ in misshapen):
         advice = "Some are empty, as ZeRO-3 and FSDP leave them: gather the weights of all processes when saving."
     advice = next((said for part, said in _ADVICE.items() if any(part in key for key in further)), advice)

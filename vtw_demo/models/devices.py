@@ -56,12 +56,12 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> None:
-    """Raise UserError for logits, shape (rows, ..., vocabulary), among which are NaN or infinity: nothing follows from
-    them. `names`: of the rows, of which the first such is said."""
+def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> torch.Tensor:
+    """`logits`, shape (rows, ..., vocabulary). Raises UserError for NaN and infinity among them; `names`, of the rows,
+    tell which is the first such."""
     is_finite = logits.isfinite().flatten(1).all(1)
     if is_finite.all():
-        return
+        return logits
     rows = [f"{name}: " for name, is_right in zip(names, is_finite.tolist(), strict=False) if not is_right]
     raise UserError(
         f"{''.join(rows[:1])}The model computes NaN or infinity, from which nothing follows, in "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from vtw_demo.errors import UserError
@@ -165,17 +165,20 @@ def _read(
         if outlook.architecture.method is None:
             # On this device nothing of the weights is read but names and shapes; quantizing would hide wrong shapes.
             with _weights_reported(lambda done, total: None):
-                check_fit(read(device_map={"": "meta"})[1])
+                check_fit(read(device_map={"": "meta"})[1], config.transformers_version)
         with _weights_reported(lambda done, total: report(LoadProgress(name, "reading weights", done, total))):
             model, info = read(
                 device_map={"": "cpu" if is_lent else outlook.device},
                 quantization_config=_quantization_config(choice, outlook),
             )
-        note = check_fit(info)
+        note = check_fit(info, config.transformers_version)
         if outlook.architecture.method and choice.quantization:
             note = f"It was quantized before, which is left as it is. {note}".strip()
-        if outlook.architecture.method:
-            _cast_what_is_not_quantized(model)
+        if outlook.architecture.method:  # transformers leaves what isn't quantized in the type in which it was saved
+            quantized, _ = quantized_bits(model)
+            for key, weights in model.named_parameters():
+                if weights.is_floating_point() and key.rpartition(".")[0] not in quantized:
+                    weights.data = weights.data.to(model.config.dtype)
         _pack_what_fits(model)
         vlm = VisionLanguageModel(name, model.eval(), processor, revision, note)
         if is_lent:
@@ -307,14 +310,6 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
             llm_int8_skip_modules=skipped,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if choice.quantization else None
-
-
-def _cast_what_is_not_quantized(model: PreTrainedModel) -> None:
-    """Of a checkpoint that was quantized before, transformers reads it in the type in which it was saved."""
-    quantized, _ = quantized_bits(model)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and name.rpartition(".")[0] not in quantized:
-            parameter.data = parameter.data.to(model.config.dtype)
 
 
 def _pack_what_fits(model: nn.Module) -> None:

@@ -14,15 +14,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
+from transformers.models.auto.modeling_auto import AutoModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils import PushToHubMixin
 
@@ -62,8 +56,7 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
     if "video_processor" in names:
         parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
-    written, _ = kind.get_processor_dict(folder)
-    settings = {name: value for name, value in written.items() if value is not None}
+    settings = {name: value for name, value in kind.get_processor_dict(folder)[0].items() if value is not None}
     counted = {*inspect.signature(kind).parameters} & {*_COUNTED}
     if "vision_feature_select_strategy" in counted and not counted <= settings.keys():
         settings = {**_counted(config), **settings}

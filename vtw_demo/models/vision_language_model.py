@@ -82,26 +82,28 @@ class VisionLanguageModel:
         """What the weights are held in, in words: "4-bit", "8-bit throughout", "4-bit in part (awq)", "bfloat16"..."""
         (bits, extent), method = self._held, self.quantization
         held = " and ".join(f"{number}-bit" for number in sorted({*bits.values()}))
-        words = f"{held}{extent}" if held else str(self.model.dtype).removeprefix("torch.")
+        words = f"{held}{extent}" if held else self._dtype
         return words if method in (None, *QUANTIZATIONS) else f"{words} ({method})"
 
     @property
     def quantized(self) -> str:
         """What is held in fewer bits, in a sentence."""
         (bits, extent), settings = self._held, quantization_settings(self.model.config)
-        dtype, method = str(self.model.dtype).removeprefix("torch."), settings.get("method")
         if not bits:
-            said = f"The checkpoint is quantized by {method} and unpacked" if method else "Nothing is quantized"
-            return f"{said}: all weights are {dtype}."
-        held = " and ".join(f"{number} bits" for number in sorted({*bits.values()}))
-        if method == "4bit":
-            nested = ", double quantization" if settings["bnb_4bit_use_double_quant"] else ""
-            method = f"{settings['bnb_4bit_quant_type'].upper()}{nested}"
-        how = "" if method in (None, "8bit") else f" ({method})"
-        modules = f"The {len(bits)} linear modules of the {self.layers} decoder layers"
-        if extent:
-            modules = f"{'All' if extent == ' throughout' else 'In part,'} {len(bits)} linear modules"
-        return f"{modules} are held in {held}{how}; all else in {dtype}."
+            said = "The checkpoint is quantized, and unpacked here" if settings else "Nothing is quantized"
+            return f"{said}: all weights are {self.precision}."
+        modules = (
+            f"{len(bits)} linear modules"
+            if extent
+            else f"The {len(bits)} linear modules of the {self.layers} decoder layers"
+        )
+        nested = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
+        constants = f" ({settings['bnb_4bit_quant_type'].upper()}{nested})" if self.quantization == "4bit" else ""
+        return f"{modules} are held in {self.precision}{constants}, all else in {self._dtype}."
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def memory_bytes(self) -> int:
