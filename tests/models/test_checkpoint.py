@@ -164,7 +164,7 @@ def of_authors_pickled(folder):
     ("spoil", "said"),
     [
         (adapter, r"is an adapter \(LoRA\), of 'llava-hf/llava-1.5-7b-hf': .* merge_and_unload"),
-        (adapter_beside, "an adapter .* of 'some/base': .* If it is merged already, remove its adapter_config.json"),
+        (adapter_beside, "an adapter .* of 'some/base': .* If that is done already, remove its adapter_config.json"),
         (shards, "index.json names files that aren't there: model-00002-of-00002.safetensors. Get them"),
         (without_index, "not in safetensors .* with model.safetensors.index.json"),
         (cut_short, "model.safetensors is damaged or not whole .*Get it again"),

@@ -46,14 +46,11 @@ def models(tmp_path_factory):
     shutil.copytree(llava, cross, dirs_exist_ok=True)
     (cross / "config.json").write_text('{"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]}')
     lost, nan = (tmp_path_factory.mktemp(name) for name in ("lost", "nan"))
-    for folder, change in (
-        (lost, lambda weights: weights.pop(HEAD)),
-        (nan, lambda weights: weights[HEAD].fill_(math.nan)),
-    ):
+    held = load_file(llava / "model.safetensors")
+    head = held.pop(HEAD).fill_(math.nan)
+    for folder, weights in ((lost, held), (nan, held | {HEAD: head})):
         shutil.copytree(llava, folder, dirs_exist_ok=True)
-        held = load_file(llava / "model.safetensors")
-        change(held)
-        save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return {
         "some/lost": lost,
         "some/nan": nan,

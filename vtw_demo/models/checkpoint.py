@@ -36,13 +36,10 @@ def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
             raise UserError(f"{refused} its {file} is damaged. Choose another one.") from error
 
     refused, fault = f"The model {name!r} can't be loaded:", ""
-    has_weights = _WEIGHTS in listed or _INDEX in listed
     config = read(CONFIG) if CONFIG in listed else {}
     if ADAPTER in listed:
         base = read(ADAPTER).get("base_model_name_or_path")
-        fault = f"it is an adapter (LoRA), of {base!r}: {_MERGE}."
-        if has_weights:
-            fault += f" If it is merged already, remove its {ADAPTER}."
+        fault = f"it is an adapter (LoRA), of {base!r}: {_MERGE}. If that is done already, remove its {ADAPTER}."
     elif CONFIG not in listed:
         fault = f"it has no {CONFIG}, so it is no model of transformers. Check the id or the folder."
     elif "mm_vision_tower" in config:
@@ -54,7 +51,7 @@ def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
         code = " It comes with code of its own, which is never run here." if "auto_map" in config else ""
         known = f"isn't known to transformers {transformers.__version__}"
         fault = f"its architecture, {model_type!r}, {known}.{code} Choose another model."
-    elif not has_weights:
+    elif not {_WEIGHTS, _INDEX} & {*listed}:
         fault = (
             f"its weights are not in safetensors ({_WEIGHTS}, or files with {_INDEX}), the only ones that are read "
             "here. Choose a version that has them."

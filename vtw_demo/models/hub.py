@@ -43,7 +43,7 @@ def find_files(name: str, revision: str | None = None) -> ModelFiles:
     """A model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return ModelFiles(folder, _names(folder))
+        return ModelFiles(folder, tuple(path.name for path in folder.iterdir()))
     with _sentences(name, revision):
         validate_repo_id(name)
         look: Any = partial(snapshot_download, name, revision=revision, tqdm_class=_bar())
@@ -52,13 +52,9 @@ def find_files(name: str, revision: str | None = None) -> ModelFiles:
             listed = look(**WHOLE, dry_run=True)
         except errors.DryRunError:  # without a network: what is in the cache must do
             look(**WHOLE, local_files_only=True)
-            return ModelFiles(folder, _names(folder), name, revision)
+            return ModelFiles(folder, tuple(path.name for path in folder.iterdir()), name, revision)
         missing = sum(file.file_size or 0 for file in listed if file.will_download)
         return ModelFiles(folder, tuple(file.filename for file in listed), name, revision, missing)
-
-
-def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(path.name for path in folder.iterdir())
 
 
 def fetch(files: ModelFiles, report: Report) -> Path:

@@ -60,13 +60,12 @@ def describe(config: PreTrainedConfig, quantize_all: bool = False, device: torch
     model.tie_weights()
     check_family(model)
     layers = find_decoder(model).layers
-    head = model.get_output_embeddings()
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
-    everywhere = tuple(name for name, module in model.named_modules() if tied and module is head)
-    kept = everywhere if quantize_all else _outside(model, layers)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     sizes = {name: module.weight.numel() for name, module in linear.items()}
+    shared = model.get_input_embeddings().weight
+    tied = tuple(name for name, module in linear.items() if module.weight is shared)
+    kept = tied if quantize_all else _outside(model, layers)
     if not (settings := quantization_settings(config)):
         quantizable = sum(size for name, size in sizes.items() if not _is_in(name, kept))
         return Architecture(parameters, quantizable, len(layers), kept)
@@ -97,15 +96,17 @@ def quantized_bits(model: PreTrainedModel) -> tuple[dict[str, int], str]:
     """How many bits a weight has in each linear module that is held in fewer than 16, by name, from what is in memory;
     and where these are: "" for those of the decoder layers, " throughout" for all but a head that shares the
     embedding's weights, else " in part"."""
-    inside = {id(module) for module in find_decoder(model).layers.modules()}
+    inside, shared = (
+        {id(module) for module in find_decoder(model).layers.modules()},
+        model.get_input_embeddings().weight,
+    )
     found, of_decoder, everywhere = {}, set(), set()
     for name, module in model.named_modules():
         weights = getattr(module, "in_features", 0) * getattr(module, "out_features", 0)
         if not weights or not (held := max(_own_bytes(module), default=0)):
             continue
         of_decoder |= {name} if id(module) in inside else set()
-        if getattr(module, "weight", None) is not model.get_input_embeddings().weight:
-            everywhere.add(name)
+        everywhere |= {name} if getattr(module, "weight", None) is not shared else set()
         if (bits := round(8 * held / weights)) < 16:
             found[name] = bits
     return found, "" if found.keys() == of_decoder else " throughout" if found.keys() == everywhere else " in part"
