@@ -1,6 +1,7 @@
 """Whether files are a whole checkpoint in transformers' format, and whether its weights fit its architecture."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,7 @@ CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _NAMED = 3
 _MERGE = "load both with PEFT, merge them with merge_and_unload, save the result with save_pretrained, and load that"
-# By parts that only these have in their keys.
-_ADVICE = {
-    "lora_": f"An adapter (LoRA) is beside its weights: {_MERGE}.",
-    **dict.fromkeys(
-        ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module."),
-        "It was saved from a wrapper (PEFT, DataParallel, torch.compile, FSDP): save the model inside that.",
-    ),
-}
+_WRAPPER = re.compile(r"(^|\.)(base_model\.model|module|_orig_mod|_fsdp_wrapped_module)\.")
 
 
 def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
@@ -49,8 +43,8 @@ def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
         )
     elif (model_type := config.get("model_type")) not in CONFIG_MAPPING:
         code = " It comes with code of its own, which is never run here." if "auto_map" in config else ""
-        known = f"isn't known to transformers {transformers.__version__}"
-        fault = f"its architecture, {model_type!r}, {known}.{code} Choose another model."
+        version = f"transformers {transformers.__version__}"
+        fault = f"its architecture, {model_type!r}, isn't known to {version}.{code} Choose another model."
     elif not {_WEIGHTS, _INDEX} & {*listed}:
         fault = (
             f"its weights are not in safetensors ({_WEIGHTS}, or files with {_INDEX}), the only ones that are read "
@@ -86,7 +80,10 @@ def check_fit(info: dict[str, Any], saved_by: str | None) -> str:
         advice = f"{advice[:-1]}, or try transformers {saved_by}, which saved it; this is {transformers.__version__}."
     if any(0 in held for _, held, _ in misshapen):
         advice = "Some are empty, as ZeRO-3 and FSDP leave them: gather the weights of all processes when saving."
-    advice = next((said for part, said in _ADVICE.items() if any(part in key for key in further)), advice)
+    if any("lora_" in key for key in further):
+        advice = f"An adapter (LoRA) is beside its weights: {_MERGE}."
+    elif any(map(_WRAPPER.search, further)):
+        advice = "It was saved from a wrapper (PEFT, DataParallel, torch.compile, FSDP): save the model inside that."
     others = f", and others are there: {_some(further)}" if further else ""
     raise UserError(f"weights that its {CONFIG} asks for are missing or misshapen: {_some(faults)}{others}. {advice}")
 

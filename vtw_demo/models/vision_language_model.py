@@ -92,14 +92,14 @@ class VisionLanguageModel:
         if not bits:
             said = "The checkpoint is quantized, and unpacked here" if settings else "Nothing is quantized"
             return f"{said}: all weights are {self.precision}."
-        modules = (
-            f"{len(bits)} linear modules"
-            if extent
-            else f"The {len(bits)} linear modules of the {self.layers} decoder layers"
-        )
-        nested = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
-        constants = f" ({settings['bnb_4bit_quant_type'].upper()}{nested})" if self.quantization == "4bit" else ""
-        return f"{modules} are held in {self.precision}{constants}, all else in {self._dtype}."
+        modules, constants = f"{len(bits)} linear modules", ""
+        if not extent:
+            modules = f"The {modules} of the {self.layers} decoder layers"
+        if self.quantization == "4bit":
+            nested = ", double quantization" if settings["bnb_4bit_use_double_quant"] else ""
+            constants = f" ({settings['bnb_4bit_quant_type'].upper()}{nested})"
+        held = self.precision.replace("-bit", " bits")
+        return f"{modules} are held in {held}{constants}; all else in {self._dtype}."
 
     @property
     def _dtype(self) -> str:
