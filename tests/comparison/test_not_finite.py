@@ -7,6 +7,7 @@ import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 from playwright.sync_api import expect
 from safetensors.torch import load_file, save_file
 
@@ -96,15 +97,11 @@ def half(scale):
     model, processor = saved_models.build("llava")
     with torch.no_grad():
         model.get_decoder().layers[1].mlp.down_proj.weight *= scale
-    inputs = processor(images=[saved_models_picture()], text="<image> a", return_tensors="pt", add_special_tokens=False)
+    inputs = processor(
+        images=[Image.new("RGB", (60, 60), "red")], text="<image> a", return_tensors="pt", add_special_tokens=False
+    )
     inputs["pixel_values"] = inputs["pixel_values"].half()
     return model.half(), dict(inputs)
-
-
-def saved_models_picture():
-    from PIL import Image
-
-    return Image.new("RGB", (60, 60), "red")
 
 
 @pytest.mark.parametrize("measured", [sweep, measure_attention])

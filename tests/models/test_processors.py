@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from tests import saved_models
+from tests.families import CLIP, SIGLIP
 from vtw_demo import load
 from vtw_demo.comparison.compare import compare
 
@@ -49,9 +50,7 @@ def test_it_is_taken_from_the_configuration(family, left_out, tmp_path):
 
 
 @pytest.mark.parametrize(("tower", "strategy", "tokens"), [("siglip", "full", 36), ("clip", "full", 37)])
-def test_towers_with_and_without_a_class_token(tower, strategy, tokens, tmp_path, monkeypatch):
-    from tests.families import CLIP, SIGLIP
-
+def test_towers_with_and_without_a_class_token(tower, strategy, tokens, tmp_path):
     vision = saved_models.tiles(SIGLIP if tower == "siglip" else CLIP)
     model, processor = saved_models.build("llava")
     config = model.config.to_dict() | {"vision_config": vision, "vision_feature_select_strategy": strategy}
