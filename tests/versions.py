@@ -20,6 +20,8 @@ NEWEST = "newest"
 VERSIONS = ("5.0", "5.10", "5.17", NEWEST)
 TESTS = (
     "tests/withdrawal/test_withdraw.py",
+    "tests/withdrawal/test_token_pruning.py",
+    "tests/withdrawal/test_layer_inputs.py",
     "tests/withdrawal/test_families.py",
     "tests/measurements/test_layer_sweep.py",
     "tests/measurements/test_attention.py",

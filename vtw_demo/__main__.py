@@ -1,6 +1,7 @@
 """`python -m vtw_demo COMMAND`: `python -m vtw_demo --help` lists the commands."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,7 +17,6 @@ COMMANDS = {
     "models": ("models.command", "list the models that are known to work"),
     "space": ("server.space_command", "check and send the Hugging Face Space"),
     "bench": ("benchmark.command", "measure what withdrawal saves, and what this library's own passes cost"),
-    "loadtest": ("benchmark.load_test", "let many visitors ask the real server at once, and watch its memory"),
 }
 
 
@@ -54,4 +54,6 @@ def _command(name: str, module: str) -> Any:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal can't show is no reason to lose the rest
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

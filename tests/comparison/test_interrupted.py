@@ -18,8 +18,8 @@ from gradio_client import handle_file
 
 from tests.forked import forked
 from tests.serving import started
+from tests.visitors import FailedError, QueueFullError, Request, call_on_page, compare, connect
 from vtw_demo.__main__ import main
-from vtw_demo.benchmark.visitors import FailedError, QueueFullError, Request, call_on_page, compare, connect
 from vtw_demo.comparison.calibration import CalibrationStore, calibrate
 from vtw_demo.comparison.samples import read_samples
 from vtw_demo.embedded.scenes import draw, random_scene

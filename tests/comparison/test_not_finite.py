@@ -97,9 +97,8 @@ def half(scale):
     model, processor = saved_models.build("llava")
     with torch.no_grad():
         model.get_decoder().layers[1].mlp.down_proj.weight *= scale
-    inputs = processor(
-        images=[Image.new("RGB", (60, 60), "red")], text="<image> a", return_tensors="pt", add_special_tokens=False
-    )
+    picture = Image.new("RGB", (60, 60), "red")
+    inputs = processor(images=[picture], text="<image> a", return_tensors="pt", add_special_tokens=False)
     inputs["pixel_values"] = inputs["pixel_values"].half()
     return model.half(), dict(inputs)
 

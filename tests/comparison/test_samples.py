@@ -1,10 +1,12 @@
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from vtw_demo.comparison.samples import DESCRIPTION_TOKENS, Sample, embedded_samples, read_samples
+from vtw_demo.comparison.data_rows import DataSample
+from vtw_demo.comparison.samples import DESCRIPTION_TOKENS, Sample, askable, embedded_samples, read_samples
 from vtw_demo.embedded.questions import describe
 from vtw_demo.embedded.scenes import random_scene
 
@@ -67,8 +69,8 @@ def test_jsonl(folder, by_folder):
     file = write_jsonl(folder / "data.jsonl", row(), "", row("blue.png", "Größe?", id=7))
     samples, bad = read_samples(folder if by_folder else file, 20)
     assert [(s.name, s.question, s.picture.getpixel((0, 0))) for s in samples] == [
-        ("data.jsonl:1", "What color is it?", (255, 0, 0)),
-        ("data.jsonl:3", "Größe?", (0, 0, 255)),
+        ("data.jsonl, line 1", "What color is it?", (255, 0, 0)),
+        ("data.jsonl, line 3", "Größe?", (0, 0, 255)),
     ]
     assert bad == ()
     assert [sample.answer_tokens for sample in samples] == [1, 1]
@@ -79,85 +81,28 @@ def test_csv_as_spreadsheets_write_it(folder):
     file = folder / "data.csv"
     file.write_bytes('\ufeffquestion,image\r\n"Red,\nor blue?",red.png\r\nWhat?,blue.png\r\n'.encode())
     samples, bad = read_samples(file, 20)
-    assert [(s.name, s.question) for s in samples] == [("data.csv:3", "Red,\nor blue?"), ("data.csv:4", "What?")]
+    assert [(s.name, s.question) for s in samples] == [
+        ("data.csv, line 2", "Red,\nor blue?"),
+        ("data.csv, line 4", "What?"),
+    ]
     assert bad == ()
-
-
-BAD_ROWS = (
-    row(),
-    "{broken",
-    row("missing.png"),
-    row("notes.png"),
-    row(question="  "),
-    {"image": "red.png"},
-    row(question=7),
-    "[1, 2]",
-    row("blue.png"),
-)
-
-
-def test_bad_rows_are_named_and_skipped(folder):
-    samples, bad = read_samples(write_jsonl(folder / "data.jsonl", *BAD_ROWS), 20)
-    assert [s.name for s in samples] == ["data.jsonl:1", "data.jsonl:9"]
-    reasons = {int(entry.place.removeprefix("line ")): entry.reason for entry in bad}
-    assert sorted(reasons) == [2, 3, 4, 5, 6, 7, 8]
-    assert "no valid JSON" in reasons[2]
-    assert "missing.png" in reasons[3]
-    assert "not a picture" in reasons[4]
-    assert (reasons[5], reasons[6]) == ("question is empty", "question is missing")
-    assert "question must be text; this is 7" in reasons[7]
-    assert "must be a JSON object" in reasons[8]
-    assert str(bad[0]).startswith("line 2: ")
-
-
-def test_strict_refuses_bad_rows(folder):
-    with pytest.raises(ValueError, match=r"7 bad rows: line 2: no valid JSON.*line 8: must be a JSON object.*--strict"):
-        read_samples(write_jsonl(folder / "data.jsonl", *BAD_ROWS), 20, strict=True)
-    samples, bad = read_samples(write_jsonl(folder / "data.jsonl", row()), 20, strict=True)
-    assert (len(samples), bad) == (1, ())
 
 
 def test_of_many_rows_some_are_chosen_in_their_order(folder):
     file = write_jsonl(folder / "data.jsonl", *(row(question=f"Question {n}?") for n in range(50)))
     names = [s.name for s in read_samples(file, 20)[0]]
     assert names == [s.name for s in read_samples(file, 20)[0]]
-    lines = [int(name.split(":")[1]) for name in names]
+    lines = [int(name.split()[-1]) for name in names]
     assert len(set(lines)) == 20
     assert lines == sorted(lines) != list(range(1, 21))
     assert names != [s.name for s in read_samples(file, 20, seed=1)[0]]
 
 
-def test_unreadable_data(folder, tmp_path):
-    cases = [
-        (folder / "nothing", "There is no"),
-        (folder / "red.png", r"must be a \.jsonl or \.csv or \.json file"),
-        (folder, r"or a folder that holds one \.jsonl or \.csv file"),
-    ]
-    for path, message in cases:
-        with pytest.raises(ValueError, match=message):
-            read_samples(path, 20)
-    latin = folder / "latin.csv"
-    latin.write_bytes("image,question\nred.png,Größe?\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="not text in UTF-8"):
-        read_samples(latin, 20)
-    latin.write_text("picture,question\nred.png,What?\n")
-    with pytest.raises(
-        ValueError,
-        match=r"no column 'image'; it has picture, question\. Its header must",
-    ):
-        read_samples(latin, 20)
-    latin.write_text('image,question\nred.png,"What?\n')
-    with pytest.raises(ValueError, match="no valid CSV at line"):
-        read_samples(latin, 20)
-    latin.write_text("image,question\n")
-    with pytest.raises(ValueError, match="no row that can be used"):
-        read_samples(latin, 20)
-    with pytest.raises(ValueError, match=r"no row that can be used: line 1: there is no picture .*gone\.png"):
-        read_samples(write_jsonl(folder / "a.jsonl", row("gone.png")), 20)
-    with pytest.raises(ValueError, match=r"it holds a\.jsonl, latin\.csv\. Name the file itself"):
-        read_samples(folder, 20)
+def test_unreadable_data(folder):
+    with pytest.raises(ValueError, match=r"There is no .*nothing\.csv"):
+        read_samples(folder / "nothing.csv", 20)
     with pytest.raises(ValueError, match="At least 1 sample is needed; 0"):
-        read_samples(latin, 0)
+        read_samples(folder / "nothing.csv", 0)
     with pytest.raises(ValueError, match="At least 1 sample"):
         embedded_samples(0)
 
@@ -171,3 +116,48 @@ def test_data_never_raises_anything_but_a_sentence(folder):
             file.write_bytes(content)
             with pytest.raises(ValueError, match=r"\w"):
                 read_samples(file, 20)
+
+
+class Failing:
+    """A processor that fails at pictures of 20 × 10 pixels."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __getattr__(self, name):
+        return getattr(self.processor, name)
+
+    def __call__(self, images, **options):
+        if images[0][0].size == (20, 10):
+            raise ZeroDivisionError("float division by zero " * 100)
+        return self.processor(images=images, **options)
+
+
+def test_what_a_model_cant_be_asked_is_left_out(small, folder, caplog):
+    wide, square = Image.new("RGB", (20, 10)), Image.new("RGB", (20, 20))
+    failing = replace(small, processor=Failing(small.processor))
+    (folder / "gone.png").write_bytes((folder / "red.png").read_bytes())
+    gone = DataSample("a gone one", "", "What?", (), lambda: Image.open(folder / "gone.png"))
+    (folder / "gone.png").unlink()
+    samples = [
+        Sample("a wide one", wide, "What?"),
+        Sample("a long one", square, "star " * 3000),
+        Sample("a longer answer", square, "What?", 1900),
+        Sample("a good one", square, "What?"),
+    ]
+    assert askable(failing, "mine", samples, strict=False) == (samples[-1],)
+    kept = DataSample("kept", "", "What?", (), lambda: square)
+    assert askable(failing, "mine", [gone, kept], strict=False, new_tokens=9) == (kept,)
+    skipped = [record.getMessage() for record in caplog.records]
+    assert [one.partition(":")[0] for one in skipped] == [
+        f"skipped {name}" for name in ("a wide one", "a long one", "a longer answer", "a gone one")
+    ]
+    assert "ZeroDivisionError" in skipped[0]
+    assert "context holds 2048" in skipped[1]
+    assert all(len(one) < 400 for one in skipped)
+    with pytest.raises(ValueError, match=r"mine has 3 bad rows: a wide one: .*--strict"):
+        askable(failing, "mine", samples, strict=True)
+    with pytest.raises(ValueError, match="mine has no row that can be used: a wide one: "):
+        askable(failing, "mine", samples[:1], strict=False)
+    with pytest.raises(ValueError, match="mine has no row that can be used"):
+        askable(failing, "mine", [kept], strict=False, new_tokens=3000)

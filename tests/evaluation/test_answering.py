@@ -1,19 +1,19 @@
 """All answers from one sweep against plain runs of `withdraw`, one question at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.families import OPTIONS, PROMPTS, build
 from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
-from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes, shared_encoding
+from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
 from vtw_demo.evaluation.data import BUILT_IN, easy_vqa_test, unknown_photos
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant, fastv_dropped, fastv_share, obstacle
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = (2, 6, 9, 11)
-FAMILIES = ("llava", "llava_next", "paligemma", "gemma3", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "mistral3")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,13 @@ def test_models_that_punish_repetition_answer_in_plain_runs(vlm, samples):
         config.repetition_penalty = None
     assert chooses_likeliest(vlm)
     assert outcomes[Variant("withdrawn", 11)].answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def test_what_doesnt_fit_into_the_context_is_refused(vlm, samples):
+    long = replace(samples[0], question="star " * 1830)
+    assert len(answer_samples(vlm, [long], [FULL], 1, batch_size=1)) == 1
+    with pytest.raises(ValueError, match="this model's context holds 2048"):
+        answer_samples(vlm, [samples[1], long], [FULL], 32, batch_size=2)
 
 
 def test_ablations_answer_in_any_batch(vlm, samples):
@@ -139,33 +146,3 @@ def test_photos_are_parts_of_those_that_training_never_saw():
     assert {sample.references for sample in data.samples} == {(MODEST_ANSWER,)}
     assert len({sample.open().tobytes() for sample in data.samples}) == len(data.samples)
     assert all(sample.open().tobytes() == sample.open().tobytes() for sample in data.samples)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_answers_are_the_same_where_encoding_is_shared(name):
-    tiny = build(name)
-    inputs = tiny.prompt(*PROMPTS["several images"])
-    expected = tiny.model.generate(**inputs, **OPTIONS)
-    with shared_encoding(tiny.model):
-        for _ in range(2):
-            out = tiny.model.generate(**inputs, **OPTIONS)
-            torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits))
-    assert "get_image_features" not in vars(tiny.model.model)
-
-
-def test_each_picture_is_encoded_once():
-    tiny, seen = build("llava"), []
-    inputs = tiny.prompt([1, "image", 2], [3, "image", 4])
-    inputs["pixel_values"] = inputs["pixel_values"][[0, 0]]
-    tower = tiny.model.model.vision_tower
-    handle = tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    try:
-        with torch.no_grad(), shared_encoding(tiny.model):
-            first = tiny.model(**inputs).logits
-            assert torch.equal(tiny.model(**inputs).logits, first)
-            tiny.model(
-                **{**inputs, "pixel_values": inputs["pixel_values"] + torch.tensor([0.0, 1.0])[:, None, None, None]}
-            )
-    finally:
-        handle.remove()
-    assert seen == [1, 1]

@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -43,14 +46,14 @@ def model(small, tmp_path, monkeypatch):
     monkeypatch.setattr("vtw_demo.evaluation.evaluation.TIMED_PROMPTS", 1)
 
 
-def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch):
+def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog):
     monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: vlm)
     monkeypatch.delenv("BROWSER_PATH")
     out = tmp_path / "out"
     arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]
     assert main([*arguments, "1", "9"]) == 0
     said = capsys.readouterr()
-    assert "there is no picture" in said.err
+    assert "there is no picture" in caplog.text
     assert "left out: fastv, K = 1: FastV drops tokens after 2 layers" in said.err
     assert "100%" in said.err
     result = json.loads((out / "evaluation.json").read_text())
@@ -141,6 +144,84 @@ def test_answers_of_another_evaluation_are_not_mixed(data, tmp_path, capsys):
     assert main(arguments) == 0
     assert main([*arguments, "--max-new-tokens", "5"]) == 2
     assert "max_new_tokens was 32, and is 5. Choose another folder with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"image": "0.png", "question": "Which \\ud83d?", "answer": "red"}',
+        '{"image": "0.png", "question": "Which?", "answer": "red \\udfff"}',
+        json.dumps({"image": "0.png", "question": "\u200b", "answer": "red"}),
+        json.dumps({"image": "0.png", "question": "star " * 6000, "answer": "red"}),
+        json.dumps({"image": "0.png", "question": "star " * 1830, "answer": "red"}),  # with the picture and the answer
+    ],
+)
+def test_a_row_that_cant_be_asked_stops_nothing(data, tmp_path, capsys, caplog, bad):
+    good = (data / "data.jsonl").read_text().splitlines()[:2]
+    (data / "other.jsonl").write_text("\n".join([good[0], bad, good[1]]))
+    asked = ["evaluate", "--data", str(data / "data.jsonl"), str(data / "other.jsonl"), *ARGUMENTS, "--out"]
+    assert main([*asked, str(tmp_path / "out")]) == 0
+    assert "skipped other.jsonl, line 2: " in caplog.text
+    measured = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]
+    assert [one["samples"] for one in measured] == [6, 2]
+    (data / "data.jsonl").write_text(good[0])
+    assert main([*asked, str(tmp_path / "strict"), "--strict"]) == 2
+    assert "has 1 bad row: other.jsonl, line 2: " in capsys.readouterr().err
+    assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_answers_that_cant_be_written_are_held_and_told(data, tmp_path, capsys, monkeypatch, mended):
+    parts = []
+
+    def obstructed(vlm, samples, ways, *rest):
+        (file,) = (tmp_path / "out").glob("answers-*")
+        parts.append(len(samples))
+        if len(parts) == 1:
+            file.unlink()
+            file.mkdir()
+        elif mended and len(parts) == 2:
+            file.rmdir()
+        return answer_samples(vlm, samples, ways, *rest)
+
+    monkeypatch.setattr(module, "BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(module, "answer_samples", obstructed)
+    code = main(["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert parts == [2, 2, 2]
+    assert "| K = 9" in said.out
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"][0]["samples"] == 6
+    if mended:
+        assert code == 0
+        lines = next((tmp_path / "out").glob("answers-*")).read_text().splitlines()
+        assert len(lines) == 7
+        assert "depends_on" in json.loads(lines[0])
+    else:
+        assert code == 2
+        assert "error: Answers can't be kept in " in said.err
+        assert "Is a directory" in said.err
+
+
+def test_where_nothing_can_be_written_nothing_is_asked(data, tmp_path, capsys):
+    assert main(["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(data / "0.png" / "out")]) == 2
+    said = capsys.readouterr()
+    assert "Not a directory" in said.err
+    assert said.out == ""
+
+
+def test_names_that_a_terminal_cant_show_lose_nothing(data, small_folder, tmp_path):
+    odd, out = data.with_name("odd \udce9"), tmp_path / "out \udce9"
+    data.rename(odd)
+    asked = ["--model", str(small_folder), "--data", str(odd), "--layers", "9", "--out", str(out), "--samples", "2"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "vtw_demo", "evaluate", *asked, "--device", "cpu"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"odd \\udce9: 2 questions" in ran.stdout
+    assert {"evaluation.json", "evaluation.md", "evaluation.html"} <= set(os.listdir(out))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests import hub_tokenizers
 from tests.hub_tokenizers import CHAT_TEMPLATES, HUB_TOKENIZERS
-from vtw_demo.models.question import as_plain_text, control_tokens
+from vtw_demo.models.question import EMPTY, as_plain_text, control_tokens, read_question
 
 TOKENIZERS = {name: make() for name, make in HUB_TOKENIZERS.items()}
 # What stands before and after a question in their chats.
@@ -67,3 +67,16 @@ def test_what_begins_in_the_text_and_ends_in_the_template_is_found():
     image = tokenizer.convert_tokens_to_ids("<image>")
     plain = as_plain_text("look <im", "", "age> there", tokenizer)
     assert image not in tokenizer(f"{plain}age> there")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "nothing", ["", " \u3000", "\u200b\ufeff", "\x00\x1b", "\ud83d", "\ufe0f", "\u3164\u2800", "\x85\v"]
+)
+def test_a_question_of_nothing_visible_is_empty(nothing):
+    with pytest.raises(ValueError, match=re.escape(EMPTY)):
+        read_question(nothing)
+    assert "Is it 🟥️?" in read_question(f"{nothing}Is it 🟥️?{nothing}")
+
+
+def test_what_breaks_lines_goes_on_breaking_them():
+    assert read_question("One\x85two\vthree\ffour\u2028five\x00six\r\n") == "One\ntwo\nthree\nfour\u2028fivesix"

@@ -31,15 +31,15 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_result_plots_and_skipped_rows(data, tmp_path, capsys):
+def test_result_plots_and_skipped_rows(data, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     assert main(["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out), "--threshold", "0.5"]) == 0
     said = capsys.readouterr()
-    assert f"skipped {data}, line 2: there is no picture" in said.err
+    assert "skipped data.jsonl, line 2: there is no picture" in caplog.text
     assert "2/2" in said.err
     assert "| 11" in said.out
     result = json.loads((out / "calibration.json").read_text())
-    assert result["samples"] == ["data.jsonl:1", "data.jsonl:3"]
+    assert result["samples"] == ["data.jsonl, line 1", "data.jsonl, line 3"]
     assert (result["model"], result["threshold"], result["quantization"]) == ("embedded", 0.5, None)
     assert f"K = {result['nearest_layer']}" in said.out
     assert NO_BROWSER in said.err
@@ -92,7 +92,9 @@ def test_more_of_the_answer_is_measured_on_own_data_only(data, tmp_path, capsys)
     assert means[0] != means[1]
     capsys.readouterr()
     assert main(["calibrate", "--answer-tokens", "3", "--out", str(tmp_path / "none")]) == 2
-    assert "--answer-tokens 3 is for --data" in capsys.readouterr().err
+    assert "--answer-tokens and the options of columns are for --data" in capsys.readouterr().err
+    assert main(["calibrate", "--question-column", "ask", "--out", str(tmp_path / "none")]) == 2
+    assert "--answer-tokens and the options of columns are for --data" in capsys.readouterr().err
     assert main(["calibrate", "--data", str(data), "--answer-tokens", "0"]) == 2
     assert "At least 1 token of the answer is measured; 0 were asked for" in capsys.readouterr().err
 
@@ -100,9 +102,44 @@ def test_more_of_the_answer_is_measured_on_own_data_only(data, tmp_path, capsys)
 def test_strict_writes_nothing(data, tmp_path, capsys, cache):
     out = tmp_path / "out"
     assert main(["calibrate", "--data", str(data), "--strict", "--out", str(out)]) == 2
-    assert "1 bad rows: line 2" in capsys.readouterr().err
+    assert "1 bad row: data.jsonl, line 2" in capsys.readouterr().err
     assert not out.exists()
     assert not cache.exists()
+
+
+UNASKABLE = {
+    "half a pair": '{"image": "red.png", "question": "Which \\ud83d?"}',
+    "nothing visible": json.dumps({"image": "red.png", "question": "\u200b"}),
+    "beyond the context": json.dumps({"image": "red.png", "question": "star " * 6000}),
+}
+
+
+@pytest.mark.parametrize("kind", UNASKABLE)
+def test_a_row_that_cant_be_asked_stops_nothing(data, small_folder, tmp_path, capsys, caplog, kind):
+    good = '{"image": "red.png", "question": "What color is it?"}'
+    (data / "data.jsonl").write_text("\n".join([good, UNASKABLE[kind], good.replace("color", "shape")]))
+    out = tmp_path / "out"
+    asked = ["calibrate", "--model", str(small_folder), "--data", str(data), "--device", "cpu", "--out", str(out)]
+    assert main(asked) == 0
+    assert "skipped data.jsonl, line 2: " in caplog.text
+    assert json.loads((out / "calibration.json").read_text())["samples"] == [
+        "data.jsonl, line 1",
+        "data.jsonl, line 3",
+    ]
+    assert main([*asked[:-1], str(tmp_path / "strict"), "--strict"]) == 2
+    assert "has 1 bad row: data.jsonl, line 2: " in capsys.readouterr().err
+    assert not (tmp_path / "strict").exists()
+    (data / "data.jsonl").write_text(UNASKABLE[kind])
+    assert main(asked) == 2
+    assert "has no row that can be used: data.jsonl, line 1: " in capsys.readouterr().err
+
+
+def test_columns_of_other_names(data, small_folder, tmp_path):
+    (data / "data.jsonl").write_text('{"pic": "red.png", "ask": "What color is it?"}')
+    out = tmp_path / "out"
+    asked = ["calibrate", "--model", str(small_folder), "--data", str(data / "data.jsonl"), "--out", str(out)]
+    assert main([*asked, "--image-column", "pic", "--question-column", "Ask"]) == 0
+    assert len(json.loads((out / "calibration.json").read_text())["samples"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,10 +159,31 @@ def test_errors_are_sentences(arguments, message, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
+def test_what_is_skipped_is_said_on_the_error_stream(data, small_folder, tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "vtw_demo", "calibrate", "--model", str(small_folder), "--data", str(data)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "skipped data.jsonl, line 2: there is no picture" in ran.stderr
+
+
 def test_from_the_shell():
     shown = subprocess.run(
         [sys.executable, "-m", "vtw_demo", "calibrate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True,
         env=os.environ | {"COLUMNS": "200"},
     ).stdout  # fmt: skip
-    for option in ("--model", "--quantization", "--device", "--data", "--samples", "--threshold", "--strict", "--out"):
+    for option in (
+        "--model",
+        "--quantization",
+        "--device",
+        "--data",
+        "--samples",
+        "--threshold",
+        "--strict",
+        "--out",
+        "--image-column",
+        "--question-column",
+        "--split",
+    ):
         assert option in shown

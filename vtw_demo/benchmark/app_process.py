@@ -15,9 +15,8 @@ from pathlib import Path
 
 import httpx
 import psutil
-from gradio_client import handle_file
+from gradio_client import Client, handle_file
 
-from vtw_demo.benchmark.visitors import connect
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED
@@ -127,7 +126,7 @@ def _new_space(folder: str) -> dict[str, str]:
 
 def _start(arguments: list[str], environment: dict[str, str], layer: int, new_tokens: int) -> tuple[float, float]:
     with app_process(arguments, environment) as app:
-        client = connect(app.url)
+        client = Client(app.url, verbose=False, download_files=False, analytics_enabled=False)
         start = time.perf_counter()
         client.predict(handle_file(PICTURE), "What is the blue thing?", layer, new_tokens, api_name="/compare")
         return app.start_seconds, time.perf_counter() - start

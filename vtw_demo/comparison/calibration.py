@@ -22,7 +22,7 @@ import numpy as np
 import platformdirs
 import torch
 
-from vtw_demo.comparison.samples import Sample
+from vtw_demo.comparison.samples import Sample, askable
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_all, write_whole
 from vtw_demo.formats import count
@@ -236,12 +236,13 @@ def calibrate(
     data: str = "the user's samples",
     store: CalibrationStore | None = None,
     stop: threading.Event | None = None,
+    strict: bool = False,
 ) -> Iterator[CalibrationProgress | Calibration]:
     """Measure the divergence at every K on `samples`: a `CalibrationProgress` for each, the `Calibration` at the end.
 
     With a `store`, samples that it has measurements of aren't measured again, each new one is kept at once, and the
     result at the end. So a calibration that was stopped, or killed, goes on where it was. Setting `stop` ends it
-    after the sample in hand, without a `Calibration`.
+    after the sample in hand, without a `Calibration`. Only samples that are `askable` are measured.
 
     Raises UserError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
     """
@@ -249,6 +250,7 @@ def calibrate(
         raise UserError("There are no samples to calibrate on.")
     choose_layer((1,), [[0.0]], threshold)  # refuses what is no threshold, before anything is measured
     known = {} if store is None else store.measurements(vlm.layers - 1)
+    samples = askable(vlm, data, samples, strict)
     done: list[Measurement] = []
     for sample in samples:
         if stop is not None and stop.is_set():

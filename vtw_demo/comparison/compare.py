@@ -12,7 +12,7 @@ from vtw_demo.measurements.token_probabilities import first_difference
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Shown
-from vtw_demo.withdrawal.withdraw import check_layer
+from vtw_demo.withdrawal.withdraw import check_layer, whole_number
 
 RunName = Literal["full", "withdrawn"]
 MAXIMUM_NEW_TOKENS = 1024
@@ -88,7 +88,7 @@ def compare(
 
     Raises ValueError for a bad picture, question, layer or number of tokens, before anything runs.
     """
-    check_layer(layer, vlm.layers)
+    layer = check_layer(layer, vlm.layers)
     return compare_prompt(vlm, vlm.prompt(image, question), layer, max_new_tokens, full, stop)
 
 
@@ -101,17 +101,11 @@ def compare_prompt(
     stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """`compare` for a prompt that has been made already."""
-    check_layer(layer, vlm.layers)
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
-        raise TypeError(f"The number of new tokens must be a whole number; this is {max_new_tokens!r}.")
+    layer = check_layer(layer, vlm.layers)
+    max_new_tokens = whole_number(max_new_tokens, "The number of new tokens")
     if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
         raise UserError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
-    needed, context = prompt.length + max_new_tokens, vlm.context
-    if context is not None and needed > context:
-        raise UserError(
-            f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
-            f"context holds {context}. Shorten the question or allow fewer new tokens."
-        )
+    vlm.check_length(prompt.length, max_new_tokens)
     return _events(vlm, prompt, layer, max_new_tokens, full, stop or threading.Event())
 
 

@@ -1,174 +1,104 @@
-"""People's own data: the rows of a JSONL, JSON or CSV file, or of a set of the package `datasets`."""
+"""People's own data: the cells of a JSONL, JSON, CSV or TSV file, or of a set of the package `datasets`."""
 
 import csv
+import functools
 import io
 import json
-import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from PIL import Image
+from typing import Any
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.image import FORMATS, open_picture, shown_picture
-from vtw_demo.models.question import read_question, without_control_characters
 
-Item = TypeVar("Item")
-
-IN_FOLDERS = (".jsonl", ".csv")
-SUFFIXES = (*IN_FOLDERS, ".json")
+TEXT = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
+SUFFIXES = (*TEXT, ".parquet", ".arrow")
 # What `datasets` writes into a folder that it saves a set to.
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that can't be used: where it is, and the reason."""
-
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """The rows of a file or set. They are read when they are asked for, their pictures anew each time: thousands take
-    too much memory.
+class Table:
+    """Rows whose cells are read when they are asked for: pictures of thousands take too much memory.
 
-    - `rows`: fields by column; a UserError in place of a row says why it isn't one.
-    - `places`: of each row, for people; `names`: of each row.
+    - `title`: of the data; `columns`: their names, as they are written; `places`: of each row, for people.
+    - `cell`: of a row's number and a column's name, None for one that isn't there; raises UserError for what is no row.
     - `folder`: what pictures' paths are relative to.
     """
 
     title: str
-    rows: Sequence[Any]
+    columns: Sequence[str]
     places: Sequence[str]
-    names: Sequence[str]
+    cell: Callable[[int, str], Any]
     folder: Path
 
-    def usable(
-        self, read: Callable[[int], Item], order: Iterable[int] | None = None, count: int | None = None, strict=False
-    ) -> tuple[dict[int, Item], tuple[BadRow, ...]]:
-        """What `read` gives for rows, by their number in ascending order, and the bad ones: where it raises UserError.
 
-        - `order`: in which they are read, until there are `count`; all by default.
-        - `strict`: refuse a bad row.
-        """
-        found: dict[int, Item] = {}
-        reasons: dict[int, str] = {}
-        for index in range(len(self.rows)) if order is None else order:
-            if len(found) == count:
-                break
-            try:
-                found[index] = read(index)
-            except (UserError, OSError) as error:
-                reasons[index] = str(error)
-        bad = tuple(BadRow(self.places[index], reasons[index]) for index in sorted(reasons))
-        listed = "; ".join(map(str, bad[:10])) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
-        if strict and bad:
-            raise UserError(
-                f"{self.title} has {len(bad)} bad rows: {listed}. Mend them, or leave out --strict to skip them."
-            )
-        if not found:
-            raise UserError(f"{self.title} has no row that can be used{': ' + listed if bad else ''}.")
-        return dict(sorted(found.items())), bad
-
-    def fields(self, index: int) -> Mapping[str, Any]:
-        row = self.rows[index]
-        if isinstance(row, UserError):
-            raise row
-        if not isinstance(row, Mapping):
-            raise UserError("must be a JSON object")
-        if None in row:  # where csv puts what is left over
-            raise UserError("has more cells than the header: put a text that holds a comma into quotes")
-        return row
-
-    def question(self, index: int, column: str) -> str:
-        """As a model can be asked it."""
-        value = self.fields(index).get(column)
-        if value is None:
-            raise UserError(f"{column} is missing")
-        if not isinstance(value, str):
-            raise UserError(f"{column} must be text; this is {reprlib.repr(value)}")
-        try:
-            return read_question(value)
-        except UserError as error:
-            raise UserError(f"{column} is empty") from error
-
-    def picture(self, index: int, column: str) -> Callable[[], Image.Image]:
-        """What opens the picture. It is opened once now: one that can't be read is told before hours of work."""
-
-        def opened() -> Image.Image:
-            return _picture(self.fields(index).get(column), column, self.folder)
-
-        opened()
-        return opened
-
-
-def find_file(path: Path) -> Path | None:
-    """The file of `SUFFIXES` that a path names, or that of `IN_FOLDERS` which it holds; None where there is none."""
-    if path.is_file():
-        return path if path.suffix.lower() in SUFFIXES else None
-    if not path.is_dir() or any((path / mark).exists() for mark in SAVED_MARKS):
-        return None
-    found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IN_FOLDERS)
-    if len(found) > 1:
-        names = ", ".join(entry.name for entry in found)
-        raise UserError(f"{path} must hold one {' or '.join(IN_FOLDERS)} file; it holds {names}. Name the file itself.")
-    return found[0] if found else None
-
-
-def read_file(file: Path, columns: Sequence[str], advice: str) -> Rows:
-    """The rows of a JSONL file or a JSON array of objects, or of a CSV file with a header."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not text in UTF-8.") from error
-    if file.suffix.lower() == ".csv":
-        numbered, unit = [*_csv_rows(file, text, columns, advice)], "line"
-    elif file.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        array = _parsed(text)
-        if isinstance(array, UserError):
-            raise UserError(f"{file} is {array}.") from array
-        numbered, unit = [*enumerate(array, start=1)], "row"
-    else:
-        # Not splitlines(): JSON may hold other line ends than its own.
-        lines = enumerate(text.split("\n"), start=1)
-        numbered, unit = [(line, _parsed(written)) for line, written in lines if written.strip()], "line"
-    return Rows(
-        str(file),
-        [row for _, row in numbered],
-        [f"{unit} {number}" for number, _ in numbered],
-        [f"{file.name}:{number}" for number, _ in numbered],
-        file.parent,
-    )
-
-
-def read_set(name: str, split: str, config: str | None, columns: Sequence[str], advice: str) -> Rows:
-    """A split of a set of the package `datasets`: in a folder that it has saved, a file, or on the hub."""
-    table = _load(name, config)
-    if isinstance(table, dict):  # a set without splits has none to choose
-        if split not in table and len(table) != 1:
-            raise UserError(f"{name} has no split {split!r}; it has {', '.join(table)}. Name one with --split.")
-        table = table[split if split in table else next(iter(table))]
-    _check_columns(name, table.column_names, columns, advice)
+def read_table(name: str, split: str, config: str | None = None) -> Table:
+    """A file of `SUFFIXES`, or a folder that holds one; or a set of `datasets`: in a folder that it has saved or
+    recognises, or on the hub, of which `config` and `split` are read."""
     path = Path(name)
-    places = [f"row {index}" for index in range(len(table))]
-    return Rows(f"{name}, {split}", table, places, places, path.parent if path.is_file() else Path())
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} must be a {', '.join(SUFFIXES)} file, or a folder.")
+    if not path.exists() and (path.suffix.lower() in SUFFIXES or path.is_absolute()):
+        raise UserError(f"There is no {path}: name a file, a folder, or a set of the package datasets.")
+    file = _find_file(path)
+    return _read_set(name, split, config) if file is None else _read_file(name, file)
 
 
-def _csv_rows(file: Path, text: str, columns: Sequence[str], advice: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _find_file(path: Path) -> Path | None:
+    """The file of text that a path names or holds; None where `datasets` is to read it."""
+    if any((path / mark).exists() for mark in SAVED_MARKS):
+        return None
+    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [e for e in entries if e.suffix.lower() in TEXT and not e.name.startswith("._") and e.is_file()]
+    # Beside the rows there may be a picture set's own list of files, and settings in JSON.
+    listing = [entry for entry in found if entry.stem == "metadata"]
+    chosen = listing or [entry for entry in found if entry.suffix.lower() != ".json"] or found
+    if len(chosen) > 1:
+        names = ", ".join(entry.name for entry in chosen)
+        raise UserError(f"{path} must hold one file of rows; it holds {names}. Name the file itself.")
+    return chosen[0] if chosen else None
+
+
+def _read_file(name: str, file: Path) -> Table:
+    content = file.read_bytes()
+    encoding = json.detect_encoding(content)
     try:
-        _check_columns(str(file), reader.fieldnames or (), columns, advice)
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{file} is no valid CSV at line {reader.line_num}: {error}.") from error
+        # Bytes that are no UTF-8 become halves of pairs, which no text has: their rows alone are bad.
+        text = content.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8 or UTF-16.") from error
+    if not text.strip():
+        raise UserError(f"{file} is empty.")
+    unit, numbered = (_delimited if file.suffix.lower() in (".csv", ".tsv") else _json)(file, text)
+    columns = dict.fromkeys(key for _, row in numbered if isinstance(row, dict) for key in row)
+
+    def cell(index: int, column: str) -> Any:
+        row = numbered[index][1]
+        if isinstance(row, dict):
+            return row.get(column)
+        raise row if isinstance(row, UserError) else UserError("must be a JSON object")
+
+    # A name on disk may hold what no file in UTF-8 can.
+    title, shown = (one.encode(errors="backslashreplace").decode() for one in (name, file.name))
+    return Table(title, [*columns], [f"{shown}, {unit} {number}" for number, _ in numbered], cell, file.parent)
+
+
+def _json(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:
+    """What is numbered, and the rows, numbered: a UserError for one that can't be read."""
+    whole, is_lines = _parsed(text), file.suffix.lower() != ".json"
+    if isinstance(whole, UserError):
+        # Not splitlines(): JSON may hold other line ends than its own.
+        lines = enumerate(io.StringIO(text, newline=None), start=1)
+        rows = [(number, _parsed(line)) for number, line in lines if line.strip()]
+        if is_lines or any(isinstance(row, dict) for _, row in rows):
+            return "line", rows
+        raise UserError(f"{file} is {whole}.") from whole
+    if isinstance(whole, dict) and not is_lines and "image" not in whole:
+        lists = [value for value in whole.values() if isinstance(value, list)]
+        whole = lists[0] if len(lists) == 1 else whole
+    return ("row", [*enumerate(whole, start=1)]) if isinstance(whole, list) else ("line", [(1, whole)])
 
 
 def _parsed(written: str) -> Any:
@@ -181,55 +111,73 @@ def _parsed(written: str) -> Any:
         return UserError(f"no valid JSON: {error}")
 
 
-def _check_columns(name: str, present: Sequence[str], columns: Sequence[str], advice: str) -> None:
-    for column in columns:
-        if column not in present:
-            raise UserError(f"{name} has no column {column!r}; it has {', '.join(present) or 'none'}. {advice}")
+def _delimited(file: Path, text: str) -> tuple[str, list[tuple[int, Any]]]:
+    """As `_json`; the header says what separates cells."""
+    csv.field_size_limit(2**31 - 1)  # for pictures in base64
+    lines = list(io.StringIO(text, newline=""))
+    lines[0] = "\n" if lines[0].lower().startswith("sep=") else lines[0]  # Excel's own
+    headers: dict[str, Any] = {separator: next(_split(lines, separator), (1, []))[1] for separator in SEPARATORS}
+    separator = max(headers, key=lambda one: len(headers[one]) if isinstance(headers[one], list) else 0)
+    header = headers[separator]
+    if isinstance(header, UserError):
+        raise UserError(f"{file} has a header that is {header}.") from header
+    columns = [name.strip() for name in header]
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise UserError(f"{file} has several columns called {twice[0][:40]!r}: give each a name of its own.")
+    told = f"has more cells than the header: put a text that holds a {SEPARATORS[separator]} into quotes"
+    rows: list[tuple[int, Any]] = []
+    for number, row in _split(lines, separator):
+        if isinstance(row, list):
+            row = dict(zip(columns, row, strict=False)) if len(row) <= len(columns) else UserError(told)
+        rows.append((number, row))
+    return "line", rows[1:]
 
 
-def _picture(value: Any, column: str, folder: Path) -> Image.Image:
-    """The picture in a cell: decoded, as bytes, or a path; or the only one of a list."""
-    if isinstance(value, list | tuple):
-        if len(value) != 1:
-            raise UserError(f"it has {len(value)} pictures; questions about one picture are asked")
-        (value,) = value
-    if isinstance(value, dict):  # as `datasets` stores pictures
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
-        raise UserError(f"{column} is missing")
-    if isinstance(value, bytes):
+def _split(lines: Sequence[str], separator: str) -> Iterator[tuple[int, Any]]:
+    """The first line of each row that isn't blank, and its cells."""
+    start = 0
+    while start < len(lines):
+        first, reader = start, csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
         try:
-            value = Image.open(io.BytesIO(value), formats=FORMATS)
-            value.load()
-        except Exception as error:  # Pillow's readers raise a dozen kinds for what is cut short or broken
-            raise UserError("its picture can't be read") from error
-    if isinstance(value, Image.Image):
-        return shown_picture(value)
-    if not isinstance(value, str):
-        raise UserError(f"{column} must be a picture or the path of one; this is {reprlib.repr(value)}")
-    path = folder / without_control_characters(value).strip()
-    try:
-        return open_picture(path)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no picture {path}") from error
-    except OSError as error:
-        raise UserError(f"the picture {reprlib.repr(value)} can't be read: {error.strerror or error}") from error
+            for cells in reader:
+                if "".join(cells).strip():
+                    yield first + 1, cells
+                first = start + reader.line_num
+            return
+        except csv.Error as error:
+            yield first + 1, UserError(f"no valid CSV: {error}")
+            start = first + 1
+
+
+def _read_set(name: str, split: str, config: str | None) -> Table:
+    table, path = _load(name, config), Path(name)
+    if isinstance(table, dict):  # a set without splits has none to choose
+        if split not in table and len(table) != 1:
+            raise UserError(f"{name} has no split {split!r}; it has {', '.join(table)}. Name one with --split.")
+        table = table[split if split in table else next(iter(table))]
+    # As Arrow has it: `datasets` would decode the pictures, its own way.
+    column_of = functools.cache(table.with_format("arrow").select_columns)
+
+    def cell(index: int, column: str) -> Any:
+        value, names = column_of(column)[index][column][0].as_py(), getattr(table.features[column], "names", None)
+        return names[value] if names and isinstance(value, int) and value >= 0 else value
+
+    places = [f"row {index}" for index in range(len(table))]
+    return Table(f"{name}, {split}", table.column_names, places, cell, path.parent if path.is_file() else path)
 
 
 def _load(name: str, config: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError(f"{name!r} is read with the package datasets: pip install 'vtw-demo[evaluate]'.") from error
+        needed = "The package datasets isn't installed: pip install datasets."
+        raise UserError(f"{name!r} is no {', '.join(TEXT)} file, and no folder of one. {needed}") from error
     path = Path(name)
     try:
         if any((path / mark).exists() for mark in SAVED_MARKS):
             return datasets.load_from_disk(name)
         if path.is_file():
-            kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix.lower())
-            if kind is None:
-                raise UserError(f"{name} must be a {', '.join(SUFFIXES)}, .parquet or .arrow file")
-            return datasets.load_dataset(kind, data_files=name)
+            return datasets.load_dataset(path.suffix.lower()[1:], data_files=name)
         return datasets.load_dataset(name, config)
     # Files and servers of others fail in any way there is.
     except Exception as error:

@@ -20,7 +20,7 @@ from vtw_demo.errors import UserError
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.withdraw import check_layer, withdraw
+from vtw_demo.withdrawal.withdraw import check_layer, whole_number, withdraw
 
 Stage = Literal["encode_ms", "prefill_ms", "decode_ms_per_token", "total_ms"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -103,9 +103,9 @@ def repeat_timing(
     withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike. Setting `stop`
     ends the run in hand within a token; its round isn't counted.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAXIMUM_ROUNDS:
-        raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds!r}.")
-    check_layer(layer, vlm.layers)
+    layer, rounds = check_layer(layer, vlm.layers), whole_number(rounds, "The number of rounds")
+    if not 1 <= rounds <= MAXIMUM_ROUNDS:
+        raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds}.")
     stopped = stop or threading.Event()
 
     def run(withdrawal_layer: int) -> Run | None:
@@ -150,10 +150,14 @@ def measure_layer_times(model: PreTrainedModel, inputs: Mapping[str, Any], layer
     Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
     """
     layers = len(find_decoder(model).layers)
-    check_layer(layer, layers)
+    layer = check_layer(layer, layers)
 
     def prefill(withdrawal_layer: int) -> list[float]:
-        with torch.inference_mode(), withdraw(model, withdrawal_layer), _timed_layers(model) as times:
+        with (
+            torch.inference_mode(),
+            withdraw(model, withdrawal_layer, this_thread_only=True),
+            _timed_layers(model) as times,
+        ):
             model(**inputs, use_cache=True, logits_to_keep=1)
         return times
 

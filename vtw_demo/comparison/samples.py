@@ -2,18 +2,21 @@
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from vtw_demo.comparison.data_files import IN_FOLDERS, SUFFIXES, BadRow, find_file, read_file
+from vtw_demo.comparison.data_files import read_table
+from vtw_demo.comparison.data_rows import Columns, read_rows, tell_skipped
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.errors import UserError
+from vtw_demo.models.devices import is_out_of_memory
+from vtw_demo.models.vision_language_model import VisionLanguageModel
 
-COLUMNS = ("image", "question")
 EMBEDDED_DATA = "scenes drawn by the demo, descriptions of some, and easy-vqa where it is installed"
 # A description of the largest scene has 80 of the embedded model's tokens.
 DESCRIPTION_TOKENS = 96
@@ -43,7 +46,7 @@ class Sample:
         said = f"{self.picture.mode} {self.picture.size} {self.question.strip()}"
         if self.answer_tokens > 1:
             said += f" {self.answer_tokens}"
-        return hashlib.sha256(said.encode() + self.picture.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(said.encode(errors="surrogatepass") + self.picture.tobytes()).hexdigest()[:16]
 
 
 def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
@@ -74,32 +77,41 @@ def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
 
 
 def read_samples(
-    path: Path, count: int, strict: bool = False, seed: int = 0, answer_tokens: int = 1
-) -> tuple[tuple[Sample, ...], tuple[BadRow, ...]]:
-    """Up to `count` samples from a user's data, in its order, and the rows that were skipped.
-
-    - `path`: a file of `vtw_demo.comparison.data_files` whose rows have an `image` (a path, relative to the file's
-      folder) and a `question`; or a folder that holds one such file.
-    - `count`: where there are more good rows, a random choice that depends on `seed` alone.
-    - `strict`: refuse data with a bad row.
-    - `answer_tokens`: of each sample.
-    """
+    name: str | Path,
+    count: int,
+    strict: bool = False,
+    seed: int = 0,
+    answer_tokens: int = 1,
+    columns: Columns | None = None,
+    split: str = "train",
+    config: str | None = None,
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Up to `count` samples from a user's data (`read_table`), each with so many `answer_tokens`, and what was skipped
+    (`read_rows`)."""
     _check_count(count)
-    file = find_file(path)
-    if file is None:
-        suffixes = " or ".join(SUFFIXES)
-        if not path.exists():
-            raise UserError(f"There is no {path}: name a folder, or a {suffixes} file.")
-        raise UserError(f"{path} must be a {suffixes} file, or a folder that holds one {' or '.join(IN_FOLDERS)} file.")
-    rows = read_file(file, COLUMNS, f"Its header must have the columns {' and '.join(COLUMNS)}.")
+    rows, bad = read_rows(read_table(str(name), split, config), columns or Columns(), count, seed, strict)
+    return tuple(Sample(row.name, row.open(), row.question, answer_tokens) for row in rows), bad
 
-    def read(index: int) -> tuple[str, str, Callable[[], Image.Image]]:
-        return rows.names[index], rows.question(index, "question"), rows.picture(index, "image")
 
-    found, bad = rows.usable(read, strict=strict)
-    good = [*found.values()]
-    chosen = (good[i] for i in sorted(random.Random(seed).sample(range(len(good)), min(count, len(good)))))
-    return tuple(Sample(name, opened(), question, answer_tokens) for name, question, opened in chosen), bad
+def askable(
+    vlm: VisionLanguageModel, title: str, samples: Sequence[Any], strict: bool, new_tokens: int = 1
+) -> tuple[Any, ...]:
+    """Those of `samples`, each a `Sample` or a `DataSample`, that fit into a model's context with an answer of so many
+    tokens, and don't make its processor fail. The others are logged, or with `strict` refused."""
+    good, bad = [], []
+    for sample in samples:
+        try:
+            picture = sample.picture if isinstance(sample, Sample) else sample.open()
+            length = sample.answer_tokens if isinstance(sample, Sample) else new_tokens
+            vlm.check_length(vlm.prompt(picture, sample.question).length, length)
+            good.append(sample)
+        except Exception as error:  # models' processors fail at a picture in any way there is
+            if is_out_of_memory(error):
+                raise
+            is_told = isinstance(error, UserError | OSError)
+            bad.append(f"{sample.name}: {error if is_told else f'the processor fails, {error!r:.200}'}")
+    tell_skipped(title, len(good), bad, strict)
+    return tuple(good)
 
 
 def _check_count(count: int) -> None:

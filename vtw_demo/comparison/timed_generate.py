@@ -18,6 +18,7 @@ from vtw_demo.models.devices import check_finite, start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.cache import find_cache
 from vtw_demo.withdrawal.withdraw import withdraw
 
 
@@ -101,7 +102,8 @@ def timed_generate(
             )
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
     # A layer that uses another's keys and values may hold none.
-    layers = [layer for layer in output.past_key_values.layers if isinstance(layer, CacheLayerMixin)]
+    cache = find_cache(output)
+    layers = [] if cache is None else [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
     return AnswerCost(
         encode_ms=(decoder - start) * 1e3,
         prefill_ms=(first - decoder) * 1e3,
@@ -138,7 +140,7 @@ def run_timed(
         try:
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(vlm.device)
-            context = withdraw(vlm.model, layer)
+            context = withdraw(vlm.model, layer, this_thread_only=True)
             cost = timed_generate(
                 vlm.generate, vlm.model, prompt.inputs, context, hand_over, max_new_tokens=max_new_tokens
             )

@@ -5,20 +5,15 @@ given, says which token each K would have chosen after each part of it. Where th
 decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch.nn.functional import kl_div
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.data import EvaluationSample
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.devices import check_finite
@@ -59,7 +54,7 @@ class _Answered:
 
 def answer_samples(
     vlm: VisionLanguageModel,
-    samples: Sequence[EvaluationSample],
+    samples: Sequence[DataSample],
     variants: Sequence[Variant],
     max_new_tokens: int,
     batch_size: int,
@@ -76,7 +71,7 @@ def answer_samples(
     is_swept = len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm)
     found: list[dict[Variant, Outcome]] = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
-    with torch.inference_mode(), shared_encoding(vlm.model):
+    with torch.inference_mode():
         for batch in batches(range(len(samples)), batch_size):
             full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
             decided = _agreeing(vlm, full, withdrawn) if is_swept else [{} for _ in batch]
@@ -122,16 +117,17 @@ def prompt_sizes(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor]) -> t
     return tuple(PromptSize(*pair) for pair in zip(tokens, visual, strict=True))
 
 
-def seeds_of(samples: Sequence[EvaluationSample], seed: int) -> list[str]:
+def seeds_of(samples: Sequence[DataSample], seed: int) -> list[str]:
     """From which the random draws for each sample follow."""
     return [f"{seed} {sample.name} {sample.question}" for sample in samples]
 
 
 def _answer(
-    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], variant: Variant, max_new_tokens: int, seed: int
+    vlm: VisionLanguageModel, samples: Sequence[DataSample], variant: Variant, max_new_tokens: int, seed: int
 ) -> _Answered:
     inputs = vlm.prepare_batch([(sample.open(), sample.question) for sample in samples])
     sizes = prompt_sizes(vlm, inputs)
+    vlm.check_length(max(size.tokens for size in sizes), max_new_tokens)
     logits: list[torch.Tensor] = []
 
     def note(module: Any, args: tuple, output: Any) -> None:
@@ -183,48 +179,3 @@ def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, variant: V
 def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-@contextmanager
-def shared_encoding(model: PreTrainedModel) -> Iterator[None]:
-    """Inside a `with` block `model` remembers what its vision encoder and projector made of each picture.
-
-    Where a picture is one row of `pixel_values` and what is made of it is one row or one item of the result (LLaVA),
-    it is looked up by its pixels. Other families encode as ever. What is remembered is gone after the block.
-    """
-    inner: Any = getattr(model, "model", model)
-    encode = getattr(inner, "get_image_features", None)
-    if encode is None:
-        yield
-        return
-    remembered: dict[tuple[bytes, str], torch.Tensor] = {}
-
-    @wraps(encode)  # generate looks at its signature to know what to hand over
-    def looked_up(pixel_values: Any = None, *further: Any, **options: Any) -> Any:
-        describes = not further and not any(isinstance(value, torch.Tensor) for value in options.values())
-        if not describes or not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
-            return encode(pixel_values, *further, **options)
-        of_rows = [(_digest(row), repr(sorted(options.items()))) for row in pixel_values]
-        new = {key: row for row, key in enumerate(of_rows) if key not in remembered}
-        if new:
-            made = encode(pixel_values[list(new.values())], **options)
-            features = getattr(made, "pooler_output", None)
-            # A class of its own holds more than these features.
-            if type(made) is not BaseModelOutputWithPooling or features is None or len(features) != len(new):
-                return made if len(new) == len(of_rows) else encode(pixel_values, **options)
-            remembered.update(zip(new, features, strict=True))
-            kinds.add(type(features))
-        found: Any = [remembered[key] for key in of_rows]
-        # Some models give a list, with a tensor for each picture.
-        return BaseModelOutputWithPooling(pooler_output=torch.stack(found) if torch.Tensor in kinds else found)
-
-    kinds = set[type]()
-    inner.get_image_features = looked_up
-    try:
-        yield
-    finally:
-        del inner.get_image_features
-
-
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.sha256(pixels.contiguous().view(torch.uint8).cpu().numpy().tobytes()).digest()

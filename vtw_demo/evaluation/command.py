@@ -15,20 +15,20 @@ import plotly.graph_objects as go
 from tqdm import tqdm
 
 from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, CalibrationStore, calibrate
+from vtw_demo.comparison.data_rows import FILES, NAMES, add_data_arguments, chosen_columns
 from vtw_demo.comparison.machine import this_machine
-from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.comparison.samples import EMBEDDED_DATA, askable, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation import plots
-from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, Columns, EvaluationData, read_data
+from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationData, read_data
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.plots.images import write_png
+from vtw_demo.plots.images import write_results
 
 DESCRIPTION = (
     "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
@@ -43,24 +43,13 @@ CALIBRATION_SAMPLES = DEFAULT_SAMPLES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    columns = Columns()
     parser.add_argument(
         "--data",
         nargs="+",
         metavar="DATA",
-        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; a JSONL, JSON or CSV "
-        "file of image, question and answer, or a folder that holds a JSONL or CSV file with its pictures; a set of "
-        "the package datasets, on disk or from the hub",
+        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; {FILES}",
     )
-    for name, holds in (
-        ("image", "pictures"),
-        ("question", "questions"),
-        ("answer", "right answers, one or a list"),
-        ("kind", "kinds of question, if it is there"),
-    ):
-        parser.add_argument(f"--{name}-column", default=getattr(columns, name), help=f"the column of {holds}")
-    parser.add_argument("--split", default="test", help="of a set of the package datasets")
-    parser.add_argument("--config", help="of a set of the package datasets that has several")
+    add_data_arguments(parser, tuple(NAMES), "test")
     parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
     parser.add_argument(
         "--curve-samples",
@@ -102,6 +91,10 @@ def run(options: argparse.Namespace) -> int:
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
     asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
     vlm = load_model(options)
+    for number, (name, data) in enumerate(asked):
+        if name not in BUILT_IN:
+            fit = askable(vlm, data.name, data.samples, options.strict, data.max_new_tokens)
+            asked[number] = (name, replace(data, samples=fit))
     calibration = _calibration(vlm)
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
@@ -111,10 +104,11 @@ def run(options: argparse.Namespace) -> int:
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision}
-    evaluations = []
+    evaluations, files = [], list[AnswersFile]()
     for name, data in asked:
         of_data = {"data": data.name, "max_new_tokens": data.max_new_tokens, "seed": options.seed}
-        file = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data)
+        files.append(AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data))
+    for (name, data), file in zip(asked, files, strict=True):
         for part, in_variants in _parts(data, variants, compared, options.curve_samples, options.seed):
             try:
                 with tqdm(total=len(part.samples) * len(in_variants), desc=name, unit="answer") as bar:
@@ -143,16 +137,16 @@ def run(options: argparse.Namespace) -> int:
         "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
+    if problems := [file.problem for file in files if file.problem]:
+        raise OSError(" ".join(problems))
     return 0
 
 
 def _data(name: str, options: argparse.Namespace) -> EvaluationData:
     if name in BUILT_IN:
         return BUILT_IN[name](options.samples, options.seed)
-    columns = Columns(options.image_column, options.question_column, options.answer_column, options.kind_column)
-    data, skipped = read_data(name, columns, options.samples, options.split, options.config, options.seed)
-    for row in skipped:
-        print(f"skipped {name}, {row}", file=sys.stderr)
+    of_set = (options.split, options.config)
+    data, _ = read_data(name, chosen_columns(options), options.samples, *of_set, options.seed, options.strict)
     return replace(data, max_new_tokens=options.max_new_tokens)
 
 
@@ -226,30 +220,23 @@ def _print(evaluation: Evaluation, calibrated: int | None) -> None:
 
 
 def _write(out: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], calibrated: int | None) -> None:
-    contents: dict[str, bytes] = {"evaluation.json": json.dumps(result, indent=1).encode()}
+    contents = {"evaluation.json": json.dumps(result, indent=1)}
     figures, pictures, markdown = [], {}, []
     for evaluation in evaluations:
         curve = plots.evaluation_figure(evaluation)
         figures += [curve, plots.kinds_figure(evaluation, calibrated)]
         # A picture has no text to hover over.
         labelled = {"mode": "lines+markers+text", "textposition": "bottom right", "textfont": {"size": 9}}
-        pictures[out / f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
+        pictures[f"{_slug(evaluation.data)}.png"] = go.Figure(curve).update_traces(
             labelled, selector={"name": "agreement"}
         )
-        contents[f"{_slug(evaluation.data)}.csv"] = plots.evaluation_table(evaluation).to_csv().encode()
+        contents[f"{_slug(evaluation.data)}.csv"] = plots.evaluation_table(evaluation).to_csv()
         markdown.append(f"{evaluation.data}\n\n{plots.evaluation_markdown(evaluation, calibrated)}\n")
-    contents["evaluation.md"] = "\n".join(markdown).encode()
+    contents["evaluation.md"] = "\n".join(markdown)
     drawn = [figure.to_html(full_html=False, include_plotlyjs=number == 0) for number, figure in enumerate(figures)]
     head = '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
-    contents["evaluation.html"] = "\n".join([head, *drawn]).encode()
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_whole(out / name, content)
-        print(out / name)
-    if undrawn := write_png(pictures):
-        print(undrawn, file=sys.stderr)
-    else:
-        print(*pictures, sep="\n")
+    contents["evaluation.html"] = "\n".join([head, *drawn])
+    write_results(out, contents, pictures)
 
 
 def _slug(name: str) -> str:

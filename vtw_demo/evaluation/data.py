@@ -6,39 +6,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from vtw_demo.comparison.data_files import BadRow, find_file, read_file, read_set
+from vtw_demo.comparison.data_files import read_table
+from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.metrics import description_match, exact_match
-from vtw_demo.models.question import without_control_characters
 
 SHORT_ANSWER_TOKENS = 32
 PHOTOS = 200
-
-
-@dataclass(frozen=True)
-class EvaluationSample:
-    """One question about one picture.
-
-    - `name`: where it is from.
-    - `kind`: of question; "" where the data tells none.
-    - `references`: the right answers, one or several.
-    - `open`: gives the picture. Pictures are opened when they are asked about: thousands take too much memory.
-    """
-
-    name: str
-    kind: str
-    question: str
-    references: tuple[str, ...]
-    open: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -50,19 +32,9 @@ class EvaluationData:
     """
 
     name: str
-    samples: tuple[EvaluationSample, ...]
+    samples: tuple[DataSample, ...]
     score: Callable[[str, Sequence[str]], float] = exact_match
     max_new_tokens: int = SHORT_ANSWER_TOKENS
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which fields of a row hold what. A row without the field of `kind` has no kind."""
-
-    image: str = "image"
-    question: str = "question"
-    answer: str = "answer"
-    kind: str = "kind"
 
 
 def read_data(
@@ -72,58 +44,18 @@ def read_data(
     split: str = "test",
     config: str | None = None,
     seed: int = 0,
-) -> tuple[EvaluationData, tuple[BadRow, ...]]:
-    """A user's data, and the rows that were skipped because they can't be used.
-
-    - `name`: a file of `vtw_demo.comparison.data_files`, or a folder that holds one, where paths of pictures are
-      relative to its folder; or a set of the package `datasets`.
-    - `count`: where there are more rows, a random choice of so many that depends on `seed` alone, in the data's order.
-    - `split`, `config`: of a set of `datasets`.
-    """
-    wanted = (columns.image, columns.question, columns.answer)
-    advice = "Name the columns with --image-column, --question-column and --answer-column."
-    file = find_file(Path(name))
-    rows = read_set(name, split, config, wanted, advice) if file is None else read_file(file, wanted, advice)
-
-    def sample(index: int) -> EvaluationSample:
-        fields = rows.fields(index)
-        picture, question = rows.picture(index, columns.image), rows.question(index, columns.question)
-        try:
-            references = references_of(fields.get(columns.answer))
-        except UserError as error:
-            raise UserError(f"{columns.answer}: {error}") from error
-        written = fields.get(columns.kind)
-        kind = "" if written is None else without_control_characters(str(written))
-        return EvaluationSample(rows.names[index], kind, question, references, picture)
-
-    order = list(range(len(rows.rows)))
-    random.Random(f"{seed} rows").shuffle(order)
-    found, bad = rows.usable(sample, order, count)
-    return EvaluationData(rows.title if file is None else name, tuple(found.values())), bad
+    strict: bool = False,
+) -> tuple[EvaluationData, tuple[str, ...]]:
+    """A user's data (`read_table`), and what was skipped (`read_rows`)."""
+    table = read_table(name, split, config)
+    samples, bad = read_rows(table, columns, count, seed, strict, answered=True)
+    return EvaluationData(table.title, samples), bad
 
 
 def picture_fingerprint(picture: Image.Image) -> str:
     """Equal for pictures with the same pixels."""
     said = f"{picture.mode} {picture.size}"
     return hashlib.sha256(said.encode() + picture.tobytes()).hexdigest()[:16]
-
-
-def references_of(value: Any) -> tuple[str, ...]:
-    """The right answers that a field holds: one, or a list of them; those of VQA are objects with an `answer`."""
-    listed = value if isinstance(value, list | tuple) else [value]
-    found = []
-    for item in listed:
-        written = item.get("answer") if isinstance(item, dict) else item
-        if not isinstance(written, str | int | float):
-            raise UserError(f"an answer must be text, a number, or a list of these; this is {value!r}")
-        text = {True: "yes", False: "no"}[written] if isinstance(written, bool) else str(written)
-        text = without_control_characters(text)
-        if not text.strip():
-            raise UserError("the answer is empty")
-        found.append(text)
-    if not found:
-        raise UserError("the answer is missing")
-    return tuple(found)
 
 
 def _about_scenes(
@@ -140,7 +72,7 @@ def _about_scenes(
     samples = []
     for number in range(count or usual_count):
         asked, shown = make(f"{seed} {stage} {number}")
-        samples.append(EvaluationSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown))
+        samples.append(DataSample(f"scene {number}", asked.kind, asked.text, (asked.answer,), shown))
     return EvaluationData(name, tuple(samples), **options)
 
 
@@ -204,7 +136,7 @@ def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
             of_sample = f"{seed} evaluation {name} {number}"
             _, asked = _asked(of_sample)
             shown = partial(_seeded, part_of_photo, photo, of_sample)
-            samples.append(EvaluationSample(f"{name} {number}", "", asked.text, (MODEST_ANSWER,), shown))
+            samples.append(DataSample(f"{name} {number}", "", asked.text, (MODEST_ANSWER,), shown))
     return EvaluationData("photos, of which it knows nothing", tuple(samples))
 
 
@@ -221,7 +153,7 @@ def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
             # Its questions come without a kind: they ask for a colour, a shape, or yes or no.
             kind = "yes or no" if answer in ("yes", "no") else "colour" if "color" in question else "shape"
             name = f"{pictured.path.name}: {question}"
-            samples.append(EvaluationSample(name, kind, question, (answer,), pictured.picture))
+            samples.append(DataSample(name, kind, question, (answer,), pictured.picture))
     if count is not None:
         chosen = random.Random(f"{seed} easy-vqa").sample(range(len(samples)), min(count, len(samples)))
         samples = [samples[index] for index in sorted(chosen)]

@@ -5,20 +5,22 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.comparison.timed_generate import timed_generate
 from vtw_demo.comparison.timing import in_turn, ratios
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.answering import Outcome, answer_samples, batches, prompt_sizes, seeds_of
-from vtw_demo.evaluation.data import EvaluationData, EvaluationSample, picture_fingerprint
+from vtw_demo.evaluation.data import EvaluationData, picture_fingerprint
 from vtw_demo.evaluation.metrics import Estimate, estimates, normalise
 from vtw_demo.evaluation.variants import FULL, Variant
-from vtw_demo.files import write_whole
+from vtw_demo.files import write_all, write_whole
 from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
@@ -116,14 +118,16 @@ class Evaluation:
 
 
 class AnswersFile:
-    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way."""
+    """JSON lines: first what the answers depend on, then a sample a line, with its answer in each way. Where these
+    can't be written any more, `problem` says why, until they are."""
 
     def __init__(self, path: Path, depends_on: dict[str, Any]) -> None:
         self.path = path
         self.depends_on = depends_on
         self.lines: dict[str, dict[str, Any]] = {}
-        if not path.exists():
-            return
+        self.problem: str | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # fails before anything is answered
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
             try:
                 row = json.loads(line)
@@ -137,7 +141,7 @@ class AnswersFile:
                     "Choose another folder with --out, or remove that file."
                 )
 
-    def outcomes(self, sample: EvaluationSample, picture: str) -> dict[str, Outcome]:
+    def outcomes(self, sample: DataSample, picture: str) -> dict[str, Outcome]:
         """The sample's answers that are there, by the way's name; none where its picture was another one."""
         row = self.lines.get(sample_key(sample))
         if row is None or row.get("picture") != picture:
@@ -148,22 +152,34 @@ class AnswersFile:
         """Add lines, in one piece."""
         added = {row["key"]: row for row in rows}
         self.lines |= added
-        written = [json.dumps(row, ensure_ascii=False) for row in added.values()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        begun = self.path.exists()
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._writing(), self.path.open("ab", buffering=0) as file:
             # Begun by a line's end: the last line may have been cut short.
-            head = "" if begun else json.dumps({"depends_on": self.depends_on})
-            file.write("\n".join([head, *written]) + "\n")
+            head = b"\n" if file.tell() else _lines([{"depends_on": self.depends_on}])
+            write_all(file.fileno(), head + _lines(added.values()))
 
     def finish(self, keys: Iterable[str]) -> None:
         """Write the file anew: a line each for these samples, in this order, then what else it held."""
-        ordered = list(dict.fromkeys([*keys, *self.lines]))
-        rows = [json.dumps(self.lines[key], ensure_ascii=False) for key in ordered if key in self.lines]
-        write_whole(self.path, "\n".join([json.dumps({"depends_on": self.depends_on}), *rows, ""]).encode())
+        ordered = dict.fromkeys([*keys, *self.lines])
+        rows = [self.lines[key] for key in ordered if key in self.lines]
+        with self._writing():
+            write_whole(self.path, _lines([{"depends_on": self.depends_on}, *rows]))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+            self.problem = None
+        except OSError as error:
+            self.problem = f"Answers can't be kept in {self.path}: {error.strerror or error}"
 
 
-def sample_key(sample: EvaluationSample) -> str:
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """JSON, in which halves of pairs are written as its escapes."""
+    written = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    return "".join(written).encode(errors="backslashreplace")
+
+
+def sample_key(sample: DataSample) -> str:
     """Equal for samples that are from the same place and ask the same."""
     said = repr((sample.name, sample.kind, sample.question, sample.references))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
@@ -190,7 +206,8 @@ def evaluate(
 ) -> Evaluation:
     """Answer what `file` doesn't hold yet, keeping it there as it comes, and measure.
 
-    `on_answers` is called with each number of further answers, those of the file first.
+    `on_answers` is called with each number of further answers, those of the file first. Raises UserError for a question
+    that doesn't fit into the model's context; `askable` leaves these out.
     """
     if batch_size < 1:
         raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
@@ -237,13 +254,13 @@ def evaluate(
 
 
 def prefill_times(
-    vlm: VisionLanguageModel, samples: Sequence[EvaluationSample], variants: Sequence[Variant]
+    vlm: VisionLanguageModel, samples: Sequence[DataSample], variants: Sequence[Variant]
 ) -> dict[Variant, PrefillTime]:
     """Time each of `variants`, which hold `FULL`, on the first few samples, from the decoder's start to the first
     token."""
     times: dict[Variant, list[float]] = {variant: [] for variant in variants}
 
-    def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: EvaluationSample) -> float:
+    def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: DataSample) -> float:
         context = variant.context(vlm.model, prompt_sizes(vlm, inputs), seeds_of([sample], 0))
         names = [sample.name]
         return timed_generate(vlm.generate, vlm.model, inputs, context, names=names, max_new_tokens=1).prefill_ms
@@ -256,12 +273,12 @@ def prefill_times(
     return {variant: PrefillTime(tuple(taken), ratios(taken, times[FULL])) for variant, taken in times.items()}
 
 
-def _judged(data: EvaluationData, sample: EvaluationSample, outcome: Outcome, full: Outcome) -> tuple[float, bool]:
+def _judged(data: EvaluationData, sample: DataSample, outcome: Outcome, full: Outcome) -> tuple[float, bool]:
     """The score of an answer, and whether it is the full model's."""
     return data.score(outcome.answer, sample.references), normalise(outcome.answer) == normalise(full.answer)
 
 
-def _row(data: EvaluationData, sample: EvaluationSample, picture: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def _row(data: EvaluationData, sample: DataSample, picture: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     ways = {}
     for name, outcome in outcomes.items():
         score, agrees = _judged(data, sample, outcome, outcomes[FULL.name])

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import check_finite
-from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.architectures import find_decoder, find_model
 from vtw_demo.withdrawal.attention_capture import captured_rows
 from vtw_demo.withdrawal.kept_tokens import keep_tokens
 from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end, with_answer
-from vtw_demo.withdrawal.withdraw import withdraw
+from vtw_demo.withdrawal.withdraw import whole_number, withdraw
 
 _NO_LABEL = PADDING
 """The label of positions whose attention isn't counted: that of padding among segments."""
@@ -151,10 +151,11 @@ def measure_attention_map(
     Prompt and answer, up to the query, go through the model in a single forward pass; what comes after a query can't
     change what it attends to. Weights are computed in float32 whatever the model's precision.
     """
+    find_model(model)
     check_prompt(inputs)
     answer = torch.as_tensor([] if answer_token_ids is None else answer_token_ids)
     given = answer.shape[-1]
-    if answer_token is not None and not 0 <= answer_token < given:
+    if answer_token is not None and not 0 <= whole_number(answer_token, "answer_token") < given:
         raise UserError(f"The answer has {given} tokens, counted from 0; there is no token {answer_token}.")
     to_query = answer[..., : 0 if answer_token is None else answer_token + 1]
     count = int(visual_token_mask(model.config, inputs["input_ids"]).sum())
@@ -167,7 +168,7 @@ def measure_attention_map(
 
     weights = _sum_attention(model, inputs, to_query, layer, 1, number, count)[0].cpu().numpy()
     weights.setflags(write=False)
-    return AttentionMap(weights, answer_token, layer)
+    return AttentionMap(weights, None if answer_token is None else int(answer_token), layer)
 
 
 def _sum_attention(
@@ -185,6 +186,7 @@ def _sum_attention(
     `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
     shape (sequence,), 0 to `labels` - 1 or `_NO_LABEL`.
     """
+    find_model(model)
     check_prompt(inputs)
     if len(inputs["input_ids"]) != 1:
         raise UserError(
@@ -214,7 +216,7 @@ def _sum_attention(
     with (
         torch.no_grad(),
         captured_rows(model, row_count, add_up),
-        nullcontext() if layer is None else withdraw(model, layer=layer),
+        nullcontext() if layer is None else withdraw(model, layer, this_thread_only=True),
     ):
         # Nothing is decoded after this pass: a cache and further logits would only take memory.
         check_finite(model(**whole, use_cache=False, logits_to_keep=1).logits)

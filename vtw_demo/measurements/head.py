@@ -1,5 +1,7 @@
 """What a model's head makes of hidden states."""
 
+import threading
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from transformers import PreTrainedModel
 
 from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.compilation import uncompiled
 
 POSITIONS_AT_ONCE = 128
 """Bounds the memory for logits of long answers: positions that the head should run on at the same time."""
@@ -22,18 +25,26 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
     """
     layers = find_decoder(model).layers
-    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=model.device)
+    input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=hidden_states.device)
+
+    this_thread = threading.get_ident()
 
     def run(handed_on: Any) -> torch.Tensor:
-        for layer in layers:
-            layer.forward = lambda *args, **kwargs: handed_on
+        def stand_in(forward: Any, *args: Any, **kwargs: Any) -> Any:
+            return handed_on if threading.get_ident() == this_thread else forward(*args, **kwargs)
+
+        for layer, forward in forwards:
+            layer.forward = partial(stand_in, forward)
         return check_finite(model(input_ids=input_ids, use_cache=False).logits[0])
 
+    forwards = [(layer, layer.forward) for layer in layers]
     replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
     try:
-        return run(hidden_states.unsqueeze(-3))
-    except IndexError:  # in transformers 5.0 the layers of qwen2_vl return tuples
-        return run((hidden_states.unsqueeze(-3),))
+        with uncompiled():
+            try:
+                return run(hidden_states.unsqueeze(-3))
+            except IndexError:  # in transformers 5.0 the layers of qwen2_vl return tuples
+                return run((hidden_states.unsqueeze(-3),))
     finally:
         for layer, forward in replaced:
             if forward is None:

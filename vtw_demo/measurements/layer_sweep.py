@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.head import POSITIONS_AT_ONCE, logits_of
 from vtw_demo.measurements.sweep_streams import SweepStreams
-from vtw_demo.withdrawal.architectures import check_family, find_decoder
+from vtw_demo.withdrawal.architectures import find_decoder, find_model
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
 from vtw_demo.withdrawal.token_pruning import exclusive
+from vtw_demo.withdrawal.withdraw import whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,8 @@ def sweep(
     - RuntimeError while a withdrawal is active on this model,
     - what `withdraw` raises.
     """
-    check_family(model)
-    if positions_at_once is not None and positions_at_once < 1:
+    pruned = find_model(model)
+    if positions_at_once is not None and whole_number(positions_at_once, "positions_at_once") < 1:
         raise UserError(f"positions_at_once must be at least 1; this is {positions_at_once}.")
     answer = None if answer_token_ids is None else torch.as_tensor(answer_token_ids)
     answer_length = None if answer is None else answer.shape[-1]
@@ -76,10 +77,10 @@ def sweep(
     if len(find_decoder(model).layers) == 1:
         raise UserError(f"{type(model).__name__} has 1 decoder layer: there is no K to sweep.")
     with torch.no_grad():
-        with SweepStreams(model, max(1, answer_length or 0), positions_at_once) as streams:
+        with SweepStreams(pruned, max(1, answer_length or 0), positions_at_once) as streams:
             # No decoding follows: a cache and further logits would only take memory.
             model(**whole, use_cache=False, logits_to_keep=1)
-        with exclusive(model):
+        with exclusive(pruned):
             return _read(streams, int(whole["input_ids"][0, -1]), answer_length)
 
 

@@ -114,7 +114,7 @@ def _states(
         states.append(hidden_states_of(output)[..., 0, positions, :])
 
     # At K = L nothing is withdrawn, and other withdrawals are kept off the model.
-    with torch.no_grad(), withdraw(vlm.model, layer), ExitStack() as hooks:
+    with torch.no_grad(), withdraw(vlm.model, layer, this_thread_only=True), ExitStack() as hooks:
         for decoder_layer in find_decoder(vlm.model).layers:
             hooks.callback(decoder_layer.register_forward_hook(keep).remove)
         # One position's logits, as none are read here. Handed as a number, they would make gemma4 and `withdraw` cut

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from vtw_demo.withdrawal.architectures import shares_keys
-from vtw_demo.withdrawal.cache import CACHE_NAMES
+from vtw_demo.withdrawal.cache import cache_parameter
 from vtw_demo.withdrawal.kept_tokens import gather_hidden_states
-from vtw_demo.withdrawal.layer_inputs import hidden_states_of, named_arguments, parameter_names, tile
+from vtw_demo.withdrawal.layer_inputs import hidden_states_of, named_arguments, tile
 from vtw_demo.withdrawal.token_pruning import Changed, ForwardPass
 from vtw_demo.withdrawal.withdraw import Withdrawal
 
@@ -32,7 +32,7 @@ class SweepStreams(Withdrawal):
     """
 
     def __init__(self, model: PreTrainedModel, read_positions: int, positions_at_once: int | None) -> None:
-        super().__init__(model, layer=1)
+        super().__init__(model, layer=1, this_thread_only=True)
         self.read_positions = read_positions
         self.positions_at_once = positions_at_once
         self.hidden: torch.Tensor | None = None
@@ -46,14 +46,16 @@ class SweepStreams(Withdrawal):
         super().begin_prefill(forward, visual, given)
         is_padded = forward.padding_mask is not None and not forward.padding_mask.all()
         is_ragged = forward.kept is None or forward.kept.valid is not None
-        if not (is_padded or is_ragged or shares_keys(self.decoder.config, len(self.layers))):
+        shares = shares_keys(self.decoder.config, len(self.layers))
+        if not (is_padded or is_ragged or shares or cache_parameter(type(self.model).forward) is None):
             self.prefix = _PrefixCache(length=int(visual.any(0).byte().argmax()))
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         super().begin(module, args, kwargs)
         if self.prefix is None:
             return None
-        name = next(name for name in CACHE_NAMES if name in parameter_names(type(module).forward))
+        name = cache_parameter(type(module).forward)
+        assert name is not None
         return args, {**kwargs, name: self.prefix}
 
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
@@ -69,6 +71,7 @@ class SweepStreams(Withdrawal):
         forward = self.forward
         assert forward is not None
         if forward.kept is not None:
+            forward.is_pruned = True
             given = named_arguments(module, args, kwargs)
             entering = given.pop("hidden_states")
             if index == 1:

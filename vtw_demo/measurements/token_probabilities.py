@@ -93,7 +93,7 @@ def _probabilities(
 ) -> list[float]:
     # The answer's last token predicts nothing that is asked for.
     given = with_answer(vlm.model, inputs, tokens[:-1])
-    with torch.no_grad(), withdraw(vlm.model, layer):
+    with torch.no_grad(), withdraw(vlm.model, layer, this_thread_only=True):
         found = vlm.model(**given, use_cache=False, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
         wanted = torch.tensor(tokens, device=found.device)[:, None]
         return check_finite(found).log_softmax(-1, dtype=torch.float32).gather(-1, wanted).exp().flatten().tolist()

@@ -1,5 +1,6 @@
 """A picture from a file, or one sentence that says why there is none."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,18 @@ _DAMAGED = "The picture's file is damaged or cut short: choose another one."
 _TOO_LARGE = f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_picture(file: str | Path | BytesIO) -> Image.Image:
     """The picture of `read_picture`."""
-    return read_picture(path)[0]
+    return read_picture(file)[0]
 
 
-def read_picture(path: str | Path) -> tuple[Image.Image, str]:
-    """The picture in a file as `shown_picture` gives it, of an animated one the first frame; and a sentence about what
-    of the file is not shown, "" where all of it is."""
-    if Path(path).stat().st_size == 0:
+def read_picture(file: str | Path | BytesIO) -> tuple[Image.Image, str]:
+    """The picture in a file, or in its content, as `shown_picture` gives it, of an animated one the first frame; and a
+    sentence about what of the file is not shown, "" where all of it is."""
+    if (len(file.getbuffer()) if isinstance(file, BytesIO) else Path(file).stat().st_size) == 0:
         raise UserError("The picture's file is empty: choose another one.")
     try:
-        picture = Image.open(path, formats=FORMATS)
+        picture = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UserError(_TOO_LARGE) from error
     except UnidentifiedImageError as error:

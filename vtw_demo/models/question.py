@@ -12,7 +12,9 @@ from vtw_demo.errors import UserError
 EMPTY = "The question is empty: type what you want to know about the picture."
 # Control characters, and halves of a pair: no text has them, and some tokenizers fail at them.
 _LEFT_OUT = ("Cc", "Cs")
-_BLANK = ("Zs", "Zl", "Zp", "Cf")
+_BLANK = ("Zs", "Zl", "Zp", "Cf", "Mn", "Me")
+# Letters and signs that show nothing: Hangul's fillers, Braille's blank.
+_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 # A piece that is still a control token when it has been broken so often is left out.
 _BREAKS = 3
 
@@ -22,15 +24,15 @@ def read_question(question: Any) -> str:
     if not isinstance(question, str | None):
         raise UserError(f"The question must be text; this is {reprlib.repr(question)}.")
     text = without_control_characters(question or "").strip()
-    if all(unicodedata.category(character) in _BLANK or character.isspace() for character in text):
+    if all(unicodedata.category(one) in _BLANK or one.isspace() or one in _FILLERS for one in text):
         raise UserError(EMPTY)
     return text
 
 
 def without_control_characters(text: str) -> str:
-    return "".join(
-        character for character in text if character in "\t\n\r" or unicodedata.category(character) not in _LEFT_OUT
-    )
+    """Those that break lines, as a spreadsheet's, become line breaks."""
+    left_out = {one for one in set(text) - set("\t\n\r") if unicodedata.category(one) in _LEFT_OUT}
+    return text.translate({ord(one): "\n" if one.isspace() else "" for one in left_out})
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:

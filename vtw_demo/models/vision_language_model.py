@@ -59,6 +59,15 @@ class VisionLanguageModel:
         """How many positions, prompt and answer together, the decoder was made for; None where it doesn't say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def check_length(self, prompt: int, new_tokens: int) -> None:
+        """Raise UserError for a prompt of so many tokens that doesn't fit into `context` with its answer."""
+        needed, context = prompt + new_tokens, self.context
+        if context is not None and needed > context:
+            raise UserError(
+                f"The question is too long: with the picture and the answer it takes {needed} tokens, and this model's "
+                f"context holds {context}. Shorten the question or allow fewer new tokens."
+            )
+
     @property
     def device(self) -> torch.device:
         return self.model.device

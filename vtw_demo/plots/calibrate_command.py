@@ -15,13 +15,13 @@ from vtw_demo.comparison.calibration import (
     CalibrationStore,
     calibrate,
 )
+from vtw_demo.comparison.data_rows import FILES, Columns, add_data_arguments, chosen_columns
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
-from vtw_demo.files import write_whole
 from vtw_demo.formats import markdown_table
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.plots.divergence import divergence_figure
-from vtw_demo.plots.images import write_png
+from vtw_demo.plots.images import write_results
 
 DESCRIPTION = (
     "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
@@ -32,13 +32,8 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="a JSONL, JSON or CSV file whose rows have an image (a path, relative to the file) and a question, or a "
-        "folder that holds one JSONL or CSV file; without it, fresh scenes, descriptions of some, and easy-vqa where "
-        "it is installed",
-    )
+    parser.add_argument("--data", help=f"{FILES}; without it, {EMBEDDED_DATA}")
+    add_data_arguments(parser, ("image", "question"), "train")
     parser.add_argument(
         "--answer-tokens",
         type=int,
@@ -48,29 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="how many samples to measure at most")
     parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD, help="largest mean KL divergence at K")
-    parser.add_argument("--strict", action="store_true", help="refuse data with a bad row instead of skipping it")
     parser.add_argument("--out", type=Path, help="folder for the result; without it, the user's cache folder")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.data is None:
-        if options.answer_tokens != 1:
-            raise UserError(f"--answer-tokens {options.answer_tokens} is for --data: give both, or neither.")
+        if options.answer_tokens != 1 or chosen_columns(options) != Columns():
+            raise UserError("--answer-tokens and the options of columns are for --data: give both, or neither.")
         samples, data = embedded_samples(options.samples), EMBEDDED_DATA
     else:
-        samples, skipped = read_samples(
-            options.data, options.samples, options.strict, answer_tokens=options.answer_tokens
-        )
-        data = str(options.data)
-        for row in skipped:
-            print(f"skipped {options.data}, {row}", file=sys.stderr)
+        data, columns = options.data, chosen_columns(options)
+        more = {"answer_tokens": options.answer_tokens, "split": options.split, "config": options.config}
+        samples, _ = read_samples(data, options.samples, options.strict, columns=columns, **more)
     vlm = load_model(options)
     store = CalibrationStore.of(vlm)
     calibration = None
     try:
         with tqdm(total=len(samples), desc="calibrating", unit="sample") as bar:
-            for event in calibrate(vlm, samples, options.threshold, data, store):
+            for event in calibrate(vlm, samples, options.threshold, data, store, strict=options.strict):
                 if isinstance(event, CalibrationProgress):
+                    bar.total = event.samples
                     bar.update(event.measured - bar.n)
                 else:
                     calibration = event
@@ -81,21 +73,13 @@ def run(options: argparse.Namespace) -> int:
     assert calibration is not None
     print(table(calibration))
     print(calibration.sentence())
-    folder = options.out or store.folder
-    folder.mkdir(parents=True, exist_ok=True)
     figure = divergence_figure(None, calibration)
     contents = {
-        "calibration.json": json.dumps(calibration.to_json(), indent=1).encode(),
-        "calibration.html": figure.to_html(include_plotlyjs=True).encode(),
+        "calibration.json": json.dumps(calibration.to_json(), indent=1),
+        "calibration.html": figure.to_html(include_plotlyjs=True),
     }
-    for name, content in contents.items():
-        write_whole(folder / name, content)
-        print(folder / name)
     figure.update_layout(title={"text": calibration.model, "font": {"size": 14}})
-    if undrawn := write_png({folder / "calibration.png": figure}):
-        print(undrawn, file=sys.stderr)
-    else:
-        print(folder / "calibration.png")
+    write_results(options.out or store.folder, contents, {"calibration.png": figure})
     if store.problem:
         raise OSError(store.problem)
     return 0

@@ -3,6 +3,7 @@ Chromium of this machine, which kaleido drives."""
 
 import base64
 import io
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,16 +39,21 @@ def thumbnail(picture: Image.Image, longest_side: int) -> Image.Image:
     return shown
 
 
-def write_png(figures: Mapping[Path, go.Figure]) -> str | None:
-    """Write each figure to its file, 1,200 by 675 pixels; or none of them, and give a sentence that says why and what
-    to do."""
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = [Path(folder, f"{number}.png") for number in range(len(figures))]
+def write_results(folder: Path, contents: Mapping[str, str], figures: Mapping[str, go.Figure]) -> None:
+    """Write texts, and figures as PNG files of 1,200 by 675 pixels, and print where; no figure, and why, on the error
+    stream, where this machine draws none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_whole(folder / name, content.encode())
+        print(folder / name)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        drawn = [Path(elsewhere, f"{number}.png") for number in range(len(figures))]
         on_white = [go.Figure(figure).update_layout(paper_bgcolor="white") for figure in figures.values()]
         try:
             plotly.io.write_images(on_white, drawn, width=800, height=450, scale=1.5)
         except (RuntimeError, TimeoutError):  # kaleido's, without a browser and with one that doesn't start
-            return NO_BROWSER
-        for path, file in zip(figures, drawn, strict=True):
-            write_whole(path, file.read_bytes())
-    return None
+            print(NO_BROWSER, file=sys.stderr)
+            return
+        for name, file in zip(figures, drawn, strict=True):
+            write_whole(folder / name, file.read_bytes())
+            print(folder / name)

@@ -22,13 +22,40 @@ ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 
 def find_decoder(model: PreTrainedModel) -> Any:
     """The module that runs the decoder layers."""
-    decoder = model.get_decoder()
+    decoder = traced(model.get_decoder())
     # llama4 answers with a language model, head included.
-    return decoder if hasattr(decoder, "layers") else getattr(decoder, "model", decoder)
+    return decoder if hasattr(decoder, "layers") else traced(getattr(decoder, "model", decoder))
+
+
+def traced(module: Any) -> Any:
+    """What torch.compile's wrapper holds, and anything else itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def find_model(handed: Any) -> Any:
+    """The model that runs in what was handed over, which may be one of torch.compile's or PEFT's wrappers.
+
+    Raises UserError for one in which withdrawal can't mean anything, that isn't understood, or that is no model.
+    """
+    model = traced(handed)
+    model = traced(model.get_base_model()) if hasattr(model, "get_base_model") else model
+    name = type(handed).__name__
+    kinds = {type(module) for module in model.modules()} if isinstance(model, nn.Module) else ()
+    if any(base.__name__ in ("FSDPModule", "FullyShardedDataParallel") for kind in kinds for base in kind.__mro__):
+        raise UserError(
+            f"This {name} is sharded by FSDP, and each process holds a part of its weights. Hand over a model that is "
+            'whole in one process: load it with from_pretrained, on several GPUs with device_map="auto".'
+        )
+    if not isinstance(model, PreTrainedModel):
+        inside = [part for part in ("module", "model") if isinstance(getattr(model, part, None), PreTrainedModel)]
+        advice = f"Hand over its model, `.{inside[0]}`." if inside else "Hand over what from_pretrained returns."
+        raise UserError(f"A {name} is no vision-language model of transformers. {advice}")
+    check_family(model)
+    return model
 
 
 def check_family(model: PreTrainedModel) -> None:
-    """Raise ValueError for a model in which withdrawal can't mean anything, or that isn't understood."""
+    """Raise UserError for a model in which withdrawal can't mean anything, or that isn't understood."""
     name, config = type(model).__name__, model.config
     refused = f"{name} can't be used with withdraw:"
     if config.is_encoder_decoder:

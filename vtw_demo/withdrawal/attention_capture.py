@@ -4,6 +4,7 @@ Through transformers' attention interface: attention is computed by sdpa as ever
 that are asked for. So it works with thousands of visual tokens, where a full matrix wouldn't fit.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.compilation import uncompiled
 
 
 def attention_rows(
@@ -66,6 +68,9 @@ _INTERFACE = "vtw_demo_captured_rows"
 _capture: ContextVar[tuple[int, Callable[[int, torch.Tensor], None]] | None] = ContextVar("capture", default=None)
 """How many rows to capture, and what receives them; passes in other threads aren't captured."""
 
+_ordinary = "sdpa"
+"""By which attention passes in other threads are computed meanwhile: their model's own."""
+
 _turn = threading.Lock()
 
 
@@ -80,42 +85,50 @@ def captured_rows(
     Under `withdraw`, layers from K on have the kept positions as keys. Attention itself is computed by sdpa; the
     encoder of images isn't touched. Blocks in several threads take turns.
     """
+    global _ordinary
     config = find_decoder(model).config
     with _turn:
-        before = config._attn_implementation
+        before = _ordinary = config._attn_implementation
         token = _capture.set((row_count, receive))
         config._attn_implementation = _INTERFACE
         try:
-            yield
+            with uncompiled():
+                yield
         finally:
             config._attn_implementation = before
             _capture.reset(token)
 
 
-def _sdpa_with_capture(
+def _attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     **options: Any,
-) -> tuple[torch.Tensor, None]:
-    if (capture := _capture.get()) is not None:
-        for name in ("softcap", "position_bias", "s_aux"):
-            if options.get(name) is not None:
-                raise UserError(
-                    f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of "
-                    "scaled products."
-                )
-        row_count, receive = capture
-        is_causal = options.get("is_causal")
-        if is_causal is None:
-            is_causal = getattr(module, "is_causal", True)
-        weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
-        receive(module.layer_idx, weights)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if (capture := _capture.get()) is None:
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", sdpa_attention_forward)
+        compute = eager if _ordinary == "eager" else AttentionInterface()[_ordinary]
+        return compute(module, query, key, value, attention_mask, **options)
+    for name in ("softcap", "position_bias", "s_aux"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of scaled products."
+            )
+    row_count, receive = capture
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
+    receive(module.layer_idx, weights)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
+def _mask(*args: Any, **options: Any) -> Any:
+    return (sdpa_mask if _capture.get() is not None else AttentionMaskInterface()[_ordinary])(*args, **options)
+
+
 # Registered for good: a pass of another thread may look it up while a measurement ends.
-AttentionInterface.register(_INTERFACE, _sdpa_with_capture)
-AttentionMaskInterface.register(_INTERFACE, sdpa_mask)
+AttentionInterface.register(_INTERFACE, _attention)
+AttentionMaskInterface.register(_INTERFACE, _mask)

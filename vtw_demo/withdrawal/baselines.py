@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import check_family, find_decoder, unlike_llava
+from vtw_demo.withdrawal.architectures import find_decoder, find_model, unlike_llava
 from vtw_demo.withdrawal.token_pruning import Changed, ForwardPass
 from vtw_demo.withdrawal.withdraw import Withdrawal, check_layer
 
@@ -26,9 +26,9 @@ def remove_at_random(model: PreTrainedModel, layer: int, seeds: Sequence[int | s
     Raises what `withdraw` raises, and ValueError for a model in which more depends on a token's place than its
     position. Prefills with another number of rows raise ValueError.
     """
+    model = find_model(model)
     check_random(model)
-    check_layer(layer, len(find_decoder(model).layers))
-    with _RemovalAtRandom(model, layer, seeds):
+    with _RemovalAtRandom(model, check_layer(layer, len(find_decoder(model).layers)), seeds):
         yield
 
 
@@ -42,9 +42,9 @@ def withdraw_renumbered(model: PreTrainedModel, layer: int) -> Iterator[None]:
     Raises what `withdraw` raises, and ValueError for a model whose layers aren't handed embeddings of positions that
     count tokens.
     """
+    model = find_model(model)
     check_renumbered(model)
-    check_layer(layer, len(find_decoder(model).layers))
-    with _RenumberedWithdrawal(model, layer):
+    with _RenumberedWithdrawal(model, check_layer(layer, len(find_decoder(model).layers))):
         yield
 
 
@@ -54,13 +54,12 @@ def blind(model: PreTrainedModel) -> Iterator[None]:
 
     The text keeps its positions, as if the picture were there. Raises what `withdraw` raises.
     """
-    check_family(model)
-    with Withdrawal(model, 0):
+    with Withdrawal(find_model(model), 0):
         yield
 
 
 def check_random(model: PreTrainedModel) -> None:
-    check_family(model)
+    """Raise UserError where `remove_at_random` can't be used."""
     if (reason := unlike_llava(model)) is not None:
         raise UserError(
             f"Random tokens can be removed from decoders like LLaVA's; that of {type(model).__name__} {reason}."
@@ -68,7 +67,7 @@ def check_random(model: PreTrainedModel) -> None:
 
 
 def check_renumbered(model: PreTrainedModel) -> None:
-    check_family(model)
+    """Raise UserError where `withdraw_renumbered` can't be used."""
     decoder, name = find_decoder(model), type(model).__name__
     if (reason := unlike_llava(model)) is not None:
         raise UserError(f"Positions can be renumbered in decoders like LLaVA's; that of {name} {reason}.")

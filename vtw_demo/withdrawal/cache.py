@@ -1,7 +1,8 @@
 """KV caches whose layers from K on hold the keys and values of kept tokens only."""
 
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +11,6 @@ from transformers.cache_utils import CacheLayerMixin, StaticLayer
 
 from vtw_demo.withdrawal.kept_tokens import CachePositions
 
-CACHE_NAMES = ("cache", "past_key_values")
-"""The names under which modules are handed the KV cache: from transformers 5.24 on, and before."""
-
 
 class PrunedCacheLayer(CacheLayerMixin):
     """Mixed into the class of a KV cache's layer that holds kept tokens only. Asked for its length, it counts the
@@ -20,6 +18,17 @@ class PrunedCacheLayer(CacheLayerMixin):
     """
 
     positions: CachePositions | None = None
+    is_expected = False
+    """Whether the next keys come from a layer that has been handed what goes with kept tokens."""
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_expected:
+            raise RuntimeError(
+                "This KV cache was filled inside `with withdraw(...)`, and the block has been left since, in this "
+                "thread or another. Leave it when the generations of all threads that began inside have ended."
+            )
+        self.is_expected = False
+        return super().update(*args, **kwargs)  # type: ignore[safe-super]
 
     def get_seq_length(self) -> int:
         missing = 0 if self.positions is None else self.positions.sequence_length - self.positions.count
@@ -79,8 +88,22 @@ def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
     return getattr(cache, "noted", (0, None))
 
 
+def expect_update(layer: Any) -> None:
+    """Let the layer of a KV cache take the keys of one forward pass."""
+    if isinstance(layer, PrunedCacheLayer):
+        layer.is_expected = True
+
+
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
-    return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+    """The KV cache among a module's arguments, whatever its name."""
+    return next((value for value in given.values() if isinstance(value, Cache)), None)
+
+
+@functools.cache
+def cache_parameter(forward: Callable[..., Any]) -> str | None:
+    """The name under which a module's forward takes the KV cache; None where its annotations don't tell."""
+    parameters = inspect.signature(forward).parameters.values()
+    return next((parameter.name for parameter in parameters if "Cache" in str(parameter.annotation)), None)
 
 
 def find_cache_layer(given: Mapping[str, Any], index: int) -> Any:

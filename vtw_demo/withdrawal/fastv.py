@@ -3,6 +3,8 @@
 Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv 2403.06764.
 """
 
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,10 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import check_family, find_decoder, unlike_llava
+from vtw_demo.withdrawal.architectures import find_decoder, find_model, unlike_llava
 from vtw_demo.withdrawal.attention_capture import captured_rows
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end
 from vtw_demo.withdrawal.token_pruning import ForwardPass, TokenPruning
+from vtw_demo.withdrawal.withdraw import whole_number
 
 FASTV_SHARE = 0.5
 FASTV_LAYER = 2
@@ -39,13 +42,13 @@ def fastv(
     FastV is active on the model already. Forward passes raise ValueError for a prompt that has no input_ids, ends
     with padding or a visual token, or brings a picture to a KV cache that holds tokens already.
     """
+    model, layer = find_model(model), whole_number(layer, "FastV's layer")
     check_fastv(model, share, layer)
     with _FastV(model, share, layer):
         yield
 
 
 def check_fastv(model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
-    check_family(model)
     decoder, name = find_decoder(model), type(model).__name__
     last = len(decoder.layers) - 1
     if not all(0 <= part <= 1 for part in (share if isinstance(share, Sequence) else [share])):
@@ -65,13 +68,14 @@ class _FastV(TokenPruning):
     def __init__(self, model: PreTrainedModel, share: float | Sequence[float], layer: int) -> None:
         super().__init__(model, layer)
         self.share = share
-        self.capture = ExitStack()
+        self.captures = defaultdict[int, ExitStack](ExitStack)
+        """What captures attention in each thread."""
 
     def register(self) -> None:
-        self.hooks.push(self.capture)  # an interrupt passes by the layer's own hook
+        self.hooks.callback(self.after_ranked)  # an interrupt passes by the layer's own hook
         ranked = self.layers[self.layer - 1]
         self.hook_before(ranked, self.before_ranked)
-        self.hook_after(ranked, lambda *_: self.capture.close(), always_call=True)
+        self.hook_after(ranked, self.after_ranked, always_call=True)
         super().register()
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
@@ -88,7 +92,10 @@ class _FastV(TokenPruning):
     def before_ranked(self, *_: Any) -> None:
         if self.forward is not None and self.forward.visual is not None:
             rank = partial(self.rank, self.forward, self.forward.visual)
-            self.capture.enter_context(captured_rows(self.model, 1, rank))
+            self.captures[threading.get_ident()].enter_context(captured_rows(self.model, 1, rank))
+
+    def after_ranked(self, *_: Any) -> None:
+        self.captures[threading.get_ident()].close()
 
     def rank(self, forward: ForwardPass, visual: torch.Tensor, layer_index: int, weights: torch.Tensor) -> None:
         scores = weights[:, 0, : visual.shape[1]].masked_fill(~visual, torch.inf)  # a static cache has further keys

@@ -121,7 +121,7 @@ def gather_positions(tensor: torch.Tensor, index: torch.Tensor, dim: int) -> tor
     batch, kept = index.shape
     before, after = tensor.shape[: dim - 1], tensor.shape[dim + 1 :]
     rows = tensor.expand(*before, batch, *tensor.shape[dim:])
-    index = index.view(*(1 for _ in before), batch, kept, *(1 for _ in after))
+    index = index.view(*(1 for _ in before), batch, kept, *(1 for _ in after)).to(tensor.device)
     return rows.gather(dim, index.expand(*before, batch, kept, *after))
 
 
@@ -129,13 +129,15 @@ def gather_hidden_states(hidden_states: torch.Tensor, kept: KeptTokens) -> torch
     """Hidden states of the kept tokens, shape (..., batch, kept, hidden); zero where there is none."""
     gathered = gather_positions(hidden_states, kept.index, -2)
     if kept.valid is not None:  # no key or value of a visual token may come about, masked or not
-        gathered = gathered.masked_fill(~kept.valid[..., None], 0)
+        gathered = gathered.masked_fill(~kept.valid[..., None].to(gathered.device), 0)
     return gathered
 
 
 def scatter_hidden_states(full: torch.Tensor, hidden_states: torch.Tensor, kept: KeptTokens) -> torch.Tensor:
-    """`full`, shape (..., batch, sequence, hidden), with those of the kept tokens replaced by `hidden_states`."""
+    """`full`, shape (..., batch, sequence, hidden), with those of the kept tokens replaced by `hidden_states`, on the
+    device of these: layers may be on several."""
+    full = full.to(hidden_states.device)
     if kept.valid is not None:
         unchanged = gather_positions(full, kept.index, -2)
-        hidden_states = torch.where(kept.valid[..., None], hidden_states, unchanged)
-    return full.scatter(-2, kept.index[..., None].expand_as(hidden_states), hidden_states)
+        hidden_states = torch.where(kept.valid[..., None].to(full.device), hidden_states, unchanged)
+    return full.scatter(-2, kept.index[..., None].to(full.device).expand_as(hidden_states), hidden_states)

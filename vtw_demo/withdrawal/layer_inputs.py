@@ -82,8 +82,10 @@ class LayerInputs:
         return replaced
 
     def gather(self, module: nn.Module, name: str, value: Any, times: int) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self.gather(module, name, part, times) for part in value)
+        if type(value) in (tuple, list):
+            return type(value)(self.gather(module, name, part, times) for part in value)
+        if type(value) is dict and name != "shared_kv_states":  # keys, not queries
+            return {key: self.gather(module, name, part, times) for key, part in value.items()}
         assert self.kept is not None
         index = self.kept.index
         dim = sequence_dim(name, value, len(index), self.sequence_length, module)
@@ -180,16 +182,17 @@ def make_mask(keys: CachePositions, query_positions: torch.Tensor | None) -> tor
 
 def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
     """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
-    if not isinstance(value, torch.Tensor) or sequence_length not in value.shape:
+    if not isinstance(value, torch.Tensor) or sequence_length not in value.shape or sequence_length == 1:
         return None
     if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
         return value.ndim - 1
-    if name == "position_embeddings":  # (batch or 1, sequence, dim), or three of these for M-RoPE
+    if name in ("position_embeddings", "per_layer_input"):  # (batch or 1, sequence, dim), or three of these for M-RoPE
         return value.ndim - 2
-    for dim in range(1, value.ndim):
-        if value.shape[dim] == sequence_length and value.shape[dim - 1] in (1, batch):
-            return dim
+    dims = [dim for dim in range(1, value.ndim) if value.shape[dim] == sequence_length]
+    # A square may be a mask, and places of keys aren't those of kept ones.
+    if len(dims) == 1 and value.shape[dims[0] - 1] in (1, batch) and not name.endswith(("indices", "index")):
+        return dims[0]
     raise RuntimeError(
         f"withdraw doesn't understand the argument {name} of {type(module).__name__}, of shape "
-        f"{tuple(value.shape)} for {batch} rows of {sequence_length} tokens."
+        f"{tuple(value.shape)} for {batch} rows of {sequence_length} tokens. Leave it out, or withdraw at K = L."
     )

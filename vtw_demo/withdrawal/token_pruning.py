@@ -4,7 +4,10 @@ This module is the only one of the project that changes a forward pass. Subclass
 leave, and when that is known.
 """
 
+import inspect
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,9 +25,18 @@ from vtw_demo.withdrawal.architectures import (
     key_sources,
     rescale_query,
     scales_attention_by_position,
+    traced,
     without_late_features,
 )
-from vtw_demo.withdrawal.cache import count_positions, find_cache, find_cache_layer, note_positions, noted_positions
+from vtw_demo.withdrawal.cache import (
+    count_positions,
+    expect_update,
+    find_cache,
+    find_cache_layer,
+    note_positions,
+    noted_positions,
+)
+from vtw_demo.withdrawal.compilation import uncompiled
 from vtw_demo.withdrawal.kept_tokens import (
     KeptTokens,
     add_kept,
@@ -53,6 +65,8 @@ class ForwardPass:
     """Where the visual tokens are, for subclasses that need it later than the pass begins."""
     full: torch.Tensor | None = None
     """The hidden states that enter layer K."""
+    is_pruned: bool = False
+    """True once the layers run on kept tokens."""
     is_tail: bool = False
     """True once the model itself has cut the sequence to its tail."""
 
@@ -68,23 +82,34 @@ class ForwardPass:
 
 
 class TokenPruning:
-    """A context in which forward passes of `model` go on without some tokens from decoder layer `layer` (K) on.
+    """A context in which forward passes of `model` go on without some tokens from decoder layer `layer` (K) on: passes
+    of all threads, or with `this_thread_only` of the one that makes the context.
 
     The kept tokens keep their positions. What a caller sees keeps its shape: a token that has left stays as it was.
-    Hooks are removed on leaving, by an exception too. A model has one such context at a time.
+    Hooks are removed on leaving, by an exception too, once no other thread's pass is under way. A model has one such
+    context at a time. Inside, nothing runs compiled.
     """
 
     name = "withdraw"
 
-    def __init__(self, model: PreTrainedModel, layer: int) -> None:
+    def __init__(self, model: PreTrainedModel, layer: int, this_thread_only: bool = False) -> None:
         self.model = model
         self.layer = layer
+        self.only_thread = threading.get_ident() if this_thread_only else None
         self.decoder = find_decoder(model)
-        self.layers: nn.ModuleList = self.decoder.layers
+        self.layers = [traced(layer) for layer in self.decoder.layers]
         self.is_flash = "flash" in self.decoder.config._attn_implementation
         self.key_sources = key_sources(self.decoder.config, len(self.layers))
         self.hooks = ExitStack()
-        self.forward: ForwardPass | None = None
+        self.passes: dict[int, ForwardPass] = {}
+        """The forward pass that is under way in each thread."""
+        self.is_over = False
+        self.lock = threading.Lock()
+
+    @property
+    def forward(self) -> ForwardPass | None:
+        """That of this thread."""
+        return self.passes.get(threading.get_ident())
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
         """Called before a prefill: calls `prune`, or notes what it takes to call it later, before layer K.
@@ -104,18 +129,24 @@ class TokenPruning:
     def __enter__(self) -> Self:
         with ExitStack() as self.hooks:
             self.hooks.enter_context(exclusive(self.model))
+            self.hooks.enter_context(uncompiled())
             if self.layer < len(self.layers):
                 self.register()
             self.hooks = self.hooks.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.hooks.close()
-        self.forward = None
+        try:
+            with self.lock:
+                self.is_over = True
+            self.passes.pop(threading.get_ident(), None)
+            # A pass that lost its hooks halfway would go on with the wrong tokens.
+            while self.passes.keys() & {thread.ident for thread in threading.enumerate()}:
+                time.sleep(0.001)
+        finally:
+            self.hooks.close()
 
     def register(self) -> None:
-        self.hook_before(self.model, self.begin)
-        self.hook_after(self.model, self.end, always_call=True)
         self.hook_before(self.decoder, self.before_decoder)
         for index in range(self.layer, len(self.layers)):
             module: Any = self.layers[index]
@@ -124,12 +155,19 @@ class TokenPruning:
             self.hook_after(module, partial(self.after_layer, index), prepend=True)
             if scales_attention_by_position(module):
                 self.hook_after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
+        # Last of all: a pass of another thread that finds these hooks finds the others, too.
+        self.hook_after(self.model, self.end, always_call=True)
+        self.hook_before(self.model, self.begin)
 
     def hook_before(self, module: nn.Module, hook: Any) -> None:
-        self.hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        self.hooks.callback(module.register_forward_pre_hook(self.in_own_thread(hook), with_kwargs=True).remove)
 
     def hook_after(self, module: nn.Module, hook: Any, **options: bool) -> None:
-        self.hooks.callback(module.register_forward_hook(hook, with_kwargs=True, **options).remove)
+        handle = module.register_forward_hook(self.in_own_thread(hook), with_kwargs=True, **options)
+        self.hooks.callback(handle.remove)
+
+    def in_own_thread(self, hook: Any) -> Any:
+        return lambda *args: hook(*args) if self.only_thread in (None, threading.get_ident()) else None
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         given = named_arguments(module, args, kwargs)
@@ -156,7 +194,7 @@ class TokenPruning:
         if output_hidden_states is None:
             output_hidden_states = self.decoder.config.output_hidden_states
         asked = given.get("logits_to_keep") if "logits_to_keep" in parameter_names(type(module).forward) else 0
-        self.forward = ForwardPass(
+        forward = ForwardPass(
             inputs,
             padding_mask=own_padding_mask(given, inputs.sequence_length),
             restore_each_layer=bool(output_hidden_states),
@@ -164,11 +202,20 @@ class TokenPruning:
         )
         # A placeholder that the model itself has written into its answer is no visual token.
         if inputs.past_length == 0 or has_visual_input(given):
-            self.begin_prefill(self.forward, visual_token_mask(self.model.config, input_ids), given)
+            self.begin_prefill(forward, visual_token_mask(self.model.config, input_ids), given)
+        with self.lock:
+            if not self.is_over:
+                self.passes[threading.get_ident()] = forward
         return None
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self.forward = None
+        forward = self.passes.pop(threading.get_ident(), None)
+        if output is not None and forward is not None and forward.kept is not None and not forward.is_pruned:
+            raise RuntimeError(
+                f"No token left in this forward pass of {type(module).__name__}: its decoder layers ran without their "
+                f"hooks, as in code that torch.compile or a CUDA graph has captured. Hand {self.name} the model as it "
+                "was loaded, and compile it later or not at all."
+            )
 
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         forward = self.forward
@@ -182,6 +229,8 @@ class TokenPruning:
     def before_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         forward = self.forward
         if forward is None:
+            if self.is_in_plain_pass():
+                return None
             raise RuntimeError(
                 f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
                 f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
@@ -190,7 +239,9 @@ class TokenPruning:
             return None
         given = named_arguments(module, args, kwargs)
         hidden_states = given.pop("hidden_states")
+        expect_update(find_cache_layer(given, index))
         if forward.kept is not None:
+            forward.is_pruned = True
             if index == self.layer:
                 forward.full = hidden_states
             is_whole = index == self.layer or forward.restore_each_layer
@@ -208,6 +259,13 @@ class TokenPruning:
         )
         return (hidden_states,), replaced
 
+    def is_in_plain_pass(self) -> bool:
+        """Whether this thread is in a forward pass of the model that began before the context, or after it."""
+        code, frame = inspect.unwrap(type(self.model).forward).__code__, sys._getframe()
+        while frame is not None and not (frame.f_code is code and frame.f_locals.get("self") is self.model):
+            frame = frame.f_back  # type: ignore[assignment]
+        return frame is not None
+
     def key_source(self, index: int, given: dict[str, Any]) -> int:
         """The layer whose keys and values layer `index`, called with `given`, attends to."""
         # In transformers 5.0 layers share them through the cache alone.
@@ -219,7 +277,7 @@ class TokenPruning:
         if forward is None or forward.kept is None:
             return None
         assert forward.inputs.positions is not None
-        note_positions(find_cache(kwargs), index, forward.inputs.positions)
+        note_positions(find_cache(named_arguments(module, args, kwargs)), index, forward.inputs.positions)
         is_last = index == len(self.layers) - 1
         if forward.is_tail or not (forward.restore_each_layer or is_last):
             return None
@@ -237,7 +295,7 @@ class TokenPruning:
         forward = self.forward
         if forward is None or forward.kept is None or forward.is_tail:
             return None
-        index = forward.kept.index
+        index = forward.kept.index.to(output.device)
         return rescale_query(attention, output, forward.inputs.past_length, tile(index, len(output) // len(index)))
 
 

@@ -4,6 +4,7 @@ Lin, Lin, Lin, Ji, "Boosting Multimodal Large Language Models with Visual Tokens
 Inference", AAAI 2025, arXiv 2405.05803; authors' code: github lzhxmu/VTW.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +13,13 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import check_family, find_decoder
+from vtw_demo.withdrawal.architectures import find_decoder, find_model
 from vtw_demo.withdrawal.segments import visual_token_ids
 from vtw_demo.withdrawal.token_pruning import ForwardPass, TokenPruning, has_visual_input
 
 
 @contextmanager
-def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
+def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = False) -> Iterator[None]:
     """Withdraw the visual tokens of `model` at the withdrawal layer `layer` (K), inside a `with` block.
 
         with withdraw(model, layer=15):
@@ -35,14 +36,20 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     those of the kept tokens.) Attention weights of layers from K on are those among the kept tokens.
 
     `model` is any vision-language model of transformers whose visual tokens are in its decoder's own
-    sequence.
+    sequence; with PEFT's adapters, compiled, dispatched or offloaded by accelerate too. Inside the block it runs
+    as it is written: nothing in this process runs compiled there, at K = L neither.
+
+    Forward passes of all threads withdraw inside the block, each by itself; with `this_thread_only` those of other
+    threads go on as ever. Leaving waits for the pass that another thread is in. A generation that began before the
+    block goes on without withdrawal.
 
     A KV cache that was filled in one context belongs to its K: it can be used further in a context of the
-    same K only.
+    same K only, and in none outside.
 
     Raises
-    - TypeError if `layer` isn't an integer,
+    - TypeError if `layer` isn't an integer (Python's, NumPy's or torch's),
     - ValueError unless 1 <= layer <= L,
+    - ValueError for what is no model of transformers, or sharded by FSDP,
     - ValueError for a model in which withdrawal can't mean anything: cross-attention, an encoder-decoder,
       convolution or linear attention layers, embeddings handed to an inner `generate`; and for one whose
       configuration names no placeholder tokens,
@@ -50,18 +57,28 @@ def withdraw(model: PreTrainedModel, layer: int) -> Iterator[None]:
     and from forward passes inside the block
     - ValueError if visual tokens can't be found: `inputs_embeds` without `input_ids`, or visual input without
       a placeholder token,
-    - RuntimeError for a KV cache of another K, for training with gradient checkpointing, and for arguments
-      of decoder layers that aren't understood.
+    - RuntimeError for a KV cache of another K or of a block that was left, for training with gradient
+      checkpointing, for arguments of decoder layers that aren't understood, and where the layers ran without
+      their hooks.
     """
-    check_family(model)
-    check_layer(layer, len(find_decoder(model).layers))
-    with Withdrawal(model, layer):
+    model = find_model(model)
+    with Withdrawal(model, check_layer(layer, len(find_decoder(model).layers)), this_thread_only):
         yield
 
 
-def check_layer(layer: int, layer_count: int) -> None:
-    if isinstance(layer, bool) or not isinstance(layer, int):
-        raise TypeError(f"The withdrawal layer must be an integer; this is {layer!r}.")
+def whole_number(value: Any, what: str) -> int:
+    """An integer of Python, NumPy or torch as Python's; TypeError for anything else, truth values too."""
+    try:
+        if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer; this is {value!r}.") from None
+
+
+def check_layer(layer: Any, layer_count: int) -> int:
+    """The withdrawal layer, 1 to `layer_count`."""
+    layer = whole_number(layer, "The withdrawal layer")
     if layer == 0:
         raise UserError(
             f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is 0. "
@@ -71,6 +88,7 @@ def check_layer(layer: int, layer_count: int) -> None:
         raise UserError(
             f"The withdrawal layer must be from 1 to {layer_count}, the number of decoder layers; this is {layer}."
         )
+    return layer
 
 
 class Withdrawal(TokenPruning):

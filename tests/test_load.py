@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from vtw_demo.__main__ import main
-from vtw_demo.benchmark.load_test import Load, Reading, load_misses, load_table, memory_misses, memory_table
+from tests.load import Load, Reading, load_misses, load_table, main, memory_misses, memory_table
 
 
 def load(seconds=(1.0, 2.0, 3.0), wrong=(), lost=(), refused=0):
@@ -53,7 +52,7 @@ def test_memory_may_grow_by_5_percent():
 def test_visitors_get_what_they_get_alone_and_memory_stays(tmp_path, capsys):
     file = tmp_path / "load.json"
     asked = ["--clients", "10", "--seconds", "0.1", "--comparisons", "51", "--json", str(file)]
-    code = main(["loadtest", *asked])
+    code = main(asked)
     said = capsys.readouterr().out
     assert code == 0, said
     assert "Every bar is met." in said
@@ -79,5 +78,6 @@ def test_visitors_get_what_they_get_alone_and_memory_stays(tmp_path, capsys):
     ],
 )
 def test_what_it_cannot_do_is_said(asked, sentence, capsys):
-    assert main(["loadtest", *asked]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(asked)
     assert sentence in capsys.readouterr().err

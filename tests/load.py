@@ -1,10 +1,11 @@
-"""`python -m vtw_demo loadtest`: the real server under many visitors at once, and its memory over many comparisons."""
+"""`python -m tests.load`: the real server under many visitors at once, and its memory over many comparisons."""
 
 import argparse
 import json
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,7 @@ from typing import Any
 import numpy as np
 from gradio_client import Client
 
-from vtw_demo.benchmark.app_process import AppProcess, app_process
-from vtw_demo.benchmark.visitors import (
+from tests.visitors import (
     LONGEST_WAIT_SECONDS,
     FailedError,
     QueueFullError,
@@ -31,6 +31,7 @@ from vtw_demo.benchmark.visitors import (
     random_requests,
     run_on_page,
 )
+from vtw_demo.benchmark.app_process import AppProcess, app_process
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
@@ -107,7 +108,11 @@ class Reading:
     upload_bytes: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The result is the exit code: 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.load", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=50, help="visitors at once; one in ten of them uses the page")
     parser.add_argument("--seconds", type=float, default=120, help="how long they go on asking; 0 leaves this out")
     parser.add_argument(
@@ -116,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address; no other is taken")
     parser.add_argument("--port", type=int, help="by default a free one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file, too")
+    try:
+        return run(parser.parse_args(arguments))
+    except UserError as error:
+        parser.error(str(error))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -326,3 +335,7 @@ def memory_misses(readings: Sequence[Reading]) -> list[str]:
         f"Memory after {last.comparisons} comparisons is {100 * (growth - 1):.1f} % above that after "
         f"{first.comparisons}; at most {100 * (LARGEST_GROWTH - 1):.0f} % are allowed{rising}."
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
