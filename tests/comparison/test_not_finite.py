@@ -192,7 +192,7 @@ def test_commands_say_it(model_folder, command, early, picture, tmp_path, capsys
     said = capsys.readouterr()
     last = said.err.splitlines()[-1]
     assert SAID in last
-    assert last.startswith(f"error: data.jsonl:{len(questions)}: " if command == "evaluate" else "error: "), last
+    assert last.startswith(f"error: data.jsonl, line {len(questions)}: " if command == "evaluate" else "error: "), last
     assert "Traceback" not in said.err
     assert "Prefill" not in said.out
     assert not (tmp_path / "out" / "calibration.json").exists()
