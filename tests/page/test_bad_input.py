@@ -76,8 +76,10 @@ def test_calls_with_missing_extra_and_mistyped_values(name, call, good):
     expected = rf"{name} takes 4 values \(image, question, layer, max_new_tokens\); "
     for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "more"]):
         check(call(*data, name=name), f"{expected}{len(data)} came")
-    for picture in (None, 5, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
-        check(call(picture, QUESTION, 6, 2, name=name), "There is no picture")
+    for picture in (None, 5, True, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
+        check(
+            call(picture, QUESTION, 6, 2, name=name), "There is no picture.*data URI.*handle_file.*/gradio_api/upload"
+        )
     check(call(good, {"text": QUESTION}, 6, 2, name=name), "must be text")
     check(call("x", name="random_scene"), r"random_scene takes 0 values \(none\); 1 came")
 
@@ -153,7 +155,9 @@ def test_mcp_gets_sentences_too(ask, monkeypatch):
     for change, expected in (
         ({"image": data_uri(truncated)}, "damaged or cut short"),
         ({"image": "data:image/png;base64,&&&"}, "base64 is broken"),
-        ({"image": "data:text/plain,hello"}, "must be a data URI"),
+        ({"image": "data:text/plain,hello"}, "hand a data URI"),
+        ({"image": "picture.png"}, "hand a data URI"),
+        ({"image": base64.b64encode(GOOD).decode()}, "hand a data URI"),
         ({"image": data_uri(b"")}, "file is empty"),
         ({"question": "\0"}, "question is empty"),
         ({"layer": 13}, "from 1 to 12"),

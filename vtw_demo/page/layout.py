@@ -98,6 +98,7 @@ class Layout:
             label="Picture",
             sources=["upload", "clipboard", "webcam"],
             type="filepath",
+            format="png",  # of copies of pictures: without loss
             height=262,
             buttons=[],
             elem_id="picture",
