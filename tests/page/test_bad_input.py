@@ -209,3 +209,22 @@ def test_the_page_says_it_in_a_sentence_and_goes_on(page):
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#verdict")).to_contain_text("question is empty", timeout=WAIT)
     assert "Traceback" not in page.content()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "content"),
+    [
+        ("IMG_0001.HEIC", "image/heic", bad_input.high_efficiency),
+        ("scan.tif", "image/tiff", lambda: encoded(scene(), "TIFF")),
+        ("picture.avif", "image/avif", lambda: encoded(scene(), "AVIF")),
+        ("picture.heic", "image/heic", lambda: encoded(scene(), "JPEG")),
+    ],
+)
+def test_the_page_shows_a_picture_of_any_format(name, kind, content, page, tmp_path):
+    expect(page.locator("#attention .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    file = {"name": name, "mimeType": kind, "buffer": content()}
+    page.locator("#picture input[type=file]").first.set_input_files(file)
+    page.wait_for_function("document.querySelector('#picture img')?.naturalWidth == 96", timeout=WAIT)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#verdict")).to_contain_text("FLOPs", timeout=WAIT)

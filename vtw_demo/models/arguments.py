@@ -11,12 +11,12 @@ from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, Model
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
 
 
-def switch(variable: str) -> bool | None:
-    """What an environment variable switches on or off; None where it isn't set. Raises UserError."""
+def switch(variable: str, default: bool = False) -> bool:
+    """Whether an environment variable switches on what it names; `default` where it isn't set. Raises UserError."""
     value = os.environ.get(variable, "").strip()
     if value.lower() not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         raise UserError(f"{variable} must be 1 or 0; this is {value!r}.")
-    return value.lower() in ("1", "true", "yes", "on") if value else None
+    return value.lower() in ("1", "true", "yes", "on") if value else default
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | None = EMBEDDED) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-switching",
         action=argparse.BooleanOptionalAction,
-        default=not on_space() if (asked := switch("VTW_MODEL_SWITCHING")) is None else asked,
+        default=switch("VTW_MODEL_SWITCHING", default=not on_space()),
         help="let visitors put another model in place of the one that runs, for all of them (also "
         "VTW_MODEL_SWITCHING=0; not on a Space, unless VTW_MODEL_SWITCHING=1, and never on ZeroGPU)",
     )
@@ -118,26 +119,22 @@ def _serve(options: argparse.Namespace) -> None:
     engine = Engine(vlm, CalibrationStore.of(vlm), monitoring=Monitoring(options.log_questions))
     is_switchable = options.model_switching and not on_zero_gpu()
     page = build_page(engine, options.layer, Switching(engine, choice) if is_switchable else None)
-    try:
-        with listening(options.host, options.port) as place:
-            page.launch(
-                place,
-                share=options.share,
-                theme=THEME,
-                css=CSS,
-                head=SCRIPTS,
-                footer_links=["api", "settings"],
-                run_history=False,
-                ssr_mode=False,
-                mcp_server=True,
-                state_session_capacity=KEPT_SESSIONS,
-                max_threads=THREADS,
-                auth=accounts,
-            )
-            threading.Event().wait()
-    finally:
-        engine.close()
-        page.close()
+    with listening(options.host, options.port) as place, closing(page), closing(engine):
+        page.launch(
+            place,
+            share=options.share,
+            theme=THEME,
+            css=CSS,
+            head=SCRIPTS,
+            footer_links=["api", "settings"],
+            run_history=False,
+            ssr_mode=False,
+            mcp_server=True,
+            state_session_capacity=KEPT_SESSIONS,
+            max_threads=THREADS,
+            auth=accounts,
+        )
+        threading.Event().wait()
 
 
 def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel]:

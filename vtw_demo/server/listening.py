@@ -74,7 +74,7 @@ def listening(host: str, port: str | None) -> Iterator[Place]:
 
 def _number(name: str, text: str, lowest: int, highest: int) -> int:
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*", text) or not lowest <= int(text) <= highest:
-        raise UserError(f"{name} must be a whole number from {lowest} to {highest}; this is {text!r}.")
+        raise UserError(f"{name} must be a whole number from {lowest} to {highest}; this is {reprlib.repr(text)}.")
     return int(text)
 
 

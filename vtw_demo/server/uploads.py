@@ -102,12 +102,12 @@ class Uploads:
         head, _, encoded = uri.partition(",") if isinstance(uri, str) else ("", "", "")
         if not head.lower().startswith("data:") or not head.lower().endswith(";base64"):
             raise UserError(WANTED)
-        if len(encoded) > MAXIMUM_UPLOAD_BYTES * 4 // 3 + 4:
-            raise UserError(TOO_LARGE)
         try:
             content = base64.b64decode("".join(encoded.split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise UserError("The picture's base64 is broken: send that of the whole file.") from error
+        if len(content) > MAXIMUM_UPLOAD_BYTES:
+            raise UserError(TOO_LARGE)
         file = self.folder / hashlib.sha256(content).hexdigest() / "picture"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
