@@ -83,13 +83,12 @@ def _listen(opened: ExitStack, found: list[tuple], port: int) -> list[socket.soc
     sockets: list[socket.socket] = []
     for family, address in found:
         both = address[0] == EVERYWHERE_IPV6 and socket.has_dualstack_ipv6()
+        at = (address[0], port, *address[2:])
         try:
-            listener = socket.create_server((address[0], port, *address[2:]), family=family, dualstack_ipv6=both)
+            sockets.append(opened.enter_context(socket.create_server(at, family=family, dualstack_ipv6=both)))
+            port = sockets[0].getsockname()[1]
         except OSError as error:
             missing = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
             if not missing or (not sockets and (family, address) == found[-1]):
                 raise
-            continue
-        sockets.append(opened.enter_context(listener))
-        port = listener.getsockname()[1]
     return sockets
