@@ -30,7 +30,6 @@ _BAD_TIFF = (
     "This TIFF is damaged or cut short, or its values are of a kind that can't be read or would be read wrongly, such "
     "as floats in several channels, planes of 16 bits, or a camera's raw ones: save it in 8 bits, as PNG or JPEG."
 )
-_NO_HEIF = "HEIC pictures are read with the package pillow-heif, which isn't installed: pip install pillow-heif."
 _TOO_LARGE = f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
 _TAKEN = (
     "A picture is one of Pillow's, a path, a file's bytes, or an array of height × width, with 1, 3 or 4 channels last "
@@ -147,7 +146,7 @@ def _loaded(content: bytes) -> Image.Image:
 def _reason(content: bytes, error: Exception) -> str:
     """Why a file that begins so can't be read."""
     if _is_heif(content) and "HEIF" not in Image.OPEN:
-        return _NO_HEIF
+        return "HEIC pictures are read with the package pillow-heif, which isn't installed: pip install pillow-heif."
     if content.startswith(_TIFF):
         return _BAD_TIFF
     if isinstance(error, UnidentifiedImageError) and not content.startswith(_PNG) and content[4:8] != b"ftyp":

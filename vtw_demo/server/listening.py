@@ -18,21 +18,22 @@ HERE, EVERYWHERE, EVERYWHERE_IPV6 = "127.0.0.1", "0.0.0.0", "::"
 Place = tuple[list[socket.socket], str]
 """Sockets that listen, at one port, and the host by which a browser finds it."""
 # Others of Gradio's variables let files out, start more servers, or hold up the end.
-OBEYED = re.compile(
-    "GRADIO_(SERVER_NAME|SERVER_PORT|NUM_PORTS|TEMP_DIR|ROOT_PATH|HEARTBEAT_INTERVAL|.*SHARE.*|API_SERVER)"
+_OBEYED = (
+    "SERVER_NAME|SERVER_PORT|NUM_PORTS|TEMP_DIR|ROOT_PATH|HEARTBEAT_INTERVAL|ANALYTICS_ENABLED|.*SHARE.*|API_SERVER"
 )
-ROOT_PATH = re.compile(r"(https?://|/)[^/\s]\S*")
 
 
 def check_variables() -> None:
     """Take Gradio's variables that the page doesn't obey out of the environment; UserError for a bad root path."""
-    dropped = [name for name in os.environ if name.startswith("GRADIO_") and not OBEYED.fullmatch(name)]
+    dropped = [
+        name for name in os.environ if name.startswith("GRADIO_") and not re.fullmatch(f"GRADIO_({_OBEYED})", name)
+    ]
     for name in dropped:
         del os.environ[name]
     if dropped:
         logger.info("Not used by this page: %s.", ", ".join(sorted(dropped)))
     root = os.environ.get("GRADIO_ROOT_PATH", "")
-    if root and not ROOT_PATH.fullmatch(root):
+    if root and not re.fullmatch(r"(https?://|/)[^/\s]\S*", root):
         raise UserError(f"GRADIO_ROOT_PATH must be a path such as /demo or a whole address; this is {root!r}.")
 
 
