@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps, features
 
 from tests import bad_input
 from tests.bad_input import PICTURES, encoded, planes, png, scene, scene_values, small_tiff, tiff
@@ -190,6 +190,14 @@ def test_heic_without_its_package_is_told(monkeypatch):
     with pytest.raises(UserError, match="pip install pillow-heif"):
         read_picture(HEIC)
     assert read_picture(encoded(scene(), "AVIF"))[1] == ""
+
+
+def test_avif_without_its_decoder_is_told(monkeypatch):
+    content = encoded(scene(), "AVIF")
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    with pytest.raises(UserError, match="reads no AVIF"):
+        read_picture(content)
 
 
 HEIC = bad_input.high_efficiency()

@@ -111,7 +111,8 @@ def test_variables_that_the_page_does_not_obey_are_dropped_and_told(monkeypatch,
     caplog.set_level("INFO", "vtw_demo")
     obeyed = {
         "GRADIO_SERVER_NAME": "::1", "GRADIO_SERVER_PORT": "1", "GRADIO_NUM_PORTS": "2", "GRADIO_TEMP_DIR": "x",
-        "GRADIO_ROOT_PATH": "/demo", "GRADIO_SHARE": "1", "GRADIO_SHARE_SERVER_ADDRESS": "x:1", "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ROOT_PATH": "/demo", "GRADIO_SHARE": "1", "GRADIO_SHARE_SERVER_ADDRESS": "x:1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     others = ("DEBUG", "NUM_WORKERS", "DEFAULT_CONCURRENCY_LIMIT", "ALLOWED_PATHS", "WATCH_DIRS", "VIBE_MODE", "NEW")
     for name, value in (obeyed | {f"GRADIO_{name}": "x" for name in others}).items():

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from vtw_demo.errors import UserError
 
@@ -147,6 +147,8 @@ def _reason(content: bytes, error: Exception) -> str:
     """Why a file that begins so can't be read."""
     if _is_heif(content) and "HEIF" not in Image.OPEN:
         return "HEIC pictures are read with the package pillow-heif, which isn't installed: pip install pillow-heif."
+    if content[4:11] == b"ftypavi" and not features.check("avif"):
+        return "This build of Pillow reads no AVIF: pip install --force-reinstall pillow brings one that does."
     if content.startswith(_TIFF):
         return _BAD_TIFF
     if isinstance(error, UnidentifiedImageError) and not content.startswith(_PNG) and content[4:8] != b"ftyp":
@@ -181,22 +183,22 @@ def _is_misread(picture: TiffImagePlugin.TiffImageFile) -> bool:
 def _from_array(given: Any) -> Image.Image:
     if not hasattr(given, "__array__"):
         raise UserError(f"{_TAKEN}; this is a {type(given).__name__}.")
-    is_tensor = isinstance(given, torch.Tensor)
-    if is_tensor:
-        given = given.detach().cpu()
+    axes = (2, 0)
+    if isinstance(given, torch.Tensor):
+        given, axes = given.detach().cpu(), (0, 2)
         given = given.float() if given.is_floating_point() else given
     values = np.asarray(given)
     if values.ndim == 3:
-        axes = [axis for axis in ((0, 2) if is_tensor else (2, 0)) if values.shape[axis] in (1, 3, 4)]
-        values = (
-            np.moveaxis(values, axes[0], 2).squeeze(2 if values.shape[axes[0]] == 1 else ()) if axes else values[None]
-        )
-    kind, highest = values.dtype.kind, 1 if values.dtype.kind in "bf" else 2 ** (8 * values.dtype.itemsize) - 1
+        found = [axis for axis in axes if values.shape[axis] in (1, 3, 4)]
+        values = np.moveaxis(values, found[0], 2) if found else values[None]
+    kind = values.dtype.kind
+    highest = 1 if kind in "bf" else 2 ** (8 * values.dtype.itemsize) - 1
     if values.ndim not in (2, 3) or kind not in "bfu" or highest > 65535:
         raise UserError(f"{_TAKEN}; this has the shape {np.shape(given)} and values of {values.dtype}.")
     if kind == "f" and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
         raise UserError(f"{_TAKEN}; these floats go from {values.min():g} to {values.max():g}.")
-    return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8))
+    pixels = np.rint(values * (255 / highest)).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _check_size(picture: Image.Image) -> None:

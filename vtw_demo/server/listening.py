@@ -18,16 +18,12 @@ HERE, EVERYWHERE, EVERYWHERE_IPV6 = "127.0.0.1", "0.0.0.0", "::"
 Place = tuple[list[socket.socket], str]
 """Sockets that listen, at one port, and the host by which a browser finds it."""
 # Others of Gradio's variables let files out, start more servers, or hold up the end.
-_OBEYED = (
-    "SERVER_NAME|SERVER_PORT|NUM_PORTS|TEMP_DIR|ROOT_PATH|HEARTBEAT_INTERVAL|ANALYTICS_ENABLED|.*SHARE.*|API_SERVER"
-)
+_OBEYED = "SERVER_NAME|SERVER_PORT|NUM_PORTS|TEMP_DIR|ROOT_PATH|HEARTBEAT_INTERVAL|ANALYTICS_ENABLED|SHARE.*|API_SERVER"
 
 
 def check_variables() -> None:
     """Take Gradio's variables that the page doesn't obey out of the environment; UserError for a bad root path."""
-    dropped = [
-        name for name in os.environ if name.startswith("GRADIO_") and not re.fullmatch(f"GRADIO_({_OBEYED})", name)
-    ]
+    dropped = [name for name in os.environ if re.match(f"GRADIO_(?!({_OBEYED})$)", name)]
     for name in dropped:
         del os.environ[name]
     if dropped:
