@@ -241,6 +241,7 @@ def test_what_is_no_file_is_told_at_once(tmp_path):
         ("folder", "is a folder"), ("link to folder", "is a folder"), ("broken link", "link to '.*gone.png'"),
         ("circle", "symbolic link"), ("pipe", "is a pipe"), ("link to pipe", "is a pipe"), ("socket", "a socket"),
         ("picture.png/more", "Not a directory"), ("x" * 300, "too long"), ("/dev/zero", "a device"), ("", "folder"),
+        ("a\0b", "null byte"),
     ):  # fmt: skip
         for read in (open_picture, shown_picture, is_clip):
             with pytest.raises(UserError, match=said):

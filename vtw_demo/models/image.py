@@ -41,18 +41,18 @@ _PNG, _TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """The file of a picture or clip. Raises FileNotFoundError where there is none, UserError for what is no file."""
     name = reprlib.repr(os.fspath(path))
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for who writes
+        kind = "folder" if os.path.isdir(path) else "pipe, a socket or a device"
+        raise UserError(f"{name} is a {kind}, and no picture: choose a picture's file.")
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            kind = "folder" if os.path.isdir(path) else "pipe, a socket or a device"
-            raise UserError(f"{name} is a {kind}, and no picture: choose a picture's file.")
         return Path(path).open("rb")
     except FileNotFoundError as error:
         if os.path.islink(path):
             raise UserError(f"{name} is a link to {os.readlink(path)!r}, which isn't there.") from error
         advice = " Addresses are not read: download it first." if "://" in name else ""
         raise FileNotFoundError(f"There is no picture {name}.{advice}") from error
-    except OSError as error:
-        raise UserError(f"{name} can't be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} can't be read: {getattr(error, 'strerror', error)}.") from error
 
 
 def open_picture(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Image:

@@ -80,10 +80,10 @@ class Asking:
     def own_picture(self, picture: Any, clip: Any) -> tuple[Any, ...]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
         told of it here so that it is the session's from its upload on. Browsers show no HEIC and no TIFF: a copy."""
-        shown = gr.skip()
+        shown, path = gr.skip(), picture.get("path") if isinstance(picture, dict) else None
         with suppress(UserError, OSError):  # told when it is asked about
-            if picture and not shown_by_browsers(picture["path"]):
-                shown = open_picture(picture["path"])
+            if isinstance(path, str) and not shown_by_browsers(path):
+                shown = open_picture(path)
         return _suggestions(GENERAL_QUESTIONS), {}, shown
 
 

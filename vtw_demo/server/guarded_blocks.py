@@ -119,10 +119,14 @@ class GuardedBlocks(gr.Blocks):
 
 
 def _start_server(place: Place, app: Any, **_: Any) -> tuple[str, int, str, http_server.Server]:
-    """In place of Gradio's own, which binds by IPv4, and takes another port where one is taken."""
+    """In place of Gradio's own, which binds by IPv4, takes another port where one is taken, and gives up after 5 s."""
     (sockets, host), server = place, http_server.Server(uvicorn.Config(app, log_level="warning"))
-    server.run = partial(server.run, sockets=sockets)  # type: ignore[method-assign]
-    server.run_in_thread()
+    server.thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
+    server.thread.start()
+    while not server.started:
+        if not server.thread.is_alive():
+            raise OSError("its server ended at once, and said why")
+        time.sleep(0.01)
     port = sockets[0].getsockname()[1]
     return host, port, f"http://{host}:{port}/", server
 
