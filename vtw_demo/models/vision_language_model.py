@@ -1,6 +1,7 @@
 """A vision-language model with its processor: what it is asked, and what it answers."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
 from transformers.video_utils import VideoMetadata
 
@@ -19,7 +19,7 @@ from vtw_demo.models.processors import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.quantization import quantization_settings, quantized_bits
 from vtw_demo.models.question import EMPTY, as_plain_text, read_question
-from vtw_demo.models.video import Clip, FrameSampling, Shown
+from vtw_demo.models.video import Clip, FrameSampling, Shown, find_clip
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids, visual_token_mask
 
@@ -146,27 +146,34 @@ class VisionLanguageModel:
                 vars(module).pop(held, None)
         give_memory_back()
 
-    def prompt(self, shown: Shown, question: str) -> Prompt:
-        """One question about one picture or clip, ready to be asked. Raises what `prepare_batch` raises."""
+    def shown(self, given: Any) -> Shown:
+        """What the model sees of a clip, or the path of one, or of what `shown_picture` takes; raises what it does."""
+        if isinstance(given, str | os.PathLike):
+            given = find_clip(given, self.sampling) or given
+        return given if isinstance(given, Clip) else shown_picture(given)
+
+    def prompt(self, given: Any, question: str) -> Prompt:
+        """One question about one picture or clip, ready to be asked. Takes and raises what `prepare_batch` does."""
+        shown = self.shown(given)
         inputs = self.prepare(shown, question)
         segments = segment_ids(self.model.config, inputs["input_ids"], inputs.get("attention_mask"))[0]
         return Prompt(shown, question.strip(), MappingProxyType(inputs), segments)
 
-    def prepare(self, shown: Shown, question: str) -> dict[str, torch.Tensor]:
+    def prepare(self, given: Any, question: str) -> dict[str, torch.Tensor]:
         """The model's inputs for one picture or clip and one question: `prepare_batch` of one."""
-        return self.prepare_batch([(shown, question)])
+        return self.prepare_batch([(given, question)])
 
-    def prepare_batch(self, queries: Sequence[tuple[Shown, str]]) -> dict[str, torch.Tensor]:
-        """The model's inputs for pictures or clips with a question each, on its device.
+    def prepare_batch(self, queries: Sequence[tuple[Any, str]]) -> dict[str, torch.Tensor]:
+        """The model's inputs for what `shown` takes, with a question each, on its device.
 
         input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded,
         and the pixels in the shape that the model's processor gives them. What a user types never becomes a
         special token.
 
-        Raises ValueError for an empty question, what `shown_picture` refuses, and a clip where the model takes pictures
-        only.
+        Raises ValueError for an empty question, what `shown` refuses, and a clip where the model takes pictures only.
         """
-        pictures = [[shown_picture(shown)] for shown, _ in queries if isinstance(shown, Image.Image)]
+        queries = [(self.shown(given), question) for given, question in queries]
+        pictures = [[shown] for shown, _ in queries if not isinstance(shown, Clip)]
         clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
         if clips and self.sampling is None:
             raise UserError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
