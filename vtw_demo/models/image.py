@@ -19,7 +19,7 @@ PICTURE_BRANDS = (b"avif", b"avis", *b"heic heix heim heis hevc hevx hevm hevs h
 MAXIMUM_PIXELS = 50_000_000
 # Beyond it nothing is left to see once the picture is resized for a model, and some processors would need gigabytes.
 MAXIMUM_ASPECT_RATIO = 100
-LONGEST_NAME = 300
+LONGEST_NAME = 200
 _ANIMATED = "The picture is animated: the answers are about its first frame."
 # Further frames of a JPEG or HEIF are a phone's depth or exposure data.
 _FIRST_OF_MANY = dict.fromkeys(("PNG", "WEBP", "GIF", "AVIF"), _ANIMATED) | {
