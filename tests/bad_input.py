@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,55 @@ def palette_with_transparency() -> bytes:
     return encoded(picture, transparency=0)
 
 
+def high_efficiency() -> bytes:
+    """The scene as phones save it."""
+    import pillow_heif
+
+    content = io.BytesIO()
+    pillow_heif.from_pillow(scene()).save(content, quality=95)
+    return content.getvalue()
+
+
+def png_with_notes(after_pixels: bool = False, number: int = 1) -> bytes:
+    """The scene as image generators save it, with texts of a megabyte and more each."""
+    notes = PngImagePlugin.PngInfo()
+    for note in range(number):
+        packed = zlib.compress(b"x" * (1_000_000 if number > 1 else 3_000_000))
+        notes.add(b"iTXt", b"workflow%d\0\1\0\0\0" % note + packed, after_idat=after_pixels)
+    return encoded(scene(), pnginfo=notes)
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    import tifffile
+
+    content = io.BytesIO()
+    tifffile.imwrite(content, values, **options)
+    return content.getvalue()
+
+
+def scene_values(kind: type = np.uint8) -> np.ndarray:
+    """Of the scene, the highest of the type being white."""
+    values = np.asarray(scene())
+    highest = np.iinfo(kind).max if np.issubdtype(kind, np.integer) else 1
+    return np.rint(values / 255 * highest).astype(kind) if highest > 1 else (values / 255).astype(kind)
+
+
+def planes(kind: type, **options: Any) -> bytes:
+    return tiff(np.moveaxis(scene_values(kind), -1, 0), photometric="rgb", planarconfig="separate", **options)
+
+
+def small_tiff(bits: int, row: bytes, *more: tuple[int, int]) -> bytes:
+    """A row of two grey pixels by hand: `more` are tags with a number each."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: 1, 277: 1, 278: 1, 279: len(row)} | dict(more)
+    start = 8 + 2 + 12 * (len(tags) + 1) + 4
+    listed = sorted({**tags, 273: start}.items())
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in listed)
+    return b"II*\0" + struct.pack("<IH", 8, len(listed)) + entries + bytes(4) + row
+
+
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1:1/x"/><script>alert(1)</script></svg>'
 DAMAGED, NO_PICTURE = "damaged or cut short", "not a picture that can be read: use PNG, JPEG"
+BAD_TIFF = "This TIFF is .* save it in 8 bits, as PNG or JPEG"
 # One that is sent is read as nothing but what it is: 200 MB are for the server to refuse, see tests/page.
 PICTURES = (
     BadPicture("truncated PNG", cut("PNG"), DAMAGED),
@@ -137,7 +184,22 @@ PICTURES = (
     BadPicture("10 × 20,000", lambda: encoded(Image.new("RGB", (10, 20_000))), "too elongated, 10 × 20000 pixels"),
     BadPicture("decompression bomb", bomb(20_000), "too large"),
     BadPicture("smaller decompression bomb", bomb(9_000), "too large"),
-    BadPicture("text bomb", text_bomb, DAMAGED),
+    BadPicture("text bomb", text_bomb),
+    BadPicture("text that is packed", png_with_notes),
+    BadPicture("text after the pixels", lambda: png_with_notes(after_pixels=True)),
+    BadPicture("70 MB of texts", lambda: png_with_notes(number=70)),
+    BadPicture("large profile", lambda: encoded(scene(), icc_profile=bytes(3_000_000))),
+    BadPicture("cut PNG with texts", lambda: png_with_notes()[:-400], DAMAGED),
+    BadPicture("AVIF", lambda: encoded(scene(), "AVIF"), file="picture.avif"),
+    BadPicture("HEIC", high_efficiency, file="IMG_0001.HEIC"),
+    BadPicture("HEIC as JPEG", high_efficiency, file="picture.jpg"),
+    BadPicture("JPEG as HEIC", lambda: encoded(scene(), "JPEG"), file="picture.heic"),
+    BadPicture("truncated AVIF", cut("AVIF"), DAMAGED, file="picture.avif"),
+    BadPicture("truncated HEIC", lambda: high_efficiency()[:300], DAMAGED, file="picture.heic"),
+    BadPicture("animated AVIF", animated("AVIF"), note="animated: the answers are about its", file="picture.avif"),
+    BadPicture("JPEG 2000", lambda: encoded(scene(), "JPEG2000"), NO_PICTURE, file="picture.jp2"),
+    BadPicture("TIFF of 16-bit planes", lambda: planes(np.uint16), BAD_TIFF, file="picture.tiff"),
+    BadPicture("TIFF of floats", lambda: tiff(scene_values(np.float32), photometric="rgb"), BAD_TIFF, file="a.tiff"),
     BadPicture("animated GIF", animated("GIF"), note="animated: the answers are about its first", file="picture.gif"),
     BadPicture("animated PNG", animated("PNG"), note="animated: the answers are about its first"),
     BadPicture("animated WebP", animated("WEBP"), note="animated: the answers are about its", file="picture.webp"),

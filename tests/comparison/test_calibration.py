@@ -15,6 +15,7 @@ from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.files import write_whole
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.loading import load
 from vtw_demo.withdrawal.teacher_forcing import with_answer
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -171,12 +172,13 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path):
     assert store.result() is None
 
 
-def test_stores_of_other_models_quantizations_and_revisions_are_others(vlm, tmp_path):
+def test_stores_of_other_models_quantizations_and_revisions_are_others(small, small_folder, tmp_path):
+    quantized = [load(str(small_folder), "4bit", device="cpu", quantize_all=everywhere) for everywhere in (False, True)]
     folders = {
         CalibrationStore.of(other, tmp_path).folder
-        for other in (vlm, replace(vlm, name="a/b"), replace(vlm, quantization="4bit"), replace(vlm, revision="new"))
+        for other in (small, replace(small, name="a/b"), *quantized, replace(small, revision="new"))
     }
-    assert len(folders) == 4
+    assert len(folders) == 5
     assert all(folder.parent == tmp_path for folder in folders)
 
 

@@ -1,12 +1,15 @@
+import io
 import json
 import threading
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vtw_demo import compare, load, withdraw
 from vtw_demo.comparison.compare import Comparison, RunFinished, RunProgress
+from vtw_demo.errors import UserError
 
 QUESTION = "Describe the picture."
 
@@ -136,3 +139,48 @@ def test_a_run_in_four_bits():
     assert comparison.precision == "4-bit"
     assert comparison.withdrawn.kv_cache_bytes < comparison.full.kv_cache_bytes
     assert torch.isfinite(torch.tensor(comparison.full.total_ms))
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory, picture):
+    """A picture in each form that a program may have it in."""
+    values, file = np.asarray(picture), tmp_path_factory.mktemp("picture") / "picture.png"
+    picture.save(file)
+    return {
+        "path": file,
+        "text": str(file),
+        "bytes": file.read_bytes(),
+        "open file": io.BytesIO(file.read_bytes()),
+        "array": values,
+        "floats": values / 255,
+        "16 bits": values.astype(np.uint16) * 257,
+        "tensor": torch.from_numpy(values.copy()).permute(2, 0, 1),
+        "tensor of floats": (torch.from_numpy(values / 255)).permute(2, 0, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "form", ["path", "text", "bytes", "open file", "array", "floats", "16 bits", "tensor", "tensor of floats"]
+)
+def test_a_picture_is_taken_in_any_form(form, forms, vlm, picture):
+    *_, expected = compare(vlm, picture, "What color is the shape?", 6, max_new_tokens=2)
+    *_, found = compare(vlm, forms[form], "What color is the shape?", 6, max_new_tokens=2)
+    assert (found.full.tokens, found.withdrawn.tokens) == (expected.full.tokens, expected.withdrawn.tokens)
+    assert vlm.prompt(picture, "What?").shown.size == picture.size
+
+
+def test_what_is_no_picture_is_told_what_one_is(vlm, picture, tmp_path):
+    for given, said in (
+        ([picture], "A picture is one of Pillow's, a path, .*this is a list"),
+        (None, "this is a NoneType"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"shape \(2, 8, 8, 3\)"),
+        (tmp_path, "is a folder"),
+        (b"", "file is empty"),
+        (b"words", "not a picture that can be read"),
+    ):
+        with pytest.raises(UserError, match=said):
+            compare(vlm, given, "What?", 6)
+        with pytest.raises(UserError, match=said):
+            vlm.prepare_batch([(picture, "What?"), (given, "What?")])
+    with pytest.raises(FileNotFoundError, match="There is no picture"):
+        compare(vlm, tmp_path / "gone.png", "What?", 6)

@@ -80,7 +80,11 @@ def test_what_the_hub_refuses_is_said_in_a_sentence_each(models, hub):
                 f"The model 'some/gated' is gated: ask for access at {address}/some/gated, then log in",
             ),
             ("some/llava", "v9", f"The model 'some/llava' has no revision 'v9': check it at {address}/some/llava."),
-            ("some/pickled", None, "not in safetensors, the only files of weights that are read here. Choose a"),
+            (
+                "some/pickled",
+                None,
+                "not in safetensors (model.safetensors, or files with model.safetensors.index.json), the only ones",
+            ),
             ("some/bare", None, "has no config.json, so it is no model of transformers. Check the id"),
             ("no such/id at all", None, "there is no such folder, and it is no id of the hub either, which looks like"),
         ):

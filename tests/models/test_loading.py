@@ -235,7 +235,7 @@ def test_eight_bits_answer(llava, quantize_all):
     vlm = load(str(llava), "8bit", device="cpu", quantize_all=quantize_all)
     everywhere = any("vision" in module for module in vlm.quantized_modules)
     assert everywhere is quantize_all
-    assert ("head" in vlm.quantized) is not quantize_all
+    assert ("decoder layers" in vlm.quantized) is not quantize_all
     *_, comparison = compare(vlm, noise(), QUESTION, LAYER, max_new_tokens=2)
     assert comparison.precision == ("8-bit throughout" if quantize_all else "8-bit")
 

@@ -76,8 +76,10 @@ def test_calls_with_missing_extra_and_mistyped_values(name, call, good):
     expected = rf"{name} takes 4 values \(image, question, layer, max_new_tokens\); "
     for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "more"]):
         check(call(*data, name=name), f"{expected}{len(data)} came")
-    for picture in (None, 5, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
-        check(call(picture, QUESTION, 6, 2, name=name), "There is no picture")
+    for picture in (None, 5, True, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
+        check(
+            call(picture, QUESTION, 6, 2, name=name), "There is no picture.*data URI.*handle_file.*/gradio_api/upload"
+        )
     check(call(good, {"text": QUESTION}, 6, 2, name=name), "must be text")
     check(call("x", name="random_scene"), r"random_scene takes 0 values \(none\); 1 came")
 
@@ -153,7 +155,9 @@ def test_mcp_gets_sentences_too(ask, monkeypatch):
     for change, expected in (
         ({"image": data_uri(truncated)}, "damaged or cut short"),
         ({"image": "data:image/png;base64,&&&"}, "base64 is broken"),
-        ({"image": "data:text/plain,hello"}, "must be a data URI"),
+        ({"image": "data:text/plain,hello"}, "hand a data URI"),
+        ({"image": "picture.png"}, "hand a data URI"),
+        ({"image": base64.b64encode(GOOD).decode()}, "hand a data URI"),
         ({"image": data_uri(b"")}, "file is empty"),
         ({"question": "\0"}, "question is empty"),
         ({"layer": 13}, "from 1 to 12"),
@@ -205,3 +209,35 @@ def test_the_page_says_it_in_a_sentence_and_goes_on(page):
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#verdict")).to_contain_text("question is empty", timeout=WAIT)
     assert "Traceback" not in page.content()
+
+
+# As its browser tells a file by its name: a name that it doesn't know has no type.
+OF_ANY_FORMAT = {
+    "IMG_0001.HEIC": bad_input.high_efficiency,
+    "small.heif": bad_input.high_efficiency,
+    "scan.TIF": lambda: encoded(scene(), "TIFF"),
+    "picture.avif": lambda: encoded(scene(), "AVIF"),
+    "jpeg.heic": lambda: encoded(scene(), "JPEG"),
+}
+DROP = """([bytes, name]) => {
+    const dropped = new DataTransfer();
+    dropped.items.add(new File([new Uint8Array(bytes)], name));
+    const target = document.querySelector("#picture .upload-container, #picture button");
+    target.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: dropped }));
+}"""
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_FORMAT, "dropped.HEIC"])
+def test_the_page_shows_a_picture_of_any_format(name, page, tmp_path):
+    expect(page.locator("#attention .js-plotly-plot")).to_be_visible(timeout=WAIT)
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    file = tmp_path / name
+    file.write_bytes(OF_ANY_FORMAT.get(name, bad_input.high_efficiency)())
+    if name in OF_ANY_FORMAT:
+        page.locator("#picture input[type=file]").first.set_input_files(file)
+    else:
+        page.locator("#picture input[type=file]").first.wait_for(state="attached")
+        page.evaluate(DROP, [list(file.read_bytes()), name])
+    page.wait_for_function("document.querySelector('#picture img')?.naturalWidth == 96", timeout=WAIT)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#verdict")).to_contain_text("FLOPs", timeout=WAIT)

@@ -1,7 +1,10 @@
 import json
+import os
 
+import numpy as np
 import pytest
 
+from tests.bad_input import encoded, high_efficiency, planes, png_with_notes, scene
 from vtw_demo.__main__ import main
 
 
@@ -45,3 +48,33 @@ def test_errors_are_sentences(image, tmp_path, capsys, changes, said):
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "content", [high_efficiency, lambda: encoded(scene(), "AVIF"), png_with_notes], ids=["HEIC", "AVIF", "PNG"]
+)
+def test_pictures_of_phones_and_image_generators(content, tmp_path, capsys):
+    file = tmp_path / "IMG_0001.HEIC"
+    file.write_bytes(content())
+    asked = ["--question", "What is in the picture?", "--layer", "9", "--max-new-tokens", "2", "--device", "cpu"]
+    assert main(["compare", "--image", str(file), *asked]) == 0
+    assert "FLOPs" in capsys.readouterr().out
+
+
+def test_what_is_no_picture_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "planes.tiff").write_bytes(planes(np.uint16))
+    (tmp_path / "link").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (
+        ("", "is a folder"),
+        ("link", "is a link to"),
+        ("pipe", "is a pipe"),
+        ("/dev/zero", "a device"),
+        ("planes.tiff", "save it in 8 bits"),
+        ("gone.png", "There is no picture"),
+    ):
+        asked = ["--image", str(tmp_path / name), "--question", "What?", "--layer", "6", "--model", "no/such/folder"]
+        assert main(["compare", *asked]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vtw_demo.server.hosts import on_space, space_host, use_own_cores
+from vtw_demo.server.hosts import default_host, on_space, use_own_cores
 
 
 @pytest.fixture(autouse=True)
@@ -25,16 +25,16 @@ def threads():
 def test_elsewhere_nothing_changes(monkeypatch):
     monkeypatch.setenv("CPU_CORES", "2")
     use_own_cores()
-    assert (on_space(), space_host(), threads()) == (False, None, 3)
+    assert (on_space(), default_host(), threads()) == (False, "127.0.0.1", 3)
 
 
 def test_a_space_is_open_to_its_visitors_and_computes_on_its_own_processors(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "me/demo")
     monkeypatch.setenv("CPU_CORES", "2")
     use_own_cores()
-    assert (on_space(), space_host(), threads()) == (True, "0.0.0.0", 2)
+    assert (on_space(), default_host(), threads()) == (True, "0.0.0.0", 2)
     monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.1")
-    assert space_host() == "127.0.0.1"
+    assert default_host() == "127.0.0.1"
 
 
 @pytest.mark.parametrize("cores", ["", "0", "many", "8"])

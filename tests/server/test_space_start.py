@@ -78,7 +78,7 @@ def space(tmp_path_factory):
 
 def test_it_listens_where_a_space_is_looked_for_and_runs_the_embedded_model(space):
     port, _, log = space
-    assert f"Running on local URL:  http://0.0.0.0:{port}" in log.read_text()
+    assert f"Running on local URL:  http://localhost:{port}" in log.read_text()
     with socket.create_connection((socket.gethostbyname(socket.gethostname()), port), timeout=5):
         pass
     assert "Running the embedded model, not llava-hf/llava-1.5-7b-hf: it is slow without a CUDA GPU" in log.read_text()

@@ -1,6 +1,7 @@
 """Another model in place of the one that is loaded: through the engine, and on a real page with a real server's hub."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import saved_models
 from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
@@ -26,6 +28,7 @@ from vtw_demo.server.queue import Place, StoppedError
 from vtw_demo.server.switching import Switching
 
 ROOT = Path(__file__).parents[2]
+HEAD = "language_model.lm_head.weight"
 STILL_THERE = "The model that was loaded is still there."
 
 
@@ -42,7 +45,20 @@ def models(tmp_path_factory):
     weights.write_bytes(weights.read_bytes()[:-5000])
     shutil.copytree(llava, cross, dirs_exist_ok=True)
     (cross / "config.json").write_text('{"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]}')
-    return {"some/llava": llava, "some/cross": cross, "some/cut": cut, "some/gated": None}
+    lost, nan = (tmp_path_factory.mktemp(name) for name in ("lost", "nan"))
+    held = load_file(llava / "model.safetensors")
+    head = held.pop(HEAD).fill_(math.nan)
+    for folder, weights in ((lost, held), (nan, held | {HEAD: head})):
+        shutil.copytree(llava, folder, dirs_exist_ok=True)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return {
+        "some/lost": lost,
+        "some/nan": nan,
+        "some/llava": llava,
+        "some/cross": cross,
+        "some/cut": cut,
+        "some/gated": None,
+    }
 
 
 @pytest.fixture
@@ -105,6 +121,15 @@ def test_another_model_answers_and_the_one_before_is_gone(hub, switching, own, p
     assert (engine.vlm.name, engine.vlm.layers) == (own, before.layers)
     switched(switching, EMBEDDED)
     assert (engine.vlm.name, engine.vlm.layers) == (EMBEDDED, 12)
+
+
+@pytest.mark.parametrize("name", ["some/lost", "some/nan"])
+def test_what_cannot_be_measured_is_not_switched_to(hub, switching, own, picture, name):
+    before = answered(switching.engine, picture)
+    with pytest.raises(ValueError, match=f"'{name}' can't be loaded: .*(lm_head.weight|NaN).* {STILL_THERE}"):
+        switched(switching, name)
+    assert switching.engine.vlm.name == own
+    assert answered(switching.engine, picture).full.tokens == before.full.tokens
 
 
 def test_it_is_loaded_in_a_turn_of_its_own(hub, switching, picture):

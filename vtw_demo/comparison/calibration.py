@@ -135,6 +135,8 @@ class Calibration:
                 samples=tuple(written["samples"]),
                 measurements=tuple(map(Measurement.from_json, written["measurements"])),
             )
+            if not all(_are_numbers(measurement.kl, len(read.layers)) for measurement in read.measurements):
+                raise UserError("Its divergences are no numbers.")
             read.to_json()  # fails for measurements that don't go together, and what is no threshold
             if len(read.samples) != len(read.measurements):
                 raise UserError(f"{len(read.samples)} samples have {len(read.measurements)} measurements.")

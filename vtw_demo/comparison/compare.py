@@ -11,7 +11,6 @@ from vtw_demo.errors import UserError
 from vtw_demo.measurements.token_probabilities import first_difference
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
-from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.withdraw import check_layer, whole_number
 
 RunName = Literal["full", "withdrawn"]
@@ -69,7 +68,7 @@ Event = RunProgress | RunFinished | Comparison
 
 def compare(
     vlm: VisionLanguageModel,
-    image: Shown,
+    image: Any,
     question: str,
     layer: int,
     max_new_tokens: int = 64,
@@ -77,6 +76,8 @@ def compare(
     stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """Answer `question` about `image` twice, decoding greedily, and yield events as they happen.
+
+    `image` is a picture or clip as `VisionLanguageModel.shown` takes it: of Pillow, a path, bytes or an array.
 
     For each run a `RunProgress` a token and a `RunFinished`; at the end the `Comparison`. `layer` is the
     withdrawal layer K, 1 <= K <= L. With `full`, an earlier full run of the same query, only the withdrawn run

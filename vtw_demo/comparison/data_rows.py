@@ -2,7 +2,6 @@
 
 import argparse
 import base64
-import io
 import logging
 import math
 import random
@@ -231,13 +230,7 @@ def _picture(table: Table, index: int, column: str) -> Image.Image:
         except ValueError as error:
             raise UserError(f"{column} is no picture in base64: {reprlib.repr(value)}") from error
     if isinstance(value, bytes):
-        return open_picture(io.BytesIO(value))
+        return open_picture(value)
     if not isinstance(value, str) or re.match("https?://", value):
         raise UserError(f"{column} must be a picture or the path of one; this is {reprlib.repr(value)}")
-    path = table.folder / _characters(value, column)
-    try:
-        return open_picture(path)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no picture {path}") from error
-    except OSError as error:
-        raise UserError(f"the picture {reprlib.repr(value)} can't be read: {error.strerror or error}") from error
+    return open_picture(table.folder / _characters(value, column))

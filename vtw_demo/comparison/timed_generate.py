@@ -2,9 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import Clock
 from vtw_demo.measurements.flops import prefill_flops
-from vtw_demo.models.devices import start_on_model_thread
+from vtw_demo.models.devices import check_finite, start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -60,6 +60,7 @@ def timed_generate(
     inputs: Mapping[str, Any],
     context: AbstractContextManager[None],
     on_tokens: Callable[[torch.Tensor], bool] = lambda tokens: False,
+    names: Sequence[str] = (),
     **options: Any,
 ) -> AnswerCost:
     """Let `generate` answer a batch of prompts inside `context`, and time its stages.
@@ -67,23 +68,30 @@ def timed_generate(
     - `generate`: of `model`, or of what wraps it; `options` are handed to it.
     - `on_tokens`: called with each position's new tokens, int64, shape (batch,), in time that isn't counted; True ends
       the answers.
+    - `names`: of the prompts, to be said where `check_finite` raises.
     """
     clock = Clock(model.device)
     decoder_starts: list[float] = []
     token_times: list[float] = []
+    latest: list[torch.Tensor] = []
 
     def before_decoder(*_: Any) -> None:
         if not decoder_starts:
             decoder_starts.append(clock.now())
 
+    def after_forward(module: Any, args: tuple, output: Any) -> None:
+        latest[:] = [output.logits[:, -1]]
+
     def after_token(input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         token_times.append(clock.now())
         with clock.paused():
+            check_finite(latest[0], names)
             ended = on_tokens(input_ids[:, -1])
         return torch.full((len(input_ids),), ended, device=input_ids.device)
 
-    hook = find_decoder(model).register_forward_pre_hook(before_decoder)
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(find_decoder(model).register_forward_pre_hook(before_decoder).remove)
+        hooks.callback(model.register_forward_hook(after_forward).remove)
         with torch.inference_mode(), context:
             start = clock.now()
             output = generate(
@@ -92,8 +100,6 @@ def timed_generate(
                 stopping_criteria=StoppingCriteriaList([after_token]),
                 return_dict_in_generate=True,
             )
-    finally:
-        hook.remove()
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
     # A layer that uses another's keys and values may hold none.
     cache = find_cache(output)

@@ -17,6 +17,7 @@ from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
 from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.models.devices import check_finite
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask
 
@@ -131,6 +132,7 @@ def _answer(
     logits: list[torch.Tensor] = []
 
     def note(module: Any, args: tuple, output: Any) -> None:
+        check_finite(output.logits[:, -1], [sample.name for sample in samples])
         if not logits:
             logits.append(output.logits[:, -1])
 

@@ -263,7 +263,8 @@ def prefill_times(
 
     def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: DataSample) -> float:
         context = variant.context(vlm.model, prompt_sizes(vlm, inputs), seeds_of([sample], 0))
-        return timed_generate(vlm.generate, vlm.model, inputs, context, max_new_tokens=1).prefill_ms
+        names = [sample.name]
+        return timed_generate(vlm.generate, vlm.model, inputs, context, names=names, max_new_tokens=1).prefill_ms
 
     for sample in samples[:TIMED_PROMPTS]:
         inputs = vlm.prepare(sample.open(), sample.question)

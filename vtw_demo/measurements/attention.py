@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
+from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_decoder, find_model
 from vtw_demo.withdrawal.attention_capture import captured_rows
 from vtw_demo.withdrawal.kept_tokens import keep_tokens
@@ -216,8 +217,8 @@ def _sum_attention(
         captured_rows(model, row_count, add_up),
         nullcontext() if layer is None else withdraw(model, layer, this_thread_only=True),
     ):
-        # Nothing is decoded after this pass: a cache and logits would only take memory.
-        model(**whole, use_cache=False, logits_to_keep=1)
+        # Nothing is decoded after this pass: a cache and further logits would only take memory.
+        check_finite(model(**whole, use_cache=False, logits_to_keep=1).logits)
     missing = sorted(set(range(layer_count)) - set(sums))
     if missing:
         raise RuntimeError(

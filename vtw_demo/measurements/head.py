@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.compilation import uncompiled
 
@@ -34,7 +35,7 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
 
         for layer, forward in forwards:
             layer.forward = partial(stand_in, forward)
-        return model(input_ids=input_ids, use_cache=False).logits[0]
+        return check_finite(model(input_ids=input_ids, use_cache=False).logits[0])
 
     forwards = [(layer, layer.forward) for layer in layers]
     replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]

@@ -17,6 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.head import POSITIONS_AT_ONCE, logits_of
+from vtw_demo.models.devices import check_finite
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import like
@@ -118,7 +119,7 @@ def _states(
             hooks.callback(decoder_layer.register_forward_hook(keep).remove)
         # One position's logits, as none are read here. Handed as a number, they would make gemma4 and `withdraw` cut
         # the last layers' sequence to it; as a tensor they don't.
-        vlm.model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
+        check_finite(vlm.model(**inputs, use_cache=False, logits_to_keep=positions[-1:]).logits)
     return states
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vtw_demo.errors import UserError
+from vtw_demo.models.devices import check_finite
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.teacher_forcing import check_prompt_end, with_answer
@@ -92,6 +93,6 @@ def _probabilities(
     # The answer's last token predicts nothing that is asked for.
     given = with_answer(vlm.model, inputs, tokens[:-1])
     with torch.no_grad(), withdraw(vlm.model, layer, this_thread_only=True):
-        logits = vlm.model(**given, use_cache=False, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
-        wanted = torch.tensor(tokens, device=logits.device)[:, None]
-        return logits.log_softmax(-1, dtype=torch.float32).gather(-1, wanted).exp().flatten().tolist()
+        found = vlm.model(**given, use_cache=False, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
+        wanted = torch.tensor(tokens, device=found.device)[:, None]
+        return check_finite(found).log_softmax(-1, dtype=torch.float32).gather(-1, wanted).exp().flatten().tolist()

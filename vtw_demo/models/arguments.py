@@ -1,14 +1,22 @@
 """The options of everything that loads a model, each with an environment variable, and the progress that is shown."""
 
 import argparse
+import os
 import threading
 
 from tqdm import tqdm
 
+from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, ModelChoice, VisionLanguageModel, load_choice
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
 
-TRUE = ("1", "true", "yes", "on")
+
+def switch(variable: str, default: bool = False) -> bool:
+    """Whether an environment variable switches on what it names; `default` where it isn't set. Raises UserError."""
+    value = os.environ.get(variable, "").strip()
+    if value.lower() not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise UserError(f"{variable} must be 1 or 0; this is {value!r}.")
+    return value.lower() in ("1", "true", "yes", "on") if value else default
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | None = EMBEDDED) -> None:
@@ -33,7 +41,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | No
     parser.add_argument(
         "--quantize-all",
         action="store_true",
-        default=(from_environment("QUANTIZE_ALL") or "").lower() in TRUE,
+        default=switch("VTW_QUANTIZE_ALL"),
         help="quantize the vision tower, the projector and the head, too (also VTW_QUANTIZE_ALL=1)",
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ embedded model's answers took twice as long from the second calling thread on. S
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -54,6 +54,20 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32
+
+
+def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> torch.Tensor:
+    """`logits`, shape (rows, ..., vocabulary). Raises UserError for NaN and infinity among them; `names`, of the rows,
+    tell which is the first such."""
+    is_finite = logits.isfinite().flatten(1).all(1)
+    if is_finite.all():
+        return logits
+    rows = [f"{name}: " for name, is_right in zip(names, is_finite.tolist(), strict=False) if not is_right]
+    raise UserError(
+        f"{''.join(rows[:1])}The model computes NaN or infinity, from which nothing follows, in "
+        f"{str(logits.dtype).removeprefix('torch.')}. Load it in bfloat16 or float32 and not quantized; if that is no "
+        "help, its weights are damaged."
+    )
 
 
 def free_memory(device: torch.device) -> int:

@@ -12,8 +12,8 @@ from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url,
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from vtw_demo.errors import UserError
+from vtw_demo.models.checkpoint import ADAPTER, CONFIG
 
-CONFIG = "config.json"
 # Weights as safetensors only, and no code.
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # Weights of other programs, and what is in folders.
@@ -26,12 +26,14 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model's files are: `folder` has at least its configuration; `missing_bytes` are to be downloaded.
+    """Where a model's files are, and what they are called: `folder` has at least its configuration; `missing_bytes` are
+    to be downloaded.
 
     `name` and `revision` are None where the folder is the user's own.
     """
 
     folder: Path
+    listed: tuple[str, ...]
     name: str | None = None
     revision: str | None = None
     missing_bytes: int = 0
@@ -41,22 +43,18 @@ def find_files(name: str, revision: str | None = None) -> ModelFiles:
     """A model in a folder, on the hub, or without a network in the cache. Only its configuration is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _check_listing(name, [path.name for path in folder.iterdir()])
-        return ModelFiles(folder)
+        return ModelFiles(folder, tuple(path.name for path in folder.iterdir()))
     with _sentences(name, revision):
         validate_repo_id(name)
         look: Any = partial(snapshot_download, name, revision=revision, tqdm_class=_bar())
-        folder = Path(look(allow_patterns=[CONFIG]))
+        folder = Path(look(allow_patterns=[CONFIG, ADAPTER]))
         try:
             listed = look(**WHOLE, dry_run=True)
         except errors.DryRunError:  # without a network: what is in the cache must do
             look(**WHOLE, local_files_only=True)
-            _check_listing(name, [path.name for path in folder.iterdir()])
-            return ModelFiles(folder, name, revision)
-        _check_listing(name, [file.filename for file in listed])
-        if not (folder / CONFIG).is_file():
-            raise errors.EntryNotFoundError(CONFIG)
-        return ModelFiles(folder, name, revision, sum(file.file_size or 0 for file in listed if file.will_download))
+            return ModelFiles(folder, tuple(path.name for path in folder.iterdir()), name, revision)
+        missing = sum(file.file_size or 0 for file in listed if file.will_download)
+        return ModelFiles(folder, tuple(file.filename for file in listed), name, revision, missing)
 
 
 def fetch(files: ModelFiles, report: Report) -> Path:
@@ -83,19 +81,6 @@ def in_cache(name: str, revision: str | None = None) -> bool:
         snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
         return True
     return False
-
-
-def _check_listing(name: str, listed: list[str]) -> None:
-    if CONFIG not in listed:
-        raise UserError(
-            f"The model {name!r} can't be loaded: it has no {CONFIG}, so it is no model of transformers. Check the id "
-            "or the folder."
-        )
-    if not any(file.endswith(".safetensors") for file in listed):
-        raise UserError(
-            f"The model {name!r} can't be loaded: its weights are not in safetensors, the only files of weights that "
-            "are read here. Choose a version that has them."
-        )
 
 
 _DISK_FULL = "The disk is full: the model {name!r} doesn't fit into {cache}. Make room, or set HF_HOME to another disk."

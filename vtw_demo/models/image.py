@@ -1,60 +1,111 @@
-"""A picture from a file, or one sentence that says why there is none."""
+"""A picture from a file, an array or Pillow, or one sentence that says why there is none."""
 
-from io import BytesIO
+import io
+import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from vtw_demo.errors import UserError
 
-# Those that Pillow reads itself: no format that starts another program, and none with scripts in it.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# No format that starts another program, and none with scripts in it.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+# Pictures in the container of MP4: AVIF and HEIF.
+PICTURE_BRANDS = (b"avif", b"avis", *b"heic heix heim heis hevc hevx hevm hevs heif mif1 mif2 msf1".split())
 MAXIMUM_PIXELS = 50_000_000
 # Beyond it nothing is left to see once the picture is resized for a model, and some processors would need gigabytes.
 MAXIMUM_ASPECT_RATIO = 100
+LONGEST_NAME = 200
 _ANIMATED = "The picture is animated: the answers are about its first frame."
-_PAGES = "The file has several pages: the answers are about its first."
-# A JPEG's further frames are a phone's depth or exposure data.
-_FIRST_OF_MANY = {"PNG": _ANIMATED, "WEBP": _ANIMATED, "GIF": _ANIMATED, "TIFF": _PAGES}
+# Further frames of a JPEG or HEIF are a phone's depth or exposure data.
+_FIRST_OF_MANY = dict.fromkeys(("PNG", "WEBP", "GIF", "AVIF"), _ANIMATED) | {
+    "TIFF": "The file has several pages: the answers are about its first."
+}
 _DAMAGED = "The picture's file is damaged or cut short: choose another one."
+_BAD_TIFF = (
+    "This TIFF is damaged or cut short, or its values are of a kind that can't be read or would be read wrongly, such "
+    "as floats in several channels, planes of 16 bits, or a camera's raw ones: save it in 8 bits, as PNG or JPEG."
+)
 _TOO_LARGE = f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
+_TAKEN = (
+    "A picture is one of Pillow's, a path, a file's bytes, or an array of height × width, with 1, 3 or 4 channels last "
+    "or first, of uint8, uint16, bool, or floats from 0 to 1"
+)
+_PNG, _TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def open_picture(file: str | Path | BytesIO) -> Image.Image:
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """The file of a picture or clip. Raises FileNotFoundError where there is none, UserError for what is no file."""
+    written = str(path)
+    name = repr(written if len(written) <= LONGEST_NAME else f"{written[:LONGEST_NAME]}…")
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for who writes
+        kind = "folder" if os.path.isdir(path) else "pipe, a socket or a device"
+        raise UserError(f"{name} is a {kind}, and no picture: choose a picture's file.")
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise UserError(f"{name} is a link to {os.readlink(path)!r}, which isn't there.") from error
+        advice = " Addresses are not read: download it first." if "://" in name else ""
+        raise FileNotFoundError(f"There is no picture {name}.{advice}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} can't be read: {getattr(error, 'strerror', error)}.") from error
+
+
+def open_picture(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Image:
     """The picture of `read_picture`."""
-    return read_picture(file)[0]
+    return read_picture(source)[0]
 
 
-def read_picture(file: str | Path | BytesIO) -> tuple[Image.Image, str]:
-    """The picture in a file, or in its content, as `shown_picture` gives it, of an animated one the first frame; and a
-    sentence about what of the file is not shown, "" where all of it is."""
-    if (len(file.getbuffer()) if isinstance(file, BytesIO) else Path(file).stat().st_size) == 0:
+def read_picture(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Image.Image, str]:
+    """The picture in a file, of an animated one the first frame, as `shown_picture` gives it; and a sentence about what
+    of the file is not shown, "" where all of it is.
+
+    `source`: a path, a file open in binary mode, or its bytes. Raises what `open_file` does, and UserError.
+    """
+    if not isinstance(source, bytes):
+        with open_file(source) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+            source = file.read()
+    if not source:
         raise UserError("The picture's file is empty: choose another one.")
     try:
-        picture = Image.open(file, formats=FORMATS)
+        picture = _loaded(source)
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(_TOO_LARGE) from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"This file is not a picture that can be read: use {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise a dozen kinds for files that are cut short or broken
-        raise UserError(_DAMAGED) from error
-    with picture:
-        _check_size(picture)
-        try:
-            picture.load()
-        except Exception as error:
-            raise UserError(_DAMAGED) from error
-        try:
-            has_more = getattr(picture, "is_animated", False)
-        except Exception:  # What comes after the first frame is broken, and isn't needed.
-            has_more = False
-        return shown_picture(picture), _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
+        if source.startswith(_PNG) and len(bare := _without_notes(source)) < len(source):
+            return read_picture(bare)
+        raise UserError(_reason(source, error)) from error
+    try:
+        has_more = getattr(picture, "is_animated", False)
+    except Exception:  # What comes after the first frame is broken, and isn't needed.
+        has_more = False
+    return shown_picture(picture), _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
 
 
-def shown_picture(picture: Image.Image) -> Image.Image:
-    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent."""
+def shown_picture(given: Any) -> Image.Image:
+    """A picture as a model is shown it: upright, in RGB of 8 bits, on white where it is transparent.
+
+    `given` is one of Pillow's, what `read_picture` takes, or an array of NumPy or torch, (height, width), or with 1, 3
+    (RGB) or 4 (RGBA) channels last or first, of uint8, uint16, bool or floats from 0 to 1. Raises UserError, and what
+    `open_file` does.
+    """
+    if isinstance(given, str | os.PathLike | bytes) or hasattr(given, "read"):
+        return open_picture(given)
+    picture = given if isinstance(given, Image.Image) else _from_array(given)
     _check_size(picture)
+    try:
+        picture.load()
+    except Exception as error:
+        raise UserError(_DAMAGED) from error
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_misread(picture):
+        raise UserError(_BAD_TIFF)
     try:
         picture = ImageOps.exif_transpose(picture)
     except Exception:  # Its notes about itself are broken: they don't matter that much.
@@ -68,6 +119,87 @@ def shown_picture(picture: Image.Image) -> Image.Image:
         return background.convert("RGB")
     except ValueError as error:
         raise UserError(f"The picture's colours ({picture.mode}) can't be read: save it in RGB.") from error
+
+
+def shown_by_browsers(path: str | os.PathLike[str]) -> bool:
+    """Whether browsers may show what is in a file: no HEIC and no TIFF."""
+    with open_file(path) as file:
+        head = file.read(12)
+    return not head.startswith(_TIFF) and not _is_heif(head)
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in PICTURE_BRANDS and head[8:11] != b"avi"
+
+
+def _loaded(content: bytes) -> Image.Image:
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    picture = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+    _check_size(picture)
+    picture.load()
+    return picture
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    """Why a file that begins so can't be read."""
+    if _is_heif(content) and "HEIF" not in Image.OPEN:
+        return "HEIC pictures are read with the package pillow-heif, which isn't installed: pip install pillow-heif."
+    if content[4:11] == b"ftypavi" and not features.check("avif"):
+        return "This build of Pillow reads no AVIF: pip install --force-reinstall pillow brings one that does."
+    if content.startswith(_TIFF):
+        return _BAD_TIFF
+    if isinstance(error, UnidentifiedImageError) and not content.startswith(_PNG) and content[4:8] != b"ftyp":
+        return f"This file is not a picture that can be read: use {', '.join(FORMATS)}."
+    return _DAMAGED
+
+
+def _without_notes(content: bytes) -> bytes:
+    """A PNG without profile and texts, of which Pillow unpacks a megabyte at most, and else gives up."""
+    kept, start = [content[:8]], 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _is_misread(picture: TiffImagePlugin.TiffImageFile) -> bool:
+    kind, tags = TiffImagePlugin, picture.tag_v2
+    bits, is_signed = max(tags.get(kind.BITSPERSAMPLE, (1,))), 2 in tags.get(kind.SAMPLEFORMAT, ())
+    planes = tags.get(kind.PLANAR_CONFIGURATION) == 2 and len(picture.getbands()) > 1
+    return (
+        (bits > 8 and (planes or tags.get(kind.PHOTOMETRIC_INTERPRETATION) == 0))  # 0: the highest value is black
+        or bits == 12
+        or (bits == 8 and is_signed)
+        or (picture.mode == "I" and not is_signed and bool(np.asarray(picture).min() < 0))
+        or bool(tags.get(254, 0) & 1)  # a preview: what follows is the picture
+    )
+
+
+def _from_array(given: Any) -> Image.Image:
+    if not hasattr(given, "__array__"):
+        raise UserError(f"{_TAKEN}; this is a {type(given).__name__}.")
+    axes = (2, 0)
+    if isinstance(given, torch.Tensor):
+        given, axes = given.detach().cpu(), (0, 2)
+        given = given.float() if given.is_floating_point() else given
+    values = np.asarray(given)
+    if values.ndim == 3:
+        found = [axis for axis in axes if values.shape[axis] in (1, 3, 4)]
+        values = np.moveaxis(values, found[0], 2) if found else values[None]
+    kind = values.dtype.kind
+    highest = 1 if kind in "bf" else 2 ** (8 * values.dtype.itemsize) - 1
+    if values.ndim not in (2, 3) or kind not in "bfu" or highest > 65535:
+        raise UserError(f"{_TAKEN}; this has the shape {np.shape(given)} and values of {values.dtype}.")
+    if kind == "f" and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
+        raise UserError(f"{_TAKEN}; these floats go from {values.min():g} to {values.max():g}.")
+    pixels = np.rint(values * (255 / highest)).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _check_size(picture: Image.Image) -> None:

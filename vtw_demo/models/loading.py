@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-import transformers
 from PIL import Image
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.devices import compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
-from vtw_demo.models.hub import CONFIG, ModelFiles, fetch, find_files
+from vtw_demo.models.checkpoint import check_files, check_fit, check_format
+from vtw_demo.models.devices import check_finite, compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
+from vtw_demo.models.hub import ModelFiles, fetch, find_files
 from vtw_demo.models.processors import load_processor
-from vtw_demo.models.quantization import Architecture, describe
-from vtw_demo.models.vision_language_model import Quantization, VisionLanguageModel
+from vtw_demo.models.quantization import Architecture, describe, quantized_bits
+from vtw_demo.models.vision_language_model import QUANTIZATIONS, Quantization, VisionLanguageModel
 from vtw_demo.withdrawal.withdraw import withdraw
 
 # At each product of 8-bit weights, bitsandbytes would warn that it takes numbers of 16 bits.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 # On newer processors it would advise to install code from the hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# Its table of weights that don't fit: `check_fit` says it in a sentence.
+logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
 
-QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 EMBEDDED = "embedded"
 EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only, and no photos."
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
@@ -144,30 +145,49 @@ def _read(
     choice: ModelChoice, outlook: ModelOutlook, folder: Path, report: OnProgress, is_lent: bool = False
 ) -> VisionLanguageModel:
     """The model whose files are all in `folder`."""
-    name, quantize_all = choice.name, choice.quantize_all
+    name = choice.name
     revision = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
     report(LoadProgress(name, "reading weights"))
     with _sentences(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         processor = load_processor(folder, config)
+        check_files(folder)
+        read: Any = partial(
+            AutoModelForImageTextToText.from_pretrained,
+            folder,
+            config=config,
+            dtype=outlook.dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        if outlook.architecture.method is None:
+            # On this device nothing of the weights is read but names and shapes; quantizing would hide wrong shapes.
+            with _weights_reported(lambda done, total: None):
+                check_fit(read(device_map={"": "meta"})[1], config.transformers_version)
         with _weights_reported(lambda done, total: report(LoadProgress(name, "reading weights", done, total))):
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                config=config,
-                dtype=outlook.dtype,
+            model, info = read(
                 device_map={"": "cpu" if is_lent else outlook.device},
                 quantization_config=_quantization_config(choice, outlook),
-                use_safetensors=True,
-                trust_remote_code=False,
             )
-        if choice.quantization == "4bit":
-            _pack_what_fits(model)
-        vlm = VisionLanguageModel(name, model.eval(), processor, choice.quantization, revision, quantize_all)
+        note = check_fit(info, config.transformers_version)
+        if outlook.architecture.method and choice.quantization:
+            note = f"It was quantized before, which is left as it is. {note}".strip()
+        if outlook.architecture.method:  # transformers leaves what isn't quantized in the type in which it was saved
+            quantized, _ = quantized_bits(model)
+            for key, weights in model.named_parameters():
+                if weights.is_floating_point() and key.rpartition(".")[0] not in quantized:
+                    weights.data = weights.data.to(model.config.dtype)
+        _pack_what_fits(model)
+        vlm = VisionLanguageModel(name, model.eval(), processor, revision, note)
         if is_lent:
             model.to(outlook.device)
         else:
             report(LoadProgress(name, "warming up"))
             _warm_up(vlm)
+    if note:
+        logging.getLogger(__name__).warning("%s: %s", name, note)
     return vlm
 
 
@@ -194,9 +214,15 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
             "repository and install it with `pip install -e .`, or load its folder assets/embedded by its path."
         )
     files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, choice.revision)
-    _check_known(name, files.folder)
+    check_format(name, files.folder, files.listed)
     with _sentences(name):
-        architecture = describe(AutoConfig.from_pretrained(files.folder, trust_remote_code=False), choice.quantize_all)
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+        architecture = describe(config, choice.quantize_all, device)
+    if quantization and architecture.method not in (None, quantization):
+        raise UserError(
+            f"The model {name!r} is quantized already ({architecture.method}), and can't be held in {quantization}: "
+            "load it without a quantization, or choose the model that it was made from."
+        )
     # The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
     # large as their rounding, and its answers take no less time.
     dtype = torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
@@ -204,7 +230,7 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     kernels = KERNEL_BYTES if device.type == "cuda" else 0
     needs = {
         option: round(MEMORY_SHARE * architecture.weight_bytes(option, dtype)) + kernels
-        for option in (None, "8bit", "4bit")
+        for option in ((None, "8bit", "4bit") if architecture.method is None else (quantization,))
     }
     if needs[quantization] > free:
         smaller = [option for option, needed in needs.items() if option and needed <= free]
@@ -214,20 +240,6 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
             f"{_gigabytes(free)} are free: choose {advice}{' or another device' if device.type != 'cpu' else ''}."
         )
     return ModelOutlook(device, dtype, architecture, files, needs[quantization])
-
-
-def _check_known(name: str, folder: Path) -> None:
-    try:
-        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model_type = written.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"The model {name!r} can't be loaded: its {CONFIG} is damaged. Choose another one.") from error
-    if model_type not in CONFIG_MAPPING:
-        code = " It comes with code of its own, which is never run here." if "auto_map" in written else ""
-        raise UserError(
-            f"The model {name!r} can't be loaded: its architecture, {model_type!r}, isn't known to transformers "
-            f"{transformers.__version__}.{code} Choose another model."
-        )
 
 
 @contextmanager
@@ -286,6 +298,8 @@ def _folder_revision(folder: Path) -> str:
 
 
 def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndBytesConfig | None:
+    if outlook.architecture.method is not None:
+        return None
     skipped = outlook.architecture.skipped_modules()
     if choice.quantization == "4bit":
         return BitsAndBytesConfig(
@@ -310,8 +324,10 @@ def _pack_what_fits(model: nn.Module) -> None:
 
 
 def _warm_up(vlm: VisionLanguageModel) -> None:
-    """A short answer, full and withdrawn: what a first run pays for (kernels, allocator) is paid here."""
+    """A short answer, full and withdrawn: what a first run pays for (kernels, allocator) is paid here. Raises UserError
+    for a model that doesn't compute numbers."""
     inputs = vlm.prepare(Image.new("RGB", (64, 64), "gray"), "What is this?")
     for layer in (vlm.layers, max(1, vlm.layers // 2)):
         with torch.inference_mode(), withdraw(vlm.model, layer):
-            vlm.generate(**inputs, max_new_tokens=3)
+            answer = vlm.generate(**inputs, max_new_tokens=3, output_logits=True, return_dict_in_generate=True)
+        check_finite(torch.stack(answer.logits).to(vlm.model.dtype))

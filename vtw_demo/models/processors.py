@@ -5,6 +5,7 @@ Video-LLaVA and the Qwen-VLs here, by the model's own image processor. Both kind
 one size: Video-LLaVA encodes each frame, the Qwen-VLs put two frames into each patch.
 """
 
+import inspect
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
+from transformers.models.auto.modeling_auto import AutoModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils import PushToHubMixin
 
@@ -28,6 +30,7 @@ _NAMED_IN = (
     "tokenizer_config.json",
 )
 
+_COUNTED = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_image_tokens")
 FRAMES_APART = ("video_llava",)
 FRAMES_IN_PAIRS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 TAKES_CLIPS = FRAMES_APART + FRAMES_IN_PAIRS
@@ -53,7 +56,10 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
     if "video_processor" in names:
         parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
-    settings, _ = kind.get_processor_dict(folder)
+    settings = {name: value for name, value in kind.get_processor_dict(folder)[0].items() if value is not None}
+    counted = {*inspect.signature(kind).parameters} & {*_COUNTED}
+    if "vision_feature_select_strategy" in counted and not counted <= settings.keys():
+        settings = {**_counted(config), **settings}
     # transformers' check of its parts would need torchvision for a video processor.
     unchecked = {"check_argument_for_proper_class": lambda self, name, part: type(part)}
     kind = type(kind.__name__, (kind,), unchecked)
@@ -62,6 +68,17 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     return processor
+
+
+def _counted(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a processor counts visual tokens by, from the model's configuration: older files leave it out."""
+    tower = config.vision_config
+    patches = (tower.image_size // tower.patch_size) ** 2
+    with torch.device("meta"):
+        pixels = torch.empty(1, tower.num_channels, tower.image_size, tower.image_size)
+        tokens = AutoModel.from_config(tower)(pixels).last_hidden_state.shape[1]
+    strategy = getattr(config, "vision_feature_select_strategy", "default")
+    return dict(zip(_COUNTED, (tower.patch_size, strategy, tokens - patches, patches), strict=True))
 
 
 def _processor_class(folder: Path, config: PreTrainedConfig) -> type[ProcessorMixin]:

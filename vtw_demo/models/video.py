@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from vtw_demo.errors import UserError
+from vtw_demo.models.image import PICTURE_BRANDS, open_file
 
 if TYPE_CHECKING:
     import av
@@ -27,8 +28,6 @@ FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "gif"),
     (0, b"OggS", "ogg"),
 )
-# Pictures in the container of MP4.
-PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
 MAXIMUM_SECONDS = 60.0
 MAXIMUM_BYTES = 100_000_000
 MAXIMUM_PIXELS = 4096 * 2304
@@ -73,18 +72,18 @@ Shown = Image.Image | Clip
 """What a model can be shown."""
 
 
-def is_clip(path: str | Path) -> bool:
-    """Whether a file begins as a clip's does, whatever its name. Raises OSError for one that isn't there."""
-    with Path(path).open("rb") as file:
+def is_clip(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a clip's does, whatever its name. Raises what `open_file` does."""
+    with open_file(path) as file:
         return _format(file.read(12)) is not None
 
 
-def find_clip(path: str | Path, sampling: FrameSampling | None) -> Clip | None:
+def find_clip(path: str | os.PathLike[str], sampling: FrameSampling | None) -> Clip | None:
     """The clip in a file, for a model with `sampling` (None: it is asked about pictures only); None for a picture.
 
     An animated GIF is a clip where the model takes clips; another clip where it takes none raises UserError.
     """
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         kind = _format(file.read(12))
     if kind is None or (kind == "gif" and sampling is None):
         return None
@@ -115,7 +114,7 @@ def contact_sheet(shown: Shown, columns: int = 4) -> Image.Image:
     return sheet
 
 
-def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
+def read_clip(path: str | os.PathLike[str], sampling: FrameSampling) -> Clip:
     """The clip in a file: frames evenly spaced from its first to its last, upright, in RGB.
 
     Where the clip has fewer frames than the model wants, some are there more than once. Sound isn't read.
@@ -124,13 +123,12 @@ def read_clip(path: str | Path, sampling: FrameSampling) -> Clip:
         import av
     except ImportError as error:
         raise UserError("Clips are read with the package av, which isn't installed: pip install av.") from error
-    path = Path(path)
-    size = path.stat().st_size
-    if size == 0:
+    with open_file(path) as file:
+        content = file.read(MAXIMUM_BYTES + 1)
+    if not content:
         raise UserError("The clip's file is empty: choose another one.")
-    if size > MAXIMUM_BYTES:
+    if len(content) > MAXIMUM_BYTES:
         raise UserError(f"The clip's file is too large: it may have up to {MAXIMUM_BYTES // 1_000_000} MB.")
-    content = path.read_bytes()
     try:
         stamps, unit, seconds = _timeline(content)
         evenly = np.linspace(stamps[0], stamps[-1], sampling.count(seconds))

@@ -1,14 +1,14 @@
 """A vision-language model with its processor: what it is asked, and what it answers."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from PIL import Image
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.video_utils import VideoMetadata
 
@@ -17,12 +17,14 @@ from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.image import shown_picture
 from vtw_demo.models.processors import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.models.prompt import Prompt
+from vtw_demo.models.quantization import quantization_settings, quantized_bits
 from vtw_demo.models.question import EMPTY, as_plain_text, read_question
-from vtw_demo.models.video import Clip, FrameSampling, Shown
+from vtw_demo.models.video import Clip, FrameSampling, Shown, find_clip
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids, visual_token_mask
 
 Quantization = Literal["4bit", "8bit"]
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 
 # What Video-LLaVA was trained with.
 APART_FRAMES = 8
@@ -34,19 +36,18 @@ _QUESTION = "\ue000question\ue000"
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """A loaded model with its processor. `quantization` is None where weights are in `model.dtype`.
+    """A loaded model with its processor.
 
-    `quantize_all`: whether it touches more than the decoder layers.
-    `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
-    times; "" where it isn't known.
+    - `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
+      times; "" where it isn't known.
+    - `note`: what is to be said of its files in a sentence, if anything.
     """
 
     name: str
     model: PreTrainedModel
     processor: Any
-    quantization: Quantization | None = None
     revision: str = ""
-    quantize_all: bool = False
+    note: str = ""
 
     @property
     def layers(self) -> int:
@@ -71,40 +72,54 @@ class VisionLanguageModel:
     def device(self) -> torch.device:
         return self.model.device
 
+    @cached_property
+    def _held(self) -> tuple[dict[str, int], str]:
+        return quantized_bits(self.model)
+
+    @property
+    def quantized_modules(self) -> tuple[str, ...]:
+        """The names of the linear modules that are held in fewer bits than 16."""
+        return tuple(self._held[0])
+
+    @property
+    def quantization(self) -> str | None:
+        """ "4bit" or "8bit" for bitsandbytes, or the name of another method; None where nothing is quantized."""
+        return quantization_settings(self.model.config).get("method")
+
     @property
     def precision(self) -> str:
-        """What the weights are held in, in words: "4-bit", "8-bit", "bfloat16" and so on."""
-        if self.quantization is None:
-            return str(self.model.dtype).removeprefix("torch.")
-        bits = {"4bit": "4-bit", "8bit": "8-bit"}[self.quantization]
-        return f"{bits} throughout" if self.quantize_all else bits
+        """What the weights are held in, in words: "4-bit", "8-bit throughout", "4-bit in part (awq)", "bfloat16"..."""
+        (bits, extent), method = self._held, self.quantization
+        held = " and ".join(f"{number}-bit" for number in sorted({*bits.values()}))
+        words = f"{held}{extent}" if held else self._dtype
+        return words if method in (None, *QUANTIZATIONS) else f"{words} ({method})"
 
     @property
     def quantized(self) -> str:
         """What is held in fewer bits, in a sentence."""
-        kept = str(self.model.dtype).removeprefix("torch.")
-        if self.quantization is None:
-            return f"Nothing is quantized: all weights are {kept}."
-        bits = {"4bit": "4 bits (NF4, double quantization)", "8bit": "8 bits"}[self.quantization]
-        held = len(self.quantized_modules)
-        if self.quantize_all:
-            total = sum(isinstance(module, nn.Linear) for module in self.model.modules())
-            modules, rest = f"{held} of {total} linear modules", "the norms and what else isn't linear"
-        else:
-            modules = f"The {held} linear modules of the {self.layers} decoder layers"
-            rest = "the vision tower, the projector and the head"
-        return f"{modules} are held in {bits}; the embedding, {rest} in {kept}."
+        (bits, extent), settings = self._held, quantization_settings(self.model.config)
+        if not bits:
+            said = "The checkpoint is quantized, and unpacked here" if settings else "Nothing is quantized"
+            return f"{said}: all weights are {self.precision}."
+        modules, constants = f"{len(bits)} linear modules", ""
+        if not extent:
+            modules = f"The {modules} of the {self.layers} decoder layers"
+        if self.quantization == "4bit":
+            nested = ", double quantization" if settings["bnb_4bit_use_double_quant"] else ""
+            constants = f" ({settings['bnb_4bit_quant_type'].upper()}{nested})"
+        held = self.precision.replace("-bit", " bits")
+        return f"{modules} are held in {held}{constants}; all else in {self._dtype}."
 
     @property
-    def quantized_modules(self) -> tuple[str, ...]:
-        """The names of the linear modules that are held in fewer bits."""
-        kinds = ("Linear4bit", "Linear8bitLt")
-        return tuple(name for name, module in self.model.named_modules() if type(module).__name__ in kinds)
+    def _dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def memory_bytes(self) -> int:
-        """What the weights take on the device."""
-        return self.model.get_memory_footprint()
+        """What the weights take on the device, with the constants of those in 4 bits."""
+        states = [vars(weights).get("quant_state") for weights in self.model.parameters()]
+        nested = [getattr(state, "state2", None) for state in states]
+        return self.model.get_memory_footprint() + sum(state.absmax.nbytes for state in (*states, *nested) if state)
 
     @property
     def sampling(self) -> FrameSampling | None:
@@ -121,6 +136,7 @@ class VisionLanguageModel:
 
     def release(self) -> None:
         """Give the weights' memory back, whoever still holds this model: it can't be used any more."""
+        _ = self._held  # which is still asked for
         for tensor in itertools.chain(self.model.parameters(), self.model.buffers()):
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             # bitsandbytes' scales, and in 8 bits the weights themselves.
@@ -130,27 +146,34 @@ class VisionLanguageModel:
                 vars(module).pop(held, None)
         give_memory_back()
 
-    def prompt(self, shown: Shown, question: str) -> Prompt:
-        """One question about one picture or clip, ready to be asked. Raises what `prepare_batch` raises."""
+    def shown(self, given: Any) -> Shown:
+        """What the model sees of a clip, or the path of one, or of what `shown_picture` takes; raises what it does."""
+        if isinstance(given, str | os.PathLike):
+            given = find_clip(given, self.sampling) or given
+        return given if isinstance(given, Clip) else shown_picture(given)
+
+    def prompt(self, given: Any, question: str) -> Prompt:
+        """One question about one picture or clip, ready to be asked. Takes and raises what `prepare_batch` does."""
+        shown = self.shown(given)
         inputs = self.prepare(shown, question)
         segments = segment_ids(self.model.config, inputs["input_ids"], inputs.get("attention_mask"))[0]
         return Prompt(shown, question.strip(), MappingProxyType(inputs), segments)
 
-    def prepare(self, shown: Shown, question: str) -> dict[str, torch.Tensor]:
+    def prepare(self, given: Any, question: str) -> dict[str, torch.Tensor]:
         """The model's inputs for one picture or clip and one question: `prepare_batch` of one."""
-        return self.prepare_batch([(shown, question)])
+        return self.prepare_batch([(given, question)])
 
-    def prepare_batch(self, queries: Sequence[tuple[Shown, str]]) -> dict[str, torch.Tensor]:
-        """The model's inputs for pictures or clips with a question each, on its device.
+    def prepare_batch(self, queries: Sequence[tuple[Any, str]]) -> dict[str, torch.Tensor]:
+        """The model's inputs for what `shown` takes, with a question each, on its device.
 
         input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded,
         and the pixels in the shape that the model's processor gives them. What a user types never becomes a
         special token.
 
-        Raises ValueError for an empty question, what `shown_picture` refuses, and a clip where the model takes pictures
-        only.
+        Raises ValueError for an empty question, what `shown` refuses, and a clip where the model takes pictures only.
         """
-        pictures = [[shown_picture(shown)] for shown, _ in queries if isinstance(shown, Image.Image)]
+        queries = [(self.shown(given), question) for given, question in queries]
+        pictures = [[shown] for shown, _ in queries if not isinstance(shown, Clip)]
         clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
         if clips and self.sampling is None:
             raise UserError(f"{self.name} is asked about pictures, not about clips: choose a picture.")
@@ -198,10 +221,14 @@ class VisionLanguageModel:
         return int(visual_token_mask(self.model.config, inputs["input_ids"]).sum())
 
     def generate(self, **arguments: Any) -> Any:
-        """The model's own `generate`, greedy, without placeholders: in an answer they'd stand for no picture."""
+        """The model's own `generate`, greedy, with a growing KV cache whatever its files say, and without placeholders:
+        in an answer they'd stand for no picture."""
         model: Any = self.model
-        placeholders = list(visual_token_ids(model.config))
-        return model.generate(**arguments, do_sample=False, num_beams=1, suppress_tokens=placeholders)
+        placeholders, cache = (
+            list(visual_token_ids(model.config)),
+            {"use_cache": True, "cache_implementation": "dynamic"},
+        )
+        return model.generate(**arguments, **cache, do_sample=False, num_beams=1, suppress_tokens=placeholders)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()

@@ -15,12 +15,13 @@ from vtw_demo.server.access import caller
 from vtw_demo.server.engine import STOPPED, Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import StoppedError
+from vtw_demo.server.uploads import Uploads
 
 Answer = Callable[..., dict[str, Any]]
 
 
-def connect_api(engine: Engine) -> None:
-    """Offer the functions of the API, inside a `gr.Blocks`."""
+def connect_api(engine: Engine, uploads: Uploads) -> None:
+    """Offer the functions of the API, inside a `gr.Blocks` whose `uploads` hold what is sent."""
 
     def in_sentences(answer: Answer) -> Answer:
         """What goes wrong is told in one sentence to programs, too."""
@@ -40,7 +41,9 @@ def connect_api(engine: Engine) -> None:
     def compared(image: Any, question: Any, layer: Any, cap: Any) -> tuple[Analysis, str]:
         """Both runs, and what is to be said of the picture."""
         (session, stop), vlm = caller(), engine.vlm
-        query = Query.read(image, question, layer, cap, vlm.sampling)
+        file = uploads.received(image)
+        uploads.claim(session, file["path"])
+        query = Query.read(file, question, layer, cap, vlm.sampling)
         return engine.compare_to_end(session, vlm, query, stop), query.note
 
     @in_sentences

@@ -2,12 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from vtw_demo.errors import UserError
+from vtw_demo.models.image import open_picture, shown_by_browsers
 from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, restore, scene_example
 from vtw_demo.page.html import problem_line
 from vtw_demo.page.page import Page, Shown
@@ -48,7 +51,7 @@ class Asking:
             partial(gr.on, own),
             self.own_picture,
             [layout.picture, layout.clip],
-            [layout.suggestions, layout.origin],
+            [layout.suggestions, layout.origin, layout.picture],
             preprocess=False,
         )
 
@@ -74,10 +77,14 @@ class Asking:
         """A new picture of coloured shapes, with a question and others that fit it."""
         return _chosen(scene_example(random.randrange(10**9)))
 
-    def own_picture(self, picture: Any, clip: Any) -> tuple[gr.Dataset, dict[str, str]]:
+    def own_picture(self, picture: Any, clip: Any) -> tuple[Any, ...]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
-        told of it here so that it is the session's from its upload on."""
-        return _suggestions(GENERAL_QUESTIONS), {}
+        told of it here so that it is the session's from its upload on. Browsers show no HEIC and no TIFF: a copy."""
+        shown, path = gr.skip(), picture.get("path") if isinstance(picture, dict) else None
+        with suppress(UserError, OSError):  # told when it is asked about
+            if isinstance(path, str) and not shown_by_browsers(path):
+                shown = open_picture(path)
+        return _suggestions(GENERAL_QUESTIONS), {}, shown
 
 
 def _chosen(example: Example) -> tuple[Any, ...]:

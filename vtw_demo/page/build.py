@@ -56,7 +56,7 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
         Asking(page, examples).connect(blocks.load)
         for tab in page.tabs:
             tab.connect()
-        connect_api(engine)
+        connect_api(engine, blocks.uploads)
     # On a Space, Gradio would put a header over the page whose fonts and pictures come from other hosts.
     blocks.space_id = None
     return blocks

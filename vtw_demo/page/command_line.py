@@ -2,14 +2,16 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
-from vtw_demo.models.arguments import TRUE, add_model_arguments, chosen_model, load_with_bars
+from vtw_demo.models.arguments import add_model_arguments, chosen_model, load_with_bars, switch
 from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
 from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
@@ -17,7 +19,8 @@ from vtw_demo.page.build import build_page
 from vtw_demo.page.layout import CSS, SCRIPTS, THEME
 from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
-from vtw_demo.server.hosts import on_space, space_host, use_own_cores
+from vtw_demo.server.hosts import default_host, on_space, use_own_cores
+from vtw_demo.server.listening import check_variables, listening
 from vtw_demo.server.monitoring import Monitoring, OneLine
 from vtw_demo.server.queue import PLACES
 from vtw_demo.server.switching import Switching
@@ -42,11 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser, default_model=None)
     parser.add_argument(
         "--host",
-        help="address to listen on; 0.0.0.0 lets other machines in (default: GRADIO_SERVER_NAME, else 127.0.0.1, on "
-        "a Space 0.0.0.0)",
+        default=default_host(),
+        help="address to listen on; 0.0.0.0 lets other machines in, :: those with IPv6, too (default: "
+        "GRADIO_SERVER_NAME, else 127.0.0.1, on a Space 0.0.0.0)",
     )
     parser.add_argument(
-        "--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else the first free one from 7860)"
+        "--port",
+        default=os.environ.get("GRADIO_SERVER_PORT"),
+        help="port to listen on, 0 for any (default: GRADIO_SERVER_PORT, else the first free one from 7860)",
     )
     parser.add_argument(
         "--auth",
@@ -57,17 +63,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-switching",
         action=argparse.BooleanOptionalAction,
-        default=_is_switching(),
+        default=switch("VTW_MODEL_SWITCHING", default=not on_space()),
         help="let visitors put another model in place of the one that runs, for all of them (also "
         "VTW_MODEL_SWITCHING=0; not on a Space, unless VTW_MODEL_SWITCHING=1, and never on ZeroGPU)",
     )
     parser.add_argument(
         "--log-questions",
         action="store_true",
-        default=(from_environment("LOG_QUESTIONS") or "").lower() in TRUE,
+        default=switch("VTW_LOG_QUESTIONS"),
         help="write into the log what visitors ask, and what errors say, which may quote it (also VTW_LOG_QUESTIONS=1)",
     )
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers for 72 hours")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        default=switch("GRADIO_SHARE"),
+        help="make a public link through Gradio's servers for a week (also GRADIO_SHARE=1)",
+    )
     parser.add_argument(
         "--layer",
         type=_whole_number,
@@ -81,33 +92,36 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page; the result is the exit code: 0 after SIGTERM or Ctrl+C, 2 where it can't start."""
-    options = build_parser().parse_args(arguments)
     log = logging.StreamHandler()
     log.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[log])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends the wait in `_serve`, or whatever is before it
     try:
+        options = build_parser().parse_args(arguments)
+        check_variables()
+        with listening(options.host, options.port):
+            pass  # what keeps it from listening is told before a model is loaded
         with own_upload_folder():
-            return _serve(options)
-    except (SystemExit, KeyboardInterrupt):
-        return 0
+            _serve(options)
+    except KeyboardInterrupt:
+        pass
     except (UserError, OSError) as error:
         print(f"VTW Demo can't start: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> None:
     accounts = read_accounts(options.auth, from_environment("AUTH"))
     use_own_cores()
     choice, vlm = _load(options)
     engine = Engine(vlm, CalibrationStore.of(vlm), monitoring=Monitoring(options.log_questions))
     is_switchable = options.model_switching and not on_zero_gpu()
     page = build_page(engine, options.layer, Switching(engine, choice) if is_switchable else None)
-    try:
+    with listening(options.host, options.port) as place, closing(page), closing(engine):
         page.launch(
-            server_name=options.host or space_host(),
-            server_port=options.port,
+            place,
             share=options.share,
             theme=THEME,
             css=CSS,
@@ -121,10 +135,6 @@ def _serve(options: argparse.Namespace) -> int:
             auth=accounts,
         )
         threading.Event().wait()
-    finally:
-        engine.close()
-        page.close()
-    return 0
 
 
 def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel]:
@@ -140,11 +150,6 @@ def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel
         choice, vlm = other, load_with_bars(other)
     logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
     return choice, vlm
-
-
-def _is_switching() -> bool:
-    asked = from_environment("MODEL_SWITCHING")
-    return not on_space() if asked is None else asked.lower() in TRUE
 
 
 def _whole_number(text: str) -> int:

@@ -27,6 +27,7 @@ def header(vlm: VisionLanguageModel, visual_tokens: int | None = None) -> str:
     listed = [f"model {vlm.name}", vlm.precision, str(vlm.device), f"{vlm.layers} decoder layers"]
     if visual_tokens is not None:
         listed.append(f"{visual_tokens} visual tokens")
+    listed += [vlm.note] if vlm.note else []
     said = "<p>Visual Tokens Withdrawal, seen on your own picture</p>"
     if vlm.name == EMBEDDED:
         said = f'<p class="purpose">{EMBEDDED_PURPOSE}</p>'

@@ -31,7 +31,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = PLOTS_CSS + asset("page.css")
-SCRIPTS = f"<script>{asset('keyboard_release.js')}{ATTENTION_MAP_SCRIPT}</script>"
+SCRIPTS = f"<script>{asset('keyboard_release.js')}{asset('file_types.js')}{ATTENTION_MAP_SCRIPT}</script>"
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:
@@ -98,6 +98,7 @@ class Layout:
             label="Picture",
             sources=["upload", "clipboard", "webcam"],
             type="filepath",
+            format="png",  # of copies of pictures: without loss
             height=262,
             buttons=[],
             elem_id="picture",

@@ -13,7 +13,7 @@ from vtw_demo.comparison.summary import verdict
 from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.image import open_picture
-from vtw_demo.models.video import Shown, find_clip, is_clip
+from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
 
 DESCRIPTION = (
@@ -40,10 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # A picture before the model, which would be loaded for nothing; how a clip is read depends on the model.
-    picture: Shown | None = None if is_clip(options.image) else open_picture(options.image)
+    shown = options.image if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
-    picture = picture or find_clip(options.image, vlm.sampling) or open_picture(options.image)
-    prompt = vlm.prompt(picture, options.question)
+    prompt = vlm.prompt(shown, options.question)
     *_, comparison = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")

@@ -9,6 +9,8 @@ tests/page/test_bad_input.py: test_200_mb_are_refused_however_they_come.
 
 import base64
 import binascii
+import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -51,16 +53,20 @@ def read_accounts(file: str | None, text: str | None) -> list[tuple[str, str]] |
     """
     if file is not None:
         try:
-            text = Path(file).read_text(encoding="utf-8")
+            content = Path(file).read_bytes()
         except (OSError, ValueError) as error:
             raise UserError(
                 "--auth takes a file, and what was given is none that can be read; a password itself would be seen in "
                 f"the list of processes. {HOW}"
             ) from error
+        try:
+            text = content.decode(json.detect_encoding(content))  # Windows saves UTF-16, too
+        except ValueError as error:
+            raise UserError("The file of --auth is not in UTF-8 or UTF-16: save it so.") from error
     if text is None:
         return None
     accounts: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text.removeprefix("\ufeff"), newline=None), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         user, _, password = line.strip().partition(":")

@@ -7,14 +7,18 @@ tests/page/test_bad_input.py: test_calls_with_missing_extra_and_mistyped_values,
 """
 
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import uvicorn
 from fastapi.exceptions import RequestValidationError
+from gradio import http_server
 from gradio.blocks import BlockFunction
 from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
@@ -25,10 +29,10 @@ from starlette.responses import JSONResponse
 
 from vtw_demo.server.access import Access
 from vtw_demo.server.errors import REFUSED, Fault
+from vtw_demo.server.listening import Place
 from vtw_demo.server.monitoring import Monitoring, status_routes
-from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, SWEEP_SECONDS, Uploads
+from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, SWEEP_SECONDS, WANTED, Uploads
 
-NOT_UPLOADED = "The picture must be uploaded to this server first: other files and addresses are never read."
 UNREADABLE = "What was sent can't be read: /gradio_api/info lists the functions and what each takes, as a JSON list."
 # What Gradio's routes raise for bodies and names that mean nothing to them.
 MISTAKES = (RequestValidationError, FnIndexInferError, KeyError, TypeError, ValueError)
@@ -50,7 +54,7 @@ class GuardedBlocks(gr.Blocks):
         if options.get("iterator") is None:
             for file in _files(inputs):
                 if not self.uploads.holds(file):
-                    raise _problem(NOT_UPLOADED)
+                    raise _problem(WANTED)
                 self.uploads.claim(options.get("session_hash") or "", file)
         return await super().process_api(block_fn, inputs, **options)
 
@@ -67,10 +71,14 @@ class GuardedBlocks(gr.Blocks):
             raise _problem(UNREADABLE) from error
 
     def launch(  # type: ignore[override]  # the rest is Gradio's own affair
-        self, *, auth: list[tuple[str, str]] | None = None, **options: Any
+        self, place: Place, *, auth: list[tuple[str, str]] | None = None, **options: Any
     ) -> Any:
-        """As Gradio does, without waiting for the end, and guarded."""
+        """As Gradio does, without waiting for the end, and guarded; `place` is where it listens already."""
         self.uploads.keep_present()
+        # What asks the page from here mustn't be sent to a proxy.
+        known = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), place[1].strip("[]"))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, known))
+        http_server.start_server = partial(_start_server, place)  # type: ignore[assignment]
         launched = super().launch(
             **options,
             auth=auth,
@@ -108,6 +116,19 @@ class GuardedBlocks(gr.Blocks):
         while self.is_running:
             self.uploads.sweep()
             time.sleep(SWEEP_SECONDS)
+
+
+def _start_server(place: Place, app: Any, **_: Any) -> tuple[str, int, str, http_server.Server]:
+    """In place of Gradio's own, which binds by IPv4, takes another port where one is taken, and gives up after 5 s."""
+    (sockets, host), server = place, http_server.Server(uvicorn.Config(app, log_level="warning"))
+    server.thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
+    server.thread.start()
+    while not server.started:
+        if not server.thread.is_alive():
+            raise OSError("its server ended at once, and said why")
+        time.sleep(0.01)
+    port = sockets[0].getsockname()[1]
+    return host, port, f"http://{host}:{port}/", server
 
 
 def _wrong_number(block_fn: BlockFunction, given: int) -> str:

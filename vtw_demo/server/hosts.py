@@ -28,6 +28,7 @@ from vtw_demo.models.devices import on_model_thread, on_zero_gpu
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.server.errors import OUT_OF_MEMORY, REFUSED, fault_of, free_what_failed, trace_of
+from vtw_demo.server.listening import EVERYWHERE, HERE
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ START_SECONDS = 5.0
 BYTES_PER_SECOND = 2e9
 SECONDS_PER_PREFILL_LAYER = 0.02
 SECONDS_PER_TOKEN_LAYER = 0.0015
-# Where a Space listens: its visitors come from outside its container.
-EVERYWHERE = "0.0.0.0"
 # How soon a worker sees a stop.
 STOP_SECONDS = 0.05
 # What stands here for what was raised there, by the kind of fault.
@@ -190,9 +189,9 @@ def on_space() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
-def space_host() -> str | None:
-    """The address to listen on as a Space, whose visitors come from outside its container; None elsewhere."""
-    return os.environ.get("GRADIO_SERVER_NAME") or EVERYWHERE if on_space() else None
+def default_host() -> str:
+    """Where to listen. A Space's visitors come from outside its container."""
+    return os.environ.get("GRADIO_SERVER_NAME") or (EVERYWHERE if on_space() else HERE)
 
 
 def use_own_cores() -> None:

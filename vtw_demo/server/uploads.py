@@ -23,7 +23,10 @@ from vtw_demo.errors import UserError
 
 MAXIMUM_UPLOAD_BYTES = 20_000_000
 TOO_LARGE = f"This is too large: a picture's file may have up to {MAXIMUM_UPLOAD_BYTES // 1_000_000} MB."
-WANTED = "The picture must be a data URI, data:image/png;base64,... : files and addresses are never read."
+WANTED = (
+    "There is no picture: hand a data URI (data:image/png;base64,...), what gradio_client's handle_file makes, or "
+    '{"path": ...} with the path that POST /gradio_api/upload gave. Other files and addresses are never read.'
+)
 # What no open session uses goes this long after it came: programs may send a picture once and ask about it again.
 UNCLAIMED_SECONDS = 3600.0
 SWEEP_SECONDS = 60.0
@@ -87,21 +90,24 @@ class Uploads:
                 del self._sessions[file]
 
     def store_data_uris(self, arguments: dict[str, Any], positions: list[list[str | int]]) -> dict[str, Any]:
-        """An MCP tool's arguments, with a reference to a stored file at each of the `positions` where Gradio wants one,
-        and a picture's data URI stands. Raises UserError."""
+        """An MCP tool's arguments, `received` at each of the `positions` where Gradio wants a file."""
         names = {position[0] for position in positions}
-        return {name: self._stored(value) if name in names else value for name, value in arguments.items()}
+        return {name: self.received(value) if name in names else value for name, value in arguments.items()}
 
-    def _stored(self, uri: Any) -> dict[str, str]:
+    def received(self, given: Any) -> dict[str, str]:
+        """A reference to a stored file, for one or for a data URI, bare or as a reference's `url`. Raises UserError."""
+        path, uri = (given.get("path"), given.get("url")) if isinstance(given, dict) else (None, given)
+        if path and isinstance(path, str) and self.holds(path):
+            return {"path": path}
         head, _, encoded = uri.partition(",") if isinstance(uri, str) else ("", "", "")
-        if not head.startswith("data:") or not head.endswith(";base64"):
+        if not head.lower().startswith("data:") or not head.lower().endswith(";base64"):
             raise UserError(WANTED)
-        if len(encoded) > MAXIMUM_UPLOAD_BYTES * 4 // 3 + 4:
-            raise UserError(TOO_LARGE)
         try:
-            content = base64.b64decode(encoded, validate=True)
+            content = base64.b64decode("".join(encoded.split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise UserError(f"The picture's base64 is broken. {WANTED}") from error
+            raise UserError("The picture's base64 is broken: send that of the whole file.") from error
+        if len(content) > MAXIMUM_UPLOAD_BYTES:
+            raise UserError(TOO_LARGE)
         file = self.folder / hashlib.sha256(content).hexdigest() / "picture"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
@@ -127,9 +133,14 @@ def own_upload_folder() -> Iterator[None]:
     """A new folder that only this user can read, where Gradio keeps files of pages that are built within the block; it
     is removed at the end with all that is in it."""
     before = os.environ.get(FOLDER_VARIABLE)
-    if before:
-        Path(before).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="vtw-demo-", dir=before, ignore_cleanup_errors=True) as folder:
+    try:
+        if before:
+            Path(before).mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="vtw-demo-", dir=before or None, ignore_cleanup_errors=True)
+    except OSError as error:
+        where = repr(before) if before else "the system's own folder for such"
+        raise UserError(f"In {where} ({FOLDER_VARIABLE}) no uploads can be kept: {error.strerror}.") from error
+    with made as folder:
         os.environ[FOLDER_VARIABLE] = str(Path(folder).resolve())
         try:
             yield

@@ -1,0 +1,62 @@
+"""Processors of older files, which leave out what visual tokens are counted by."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from tests import saved_models
+from tests.families import CLIP, SIGLIP
+from vtw_demo import load
+from vtw_demo.comparison.compare import compare
+
+COUNTED = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_image_tokens")
+# 36 patches of a tile; of a wide picture LLaVA-NeXT sees the whole and two tiles, with an end after each row.
+EXPECTED = {"llava": 36, "vipllava": 36, "video_llava": 36, "llava_next": 36 + 72 + 6, "llava_onevision": None}
+
+
+def separate(folder, left_out):
+    """Settings as older versions saved them: of pictures in one file, of the processor, less `left_out`, in another."""
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    pictures = settings.pop("image_processor")
+    videos = settings.pop("video_processor", None)
+    file.unlink()
+    kept = {name: value for name, value in settings.items() if name not in left_out}
+    if kept.keys() & set(COUNTED):
+        file.write_text(json.dumps(kept))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({**pictures, "processor_class": settings["processor_class"]})
+    )
+    if videos is not None:
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(videos))
+
+
+@pytest.mark.parametrize("left_out", [COUNTED, COUNTED[:1], COUNTED[1:2], COUNTED[2:3], COUNTED[:2]], ids=str)
+@pytest.mark.parametrize("family", EXPECTED)
+def test_it_is_taken_from_the_configuration(family, left_out, tmp_path):
+    saved_models.save(family, tmp_path / "whole", as_on_hub=family != "vipllava")
+    saved_models.save(family, tmp_path / "older", as_on_hub=family != "vipllava")
+    separate(tmp_path / "older", left_out)
+    whole, older = (load(str(tmp_path / name), device="cpu") for name in ("whole", "older"))
+    picture = Image.new("RGB", (96, 48), "red")
+    inputs = older.prepare(picture, "What?")
+    assert torch.equal(inputs["input_ids"], whole.prepare(picture, "What?")["input_ids"])
+    if EXPECTED[family]:
+        assert older.visual_tokens(inputs) == EXPECTED[family]
+    *_, comparison = compare(older, picture, "What?", 2, max_new_tokens=2)
+    assert comparison.visual_tokens == older.visual_tokens(inputs)
+
+
+@pytest.mark.parametrize(("tower", "strategy", "tokens"), [("siglip", "full", 36), ("clip", "full", 37)])
+def test_towers_with_and_without_a_class_token(tower, strategy, tokens, tmp_path):
+    vision = saved_models.tiles(SIGLIP if tower == "siglip" else CLIP)
+    model, processor = saved_models.build("llava")
+    config = model.config.to_dict() | {"vision_config": vision, "vision_feature_select_strategy": strategy}
+    made = type(model)(type(model.config).from_dict(config))
+    for part in (made, processor):
+        part.save_pretrained(tmp_path)
+    separate(tmp_path, COUNTED)
+    vlm = load(str(tmp_path), device="cpu")
+    assert vlm.visual_tokens(vlm.prepare(Image.new("RGB", (60, 60), "red"), "What?")) == tokens
