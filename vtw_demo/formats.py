@@ -16,11 +16,8 @@ def amount(value: float, unit: str) -> str:
     """In the largest decimal multiple of `unit` that keeps the number at 1 or above: 1.24 MB."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return (
-                f"{value / factor:.3g} {prefix}{unit}"
-                if value < 999.5 * factor
-                else f"{value / factor:,.0f} {prefix}{unit}"
-            )
+            number = f"{value / factor:.3g}" if value < 999.5 * factor else f"{value / factor:,.0f}"
+            return f"{number} {prefix}{unit}"
     return f"{value:.0f} {unit}"
 
 

@@ -1,9 +1,9 @@
 """`python -m vtw_demo bench`: what withdrawal saves and what this library's own passes cost, in interleaved runs."""
 
 import argparse
-import gc
 import json
 import statistics
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
 from vtw_demo.formats import MISSING, amount, markdown_table
-from vtw_demo.models.devices import on_model_thread
+from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
@@ -36,28 +36,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 QUESTION = "What is in the picture?"
 TOLERANCE = 0.05
 """By how much a ratio may leave the spread of the earlier result's rounds, as a share of it."""
-# What a whole benchmark runs, one command after the other.
-SUITES: dict[str, tuple[tuple[str, ...], ...]] = {
-    # A few minutes on one GPU of 80 GB; what a smaller one can't hold is said and left out.
-    "gpu": (
-        ("--shape", "llava-1.5-7b", "--quantization", "4bit", "--compare"),
-        ("--shape", "llava-1.5-7b", "--quantization", "4bit", "--batch", "8"),
-        ("--shape", "llava-1.5-7b", "--compare"),
-        ("--shape", "llava-1.5-7b", "--batch", "8"),
-        ("--shape", "llava-next-7b", "--compare"),
-        ("--shape", "llava-next-7b", "--batch", "8"),
-        ("--shape", "llava-next-7b", "--quantization", "4bit"),
-        # Beside FastV's published gain in 4 bits: 13B, 75 % of the visual tokens dropped, 20 % less time to the first
-        # token (arXiv 2403.06764, section 5).
-        ("--shape", "llava-1.5-13b", "--quantization", "4bit"),
-    ),
-    # A quarter of an hour on two cores.
-    "cpu": (
-        ("--shape", "small", "--compare"),
-        ("--shape", "small", "--quantization", "4bit", "--rounds", "2"),
-        ("--shape", "small-2880", "--layers", "12", "--rounds", "3", "--new-tokens", "12", "--no-overheads"),
-        ("--model", "embedded", "--start"),
-    ),
+SUITES = {
+    name: [arguments.split() for arguments in commands]
+    for name, commands in tomllib.loads(Path(__file__).with_name("suites.toml").read_text(encoding="utf-8")).items()
 }
 
 
@@ -152,9 +133,7 @@ def _run_suite(options: argparse.Namespace) -> int:
         except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
             failed = 1
             print(f"Left out: {str(error).strip().splitlines()[0]}", flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_memory_back()
     return failed
 
 

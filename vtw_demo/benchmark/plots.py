@@ -29,10 +29,8 @@ def benchmark_figure(costs: Sequence[AnswerCosts], title: str) -> go.Figure:
         ("KV cache left", [cost.cache_left for cost in at], "dash"),
     ):
         if all(share is not None for share in shares):
-            said, look = (
-                f"K = %{{x}}, {name}: %{{y:.0f}} %<extra></extra>",
-                {"dash": dash, "color": RUN_COLOURS["full"]},
-            )
+            said = f"K = %{{x}}, {name}: %{{y:.0f}} %<extra></extra>"
+            look = {"dash": dash, "color": RUN_COLOURS["full"]}
             percents = [100 * (share or 0) for share in shares]
             add_line(figure, layers, percents, f"theory: {name}", look, said, mode="lines")
     figure.update_xaxes(title={"text": "withdrawal layer K"})

@@ -37,12 +37,10 @@ class Machine:
         return f"{device}{clock}; {self.system}; {packages}{commit}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return asdict(self)
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
     versions = {}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -59,27 +57,21 @@ def this_machine() -> Machine:
 
 
 def _clock() -> int | None:
-    if torch.cuda.is_available():
-        try:
+    with suppress(RuntimeError, ImportError, OSError):  # NVIDIA's library isn't everywhere, nor what psutil reads
+        if torch.cuda.is_available():
             return torch.cuda.clock_rate()
-        except (RuntimeError, ImportError):  # it asks NVIDIA's own library, which isn't everywhere
-            return None
-    try:
         frequency = psutil.cpu_freq()
-    except (NotImplementedError, OSError):
-        return None
-    return round(frequency.current) if frequency and frequency.current else None
+        return round(frequency.current) if frequency and frequency.current else None
+    return None
 
 
 def _commit() -> str | None:
     """Of the checkout that this file lies in, with "+" where its files differ from it."""
     folder = Path(__file__).parent
-    try:
-        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
+    asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    return None
 
 
 def _processor() -> str:

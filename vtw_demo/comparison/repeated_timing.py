@@ -76,17 +76,12 @@ class RepeatedTiming:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`: all rounds, and what they come to."""
-
-        def plain(spreads: dict[Stage, Spread | None]) -> dict[str, Any]:
-            return {stage: None if spread is None else asdict(spread) for stage, spread in spreads.items()}
-
-        return {
-            **asdict(self),
-            "rounds": self.rounds,
-            "full_spread": plain({stage: self.spread("full", stage) for stage in STAGES}),
-            "withdrawn_spread": plain({stage: self.spread("withdrawn", stage) for stage in STAGES}),
-            "ratio": plain({stage: self.ratio(stage) for stage in STAGES}),
+        full, withdrawn = partial(self.spread, "full"), partial(self.spread, "withdrawn")
+        spreads = {
+            name: {stage: (spread := of(stage)) and asdict(spread) for stage in STAGES}
+            for name, of in (("full_spread", full), ("withdrawn_spread", withdrawn), ("ratio", self.ratio))
         }
+        return {**asdict(self), "rounds": self.rounds, **spreads}
 
 
 def repeat_timing(

@@ -72,7 +72,6 @@ class Ratio:
         return statistics.median(self.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return {**asdict(self), "median": self.median}
 
 

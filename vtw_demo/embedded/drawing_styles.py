@@ -1,23 +1,21 @@
 """How a scene is drawn otherwise than plainly: squeezed, by an unsteady hand, in other hues, badly stored."""
 
 import io
+import json
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageFilter
 
 Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
-# The colours of the same names in paint programs (the web's names), where they differ from the scenes' own.
-PAINT_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "red": ((255, 0, 0), (220, 20, 60)), "green": ((0, 128, 0), (0, 200, 0), (50, 205, 50)),
-    "blue": ((0, 0, 255), (30, 90, 255)), "yellow": ((255, 255, 0), (255, 215, 0)),
-    "orange": ((255, 165, 0), (255, 140, 0)), "purple": ((128, 0, 128), (148, 0, 211)),
-    "pink": ((255, 192, 203), (255, 105, 180)), "brown": ((139, 69, 19), (165, 90, 42)),
-    "teal": ((0, 128, 128), (0, 150, 136)), "gray": ((128, 128, 128), (150, 150, 150)), "black": ((0, 0, 0),),
-    "white": ((255, 255, 255),),
-}  # fmt: skip
+_COLOURS = json.loads(Path(__file__).with_name("colours.json").read_text(encoding="utf-8"))
+COLOURS: dict[str, Colour] = {name: tuple(of["drawn"]) for name, of in _COLOURS.items()}
+# The colours of the same names in paint programs (the web's names).
+PAINT_COLOURS: dict[str, list[Colour]] = {name: [*map(tuple, of["painted"])] for name, of in _COLOURS.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def drawn_outline(corners: list[Point], style: DrawingStyle, number: int) -> lis
     return [(x * across, y * down) for x, y in corners]
 
 
-def drawn_colour(name: str, plain: tuple[int, int, int], style: DrawingStyle, number: int) -> tuple[int, int, int]:
+def drawn_colour(name: str, plain: Colour, style: DrawingStyle, number: int) -> Colour:
     """The colour of object `number`, whose name is `name`."""
     hand = random.Random(style.seed + 100 + number)
     colour = hand.choice(PAINT_COLOURS[name]) if style.paint_colours else plain

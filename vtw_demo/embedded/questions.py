@@ -1,8 +1,12 @@
 """Questions about a scene, with their answers, by kind."""
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
 
@@ -14,7 +18,8 @@ NOTHING = "nothing"
 # Other words for any object.
 NOUNS = ("object", "shape", "thing")
 # Texts that ask for the same, and the answer.
-Asked = tuple[Sequence[str], str]
+Asked = tuple[list[str], str]
+_TEXTS: dict[str, list[str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -85,35 +90,24 @@ def _any_alone(scene: Scene, fact: str, generator: random.Random) -> SceneObject
     return generator.choice(alone) if alone else None
 
 
+def _texts(kind: str, **named: Any) -> list[str]:
+    return [text.format(**named) for text in _TEXTS[kind]]
+
+
 def _colour(scene: Scene, generator: random.Random) -> Asked | None:
     spelling = generator.choice(("color", "colour"))
     if len(scene.objects) == 1 and generator.random() < 0.3:
         noun = generator.choice(("object", "shape"))
-        return (f"What {spelling} is the {noun}?", f"What {spelling} is it?"), scene.objects[0].colour
+        return _texts("colour of the only object", spelling=spelling, noun=noun), scene.objects[0].colour
     item = _any_alone(scene, "shape", generator)
-    if item is None:
-        return None
-    texts = (
-        f"What {spelling} is the {item.shape}?",
-        f"What is the {spelling} of the {item.shape}?",
-        f"Which {spelling} does the {item.shape} have?",
-    )
-    return texts, item.colour
+    return None if item is None else (_texts("colour", spelling=spelling, item=item), item.colour)
 
 
 def _shape(scene: Scene, generator: random.Random) -> Asked | None:
     if len(scene.objects) == 1 and generator.random() < 0.3:
-        return ("What shape is it?", "What shape is in the picture?", "What is the shape?"), scene.objects[0].shape
+        return _texts("shape of the only object"), scene.objects[0].shape
     item = _any_alone(scene, "colour", generator)
-    if item is None:
-        return None
-    texts = (
-        f"What shape is the {item.colour} object?",
-        f"What is the {item.colour} thing?",
-        f"What is the {item.colour} shape?",
-        f"Which shape is {item.colour}?",
-    )
-    return texts, item.shape
+    return None if item is None else (_texts("shape", item=item), item.shape)
 
 
 def _count(scene: Scene, generator: random.Random) -> Asked:
@@ -126,8 +120,7 @@ def _count(scene: Scene, generator: random.Random) -> Asked:
         value = generator.choice(present if generator.random() < 0.8 else values)
         noun = value if fact == "shape" else f"{value} {generator.choice(NOUNS)}"
         number = present.count(value)
-    texts = (f"How many {noun}s are there?", f"How many {noun}s do you see?", f"How many {noun}s are in the picture?")
-    return texts, str(number)
+    return _texts("count", noun=noun), str(number)
 
 
 def _existence(scene: Scene, generator: random.Random) -> Asked | None:
@@ -149,14 +142,7 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
     if there != wanted:
         return None
     named = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-    forms = ("Is there {}?", "Is there {} in the picture?", "Do you see {}?", "Does the picture show {}?")
-    return [form.format(named) for form in forms], "yes" if there else "no"
-
-
-def _where(scene: Scene, generator: random.Random) -> Asked:
-    item, noun = _unique(scene, generator)
-    texts = (f"Where is the {noun}?", f"In which part of the picture is the {noun}?", f"Where do you see the {noun}?")
-    return texts, item.place
+    return _texts("existence", noun=named), "yes" if there else "no"
 
 
 def _relation(scene: Scene, generator: random.Random) -> Asked | None:
@@ -169,13 +155,12 @@ def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     found = [o for o, step in zip(others, steps, strict=True) if step > 0]
     if len(found) > 1 or (not found and generator.random() < 0.75):
         return None
-    texts = (f"What is {direction} the {noun}?", f"Which object is {direction} the {noun}?")
-    return texts, _name(found[0]) if found else NOTHING
+    return _texts("relation", direction=direction, noun=noun), _name(found[0]) if found else NOTHING
 
 
-def _size(scene: Scene, generator: random.Random) -> Asked:
+def _fact(kind: str, fact: str, scene: Scene, generator: random.Random) -> Asked:
     item, noun = _unique(scene, generator)
-    return (f"Is the {noun} small or large?", f"How big is the {noun}?", f"What size is the {noun}?"), item.size
+    return _texts(kind, noun=noun), getattr(item, fact)
 
 
 def _reading(scene: Scene, generator: random.Random) -> Asked | None:
@@ -183,18 +168,16 @@ def _reading(scene: Scene, generator: random.Random) -> Asked | None:
     if not written:
         return None
     item, character = generator.choice(written)
-    texts = [f"What is written on the {_name(item)}?", f"What does the {_name(item)} say?"]
+    texts = _texts("reading", noun=_name(item))
     if _alone(scene, "shape", item):
-        texts.append(f"What is written on the {item.shape}?")
+        texts += _texts("reading by shape", item=item)
     if len(written) == 1:
-        noun = "digit" if character.isdigit() else "letter"
-        texts += ["What is written in the picture?", f"Which {noun} do you see?"]
+        texts += _texts("reading of the only character", sign="digit" if character.isdigit() else "letter")
     return texts, character
 
 
 def _description(scene: Scene, generator: random.Random) -> Asked:
-    texts = ("Describe the picture.", "What do you see?", "What is in the picture?", "Describe the scene.")
-    return texts, describe(scene)
+    return _texts("description"), describe(scene)
 
 
 def _listing(scene: Scene, generator: random.Random) -> Asked:
@@ -206,12 +189,13 @@ def _listing(scene: Scene, generator: random.Random) -> Asked:
     facts = {"colors": "colour", "sizes": "size", "parts": "place"}
     what = generator.choice(tuple(facts))
     listed = ", ".join(f"{item.shape} {getattr(item, facts[what])}" for item in _in_reading_order(scene))
-    return (f"What are the shapes and the {what}?", f"What {what} are the shapes?"), listed
+    return _texts("listing", facts=what), listed
 
 
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
-    "colour": _colour, "shape": _shape, "count": _count, "existence": _existence, "where": _where,
-    "relation": _relation, "size": _size, "reading": _reading, "description": _description, "listing": _listing,
+    "colour": _colour, "shape": _shape, "count": _count, "existence": _existence,
+    "where": partial(_fact, "where", "place"), "relation": _relation, "size": partial(_fact, "size", "size"),
+    "reading": _reading, "description": _description, "listing": _listing,
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
 LONG_ANSWER_KINDS = ("description", "listing")

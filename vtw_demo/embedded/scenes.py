@@ -8,19 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vtw_demo.embedded.drawing_styles import PLAIN, DrawingStyle, drawn_colour, drawn_outline
+from vtw_demo.embedded.drawing_styles import COLOURS, PLAIN, Colour, DrawingStyle, drawn_colour, drawn_outline
 from vtw_demo.errors import UserError
-
-Colour = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "star", "heart")
 SIZES = ("small", "large")
 BACKGROUND_KINDS = ("plain", "gradient", "noise", "stripes")
-COLOURS: dict[str, Colour] = {
-    "red": (214, 32, 32), "green": (34, 146, 52), "blue": (36, 72, 214), "yellow": (243, 214, 30),
-    "orange": (244, 132, 18), "purple": (136, 40, 168), "pink": (248, 132, 188), "brown": (122, 74, 36),
-    "teal": (14, 142, 146), "gray": (128, 128, 128), "black": (18, 18, 18), "white": (250, 250, 250),
-}  # fmt: skip
 # Those that stay apart when they are drawn small: no O beside 0, no I beside 1, and so on.
 CHARACTERS = "234579AEHKTX"
 # Shapes with room for a character.

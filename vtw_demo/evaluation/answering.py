@@ -5,12 +5,13 @@ given, says which token each K would have chosen after each part of it. Where th
 decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import kl_div
+from torch.utils.data import BatchSampler
 
 from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.errors import UserError
@@ -72,7 +73,7 @@ def answer_samples(
     found: list[dict[Variant, Outcome]] = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
-        for batch in batches(range(len(samples)), batch_size):
+        for batch in BatchSampler(range(len(samples)), batch_size, drop_last=False):
             full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
             decided = _agreeing(vlm, full, withdrawn) if is_swept else [{} for _ in batch]
             for row, index in enumerate(batch):
@@ -81,7 +82,7 @@ def answer_samples(
                 on_answers(len(found[index]))
         for variant in variants[1:]:
             left = [index for index, outcomes in enumerate(found) if variant not in outcomes]
-            for batch in batches(left, batch_size):
+            for batch in BatchSampler(left, batch_size, drop_last=False):
                 answered = _answer(vlm, [samples[i] for i in batch], variant, max_new_tokens, seed)
                 before = torch.stack([first[index] for index in batch])
                 kl = kl_div(before, answered.first, reduction="none", log_target=True).sum(-1).clamp_min(0).tolist()
@@ -174,8 +175,3 @@ def _outcome(vlm: VisionLanguageModel, answered: _Answered, row: int, variant: V
         left = None
     tokens = answered.tokens[row, : answered.lengths[row]].tolist()
     return Outcome(vlm.decode(tokens), kl, left)
-
-
-def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

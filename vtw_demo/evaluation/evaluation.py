@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import BatchSampler
+
 from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.comparison.timed_generate import timed_generate
 from vtw_demo.comparison.timing import in_turn, ratios
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.answering import Outcome, answer_samples, batches, prompt_sizes, seeds_of
+from vtw_demo.evaluation.answering import Outcome, answer_samples, prompt_sizes, seeds_of
 from vtw_demo.evaluation.data import EvaluationData, picture_fingerprint
 from vtw_demo.evaluation.metrics import Estimate, estimates, normalise
 from vtw_demo.evaluation.variants import FULL, Variant
@@ -102,7 +104,6 @@ class Evaluation:
         return self.answered / self.seconds if self.answered else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return {
             **vars(self),
             "samples_per_second": self.samples_per_second,
@@ -226,7 +227,7 @@ def evaluate(
             lacking.setdefault(asked, []).append(index)
     answered, start = 0, time.perf_counter()
     for asked, indices in lacking.items():
-        for part in batches(indices, BATCHES_AT_ONCE * batch_size):
+        for part in BatchSampler(indices, BATCHES_AT_ONCE * batch_size, drop_last=False):
             samples = [data.samples[index] for index in part]
             found = on_model_thread(
                 answer_samples, vlm, samples, asked, data.max_new_tokens, batch_size, seed, on_answers

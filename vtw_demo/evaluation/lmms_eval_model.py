@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -65,7 +64,10 @@ class VisualTokensWithdrawal(lmms):
                     with torch.inference_mode(), withdraw(self.vlm.model, self.layer):
                         output = self.vlm.generate(**inputs, max_new_tokens=cap)
                     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
-                        answers.append(_cut(self.vlm.decode(row), ends))
+                        answer = self.vlm.decode(row)
+                        for end in ends:
+                            answer = answer.partition(end)[0]
+                        answers.append(answer)
                     bar.update(len(batch))
         return answers
 
@@ -90,9 +92,3 @@ def _asked(request: Instance) -> tuple[int, tuple[str, ...]]:
     until = options.get("until") or ()
     ends = (until,) if isinstance(until, str) else tuple(until)
     return int(options.get("max_new_tokens", NEW_TOKENS)), tuple(end for end in ends if end.strip())
-
-
-def _cut(answer: str, ends: Sequence[str]) -> str:
-    for end in ends:
-        answer = answer.partition(end)[0]
-    return answer

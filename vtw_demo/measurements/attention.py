@@ -131,7 +131,6 @@ class AttentionMap:
         return int(self.weights.shape[0])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return {**vars(self), "weights": self.weights.tolist()}
 
 

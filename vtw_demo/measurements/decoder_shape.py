@@ -81,7 +81,7 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
         raise UserError(
             f"{type(text).__name__} has layers of the kinds {sorted(kinds)}; costs are known for layers of attention."
         )
-    decoder = _without_weights(config)
+    decoder = _on_the_meta_device(config)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"{type(decoder).__name__} has no decoder layers in `layers`, so its costs can't be told.")
@@ -109,8 +109,7 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
     return DecoderShape(shapes, before, after, text.hidden_size * text.vocab_size)
 
 
-def _without_weights(config: PreTrainedConfig) -> Any:
-    """The decoder on the meta device."""
+def _on_the_meta_device(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # needs no package
     text = config.get_text_config(decoder=True)

@@ -142,7 +142,6 @@ class Staircase:
         return _total(self.withdrawn)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         totals = {"full_total": asdict(self.full_total), "withdrawn_total": asdict(self.withdrawn_total)}
         return {**asdict(self), **totals}
 

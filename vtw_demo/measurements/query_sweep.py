@@ -50,7 +50,6 @@ class QuerySweep:
         return tuple(range(1, len(self.kl) + 1))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return {**asdict(self), "layers": self.layers}
 
 

@@ -43,7 +43,6 @@ class AnswerProbabilities:
         return first_difference(*([token.token_id for token in answer] for answer in (self.full, self.withdrawn)))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
         return {**asdict(self), "first_difference": self.first_difference}
 
 

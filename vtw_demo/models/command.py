@@ -22,7 +22,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def table() -> str:
-    """The registry, as Markdown."""
     heads = "model | id | parameters | in 4 bits | layers | visual tokens | of a clip | K | K from"
     return markdown_table(heads.split(" | "), map(_row, KNOWN_MODELS))
 

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,20 +69,18 @@ def fetch(files: ModelFiles, report: Report) -> Path:
 
 def reachable(name: str) -> bool:
     """Whether the hub answers for a model within five seconds."""
-    try:
+    with suppress(OSError, errors.HTTPError):
         get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=5)
-    except (OSError, errors.HTTPError):
-        return False
-    return True
+        return True
+    return False
 
 
 def in_cache(name: str, revision: str | None = None) -> bool:
-    """Whether all files of a model are in this machine's cache."""
-    try:
+    """Whether all of its files are."""
+    with suppress(OSError, ValueError):
         snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
-    except (OSError, ValueError):
-        return False
-    return True
+        return True
+    return False
 
 
 _DISK_FULL = "The disk is full: the model {name!r} doesn't fit into {cache}. Make room, or set HF_HOME to another disk."

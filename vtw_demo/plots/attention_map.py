@@ -2,8 +2,6 @@
 
 import io
 import statistics
-from collections.abc import Mapping
-from html import escape
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,13 +11,14 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.formats import percent, run_title
+from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.templates import TEMPLATES
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
 
@@ -62,13 +61,16 @@ def attention_map_html(
             f"--{run}-{at}:url({image_uri(_indexed(shade, peaks[at]), 'png', optimize=True)})"
             for at, shade in enumerate(of_run)
         ]
-    sides = [_side(run, attention_map, layer) for run, attention_map in runs.items()]
-    on_a_patch = [peak * _patch_cells(geometry) for peak in peaks]
-    kind = "attention-map" if _overlap(geometry) else "attention-map crisp"
-    return (
-        f'<div class="{kind}" style="{escape(";".join(variables))}" data-layers="{full.layers}">'
-        f'{_controls(on_a_patch, layer - 1)}<div class="map-views"><div class="map-sides">{"".join(sides)}</div>'
-        f"<div>{_sheet(runs, layer)}</div></div></div>"
+    return TEMPLATES.get_template("attention_map.html").render(
+        runs=runs,
+        seen_in={run: len(of_run) for run, of_run in shades.items()},
+        k=layer,
+        opened=layer - 1,
+        # The share of attention that each layer's brightest colour stands for.
+        on_a_patch=[peak * _patch_cells(geometry) for peak in peaks],
+        is_crisp=not _overlap(geometry),
+        variables=variables,
+        gradient=_GRADIENT,
     )
 
 
@@ -124,72 +126,6 @@ def attention_map_png(
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue()
-
-
-def _controls(on_a_patch: list[float], first_layer: int) -> str:
-    """`on_a_patch`: the share of attention that each layer's brightest colour stands for."""
-    last = len(on_a_patch) - 1
-    own = "".join(f"<span {_at(layer, first_layer)}>{percent(share)}</span>" for layer, share in enumerate(on_a_patch))
-    return (
-        '<div class="map-controls"><button type="button" class="map-play">Play</button>'
-        '<span class="map-slider"><label>decoder layer <input type="range" class="map-layer" '
-        f'min="0" max="{last}" step="1" value="{first_layer}"></label>'
-        f'<output aria-live="off">{first_layer}</output></span>'
-        '<label><input type="checkbox" class="map-scale"> same scale in all layers</label>'
-        f'<span class="map-legend">none <i style="background-image:{_GRADIENT}"></i>'
-        f'<span><span class="map-own-scale">{own}</span>'
-        f'<span class="map-overall-scale">{percent(max(on_a_patch))}</span> of the attention on a patch</span></span>'
-        "</div>"
-    )
-
-
-def _side(run: RunName, attention_map: AttentionMap, layer: int) -> str:
-    title = escape(run_title(run, layer))
-    seen = [
-        f'<div role="img" aria-label="The picture, shaded by its attention in layer {at}. {title}." '
-        f"{_at(at, layer - 1)}>{_seen(run, attention_map, at)}</div>"
-        for at in range(attention_map.layers)
-    ]
-    captions = [f"<p {_at(at, layer - 1)}>{_caption(attention_map, at)}</p>" for at in range(attention_map.layers)]
-    return (
-        f'<figure class="map-side {run}"><figcaption>{title}</figcaption><div class="map-stage">{"".join(seen)}</div>'
-        f'<div class="map-caption" aria-live="polite">{"".join(captions)}</div></figure>'
-    )
-
-
-def _sheet(runs: Mapping[RunName, AttentionMap], layer: int) -> str:
-    small = [
-        f'<button type="button" class="map-small" data-to="{at}" aria-current="{str(at == layer - 1).lower()}" '
-        f'aria-label="Show layer {at}"><span>{at}</span>'
-        f"{''.join(_seen(run, attention_map, at) for run, attention_map in runs.items())}</button>"
-        for at in range(runs["full"].layers)
-    ]
-    note = f"All layers: above, with the picture in every layer; below, withdrawn at layer {layer}."
-    return f'<p class="map-note">{note}</p><div class="map-sheet">{"".join(small)}</div>'
-
-
-def _at(layer: int, first_layer: int) -> str:
-    """The attributes of what is shown with one layer only."""
-    return f'data-at="{layer}"' if layer == first_layer else f'data-at="{layer}" hidden'
-
-
-def _seen(run: RunName, attention_map: AttentionMap, layer: int) -> str:
-    """The picture with one layer's overlay, or dimmed where the layer has no visual token."""
-    if _is_withdrawn(attention_map, layer):
-        return '<span class="map-picture gone"></span>'
-    overlay = f'<b style="background-image:var(--{run}-{layer});--relative:var(--relative-{layer})"></b>'
-    return f'<span class="map-picture">{overlay}</span>'
-
-
-def _caption(attention_map: AttentionMap, layer: int) -> str:
-    if _is_withdrawn(attention_map, layer):
-        return f"layer {layer}, withdrawn: no visual token from layer {attention_map.withdrawal_layer} on"
-    share = float(attention_map.weights[layer].sum())
-    return f"layer {layer}: {percent(share)} of the attention is on the picture"
-
-
-def _is_withdrawn(attention_map: AttentionMap, layer: int) -> bool:
-    return attention_map.withdrawal_layer is not None and layer >= attention_map.withdrawal_layer
 
 
 def _brightest_tenth(weights: np.ndarray) -> float:

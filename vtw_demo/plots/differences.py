@@ -2,32 +2,30 @@
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from html import escape
 
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.formats import percent, run_title
+from vtw_demo.formats import percent
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
 from vtw_demo.plots.style import shown_token
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import TEMPLATES
 
 
 def differences_html(probabilities: AnswerProbabilities) -> str:
     """Both answers, the first difference framed, what differs after it underlined; two bars under each token are its
     probability, in the full run and withdrawn."""
-    layer, first = probabilities.layer, probabilities.first_difference
-    answers: dict[RunName, tuple[AnswerToken, ...]] = {"full": probabilities.full, "withdrawn": probabilities.withdrawn}
-    differing = _differing(probabilities)
-    rows = "".join(
-        f'<h3>{run_title(run, layer)}</h3><p class="tokens">{_row(answer, layer, first, differing[run])}</p>'
-        for run, answer in answers.items()
+    first = probabilities.first_difference
+    return TEMPLATES.get_template("differences.html").render(
+        answers={"full": _words(probabilities.full, first), "withdrawn": _words(probabilities.withdrawn, first)},
+        layer=probabilities.layer,
+        first=first,
+        differing=_differing(probabilities),
+        named=_named,
+        exact=_exact,
+        shown_token=shown_token,
     )
-    key = (
-        '<p class="key">Bars: probability of a token <i class="full"></i>where every layer sees the picture '
-        f'<i class="withdrawn"></i>withdrawn at layer {layer}</p>'
-    )
-    return f'<div class="differences">{rows}{key}</div>'
 
 
 def differences_reading(probabilities: AnswerProbabilities) -> str:
@@ -81,26 +79,14 @@ def _differing(probabilities: AnswerProbabilities) -> dict[RunName, set[int]]:
     return {"full": full, "withdrawn": withdrawn}
 
 
-def _row(answer: Sequence[AnswerToken], layer: int, first: int | None, differing: set[int]) -> str:
-    words: list[list[str]] = []
+def _words(answer: Sequence[AnswerToken], first: int | None) -> list[list[tuple[int, AnswerToken | None]]]:
+    """The answer's tokens with their numbers, by word; none stands where it stops and the other goes on."""
+    words: list[list[tuple[int, AnswerToken | None]]] = []
     for index, token in enumerate(answer):
         if index == 0 or token.text[:1].isspace() or token.text == "(end)":
             words.append([])
-        words[-1].append(_token(token, layer, index == first, index in differing))
-    if first == len(answer):
-        words.append(['<span class="token first missing"><small>first difference</small>stops here</span>'])
-    # A space between words is copied with them.
-    return " ".join(f'<span class="word">{"".join(word)}</span>' for word in words)
-
-
-def _token(token: AnswerToken, layer: int, is_first: bool, differs: bool) -> str:
-    label = escape(f"{_named(token)}: full {_exact(token.full)}, withdrawn at {layer}: {_exact(token.withdrawn)}")
-    kind = " first" if is_first else " differs" if differs else ""
-    return (
-        f'<span class="token explained{kind}" tabindex="0" role="group" aria-label="{label}" data-explained="{label}" '
-        f'style="--full:{100 * token.full:.1f}%;--withdrawn:{100 * token.withdrawn:.1f}%">'
-        f"{'<small>first difference</small>' if is_first else ''}{escape(shown_token(token.text))}</span>"
-    )
+        words[-1].append((index, token))
+    return [*words, [(len(answer), None)]] if first == len(answer) else words
 
 
 def _named(token: AnswerToken) -> str:

@@ -4,6 +4,8 @@ import json
 from html import escape
 from pathlib import Path
 
+from vtw_demo.plots.templates import TEMPLATES
+
 TERMS: dict[str, str] = json.loads(Path(__file__).with_name("glossary.json").read_text(encoding="utf-8"))
 
 
@@ -17,17 +19,4 @@ def term(name: str, shown: str | None = None) -> str:
     )
 
 
-WHAT_AM_I_LOOKING_AT = (
-    f"<p>A vision-language model makes {term('visual tokens')} of a picture and reads them with your question. Its "
-    "decoder takes all of them through every layer. Visual Tokens Withdrawal takes them out before the "
-    f"{term('withdrawal layer K')}: from there on layers see text only, which is less work.</p>"
-    "<p>Your question is answered twice, first with every layer seeing the picture, then with the tokens withdrawn. "
-    "The same answer means that this question didn't need them from K on. Where K is too early, the answer may change. "
-    f"The slider sets K; the line beside it shows how far the next token moves, its {term('KL divergence')}.</p>"
-    f"<ul><li>Attention: what {term('share of attention', 'share')} the picture gets in each layer.</li>"
-    "<li>Where it looks: which parts of the picture get it.</li>"
-    "<li>Migration: in which layers the text takes up what the picture holds.</li>"
-    "<li>Staircase: what is left in each layer of tokens, computing and memory; the step is at K.</li>"
-    f"<li>Timing: {term('image encoding')} is the same work in both runs, {term('prefill')} is less when withdrawn. "
-    "With a small model or a short prompt the clock may not show it.</li></ul>"
-)
+WHAT_AM_I_LOOKING_AT = TEMPLATES.get_template("glossary.html").render(term=term)

@@ -39,14 +39,9 @@ def styled(figure: go.Figure, **layout: Any) -> go.Figure:
         autosize=True,
         legend={"orientation": "h", "x": 0},
     )
-    figure.for_each_xaxis(_near_its_title)
-    figure.for_each_yaxis(_near_its_title)
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(title_standoff=4, selector=lambda axis: axis.title.standoff is None)
     return figure.update_layout(**layout)
-
-
-def _near_its_title(axis: Any) -> None:
-    if axis.title.standoff is None:
-        axis.title.standoff = 4
 
 
 def add_line(

@@ -18,16 +18,9 @@ from vtw_demo.plots import (
 )
 from vtw_demo.plots.tab import Plot, Tab, View
 
-TABS: tuple[Tab, ...] = (
-    attention.TAB,
-    attention_map.TAB,
-    migration.TAB,
-    staircase.TAB,
-    timing.TAB,
-    divergence.TAB,
-    words.TAB,
-    every_layer.TAB,
-    differences.TAB,
+TABS: tuple[Tab, ...] = tuple(
+    module.TAB
+    for module in (attention, attention_map, migration, staircase, timing, divergence, words, every_layer, differences)
 )
 
 

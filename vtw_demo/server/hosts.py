@@ -162,10 +162,9 @@ class _Raised:
     sentence: str
 
 
-def _work(
+def _in_worker(
     seconds: int, index: int, function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], options: dict
 ) -> Iterator[Any]:
-    """What the worker does."""
     try:
         vlm, _ = _placed[index]
         here = [value.to(vlm.device) if isinstance(value, Prompt) else value for value in arguments]
@@ -183,7 +182,7 @@ if on_zero_gpu():
 
     # One function for all that needs the device: each has workers of its own, with weights of their own. `spaces` must
     # see it before the page is served, and be imported before anything asks for CUDA.
-    _lease = spaces.GPU(_work, duration=lambda seconds, *_: seconds)
+    _lease = spaces.GPU(_in_worker, duration=lambda seconds, *_: seconds)
 
 
 def on_space() -> bool:

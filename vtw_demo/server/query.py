@@ -78,7 +78,6 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
-    """The withdrawal layers from `first` to `last`."""
     first, last = whole_number("first K", first), whole_number("last K", last)
     if not 1 <= first <= last <= layers:
         raise UserError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")

@@ -1,5 +1,6 @@
 """The description of the Space, which the Spacefile holds, and README's front matter, which is made from it."""
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,48 +17,17 @@ from vtw_demo.errors import UserError
 SPACEFILE = "Spacefile"
 SDK = "gradio"
 HARDWARE = tuple(hardware.value for hardware in SpaceHardware)
-# https://huggingface.co/docs/hub/spaces-config-reference
-COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-
-
-def _one_of(key: str, choices: Sequence[str]) -> tuple[str, str]:
-    return "|".join(choices), f"{key} is one of {', '.join(choices)}; this is {{0!r}}."
-
-
-_PATH = r"(?!/)(?!(.*/)?\.\.(/|$)).+", "Files are named by their path in the repository; this is {0!r}."
-# What must be said, and what it looks like, with the sentence where it doesn't.
-REQUIRED = {
-    "title": (r".*\S.*", "The title is one line of text; this is {0!r}."),
-    "emoji": (
-        r"(?=.*[\p{Extended_Pictographic}\p{Regional_Indicator}\u20e3])\X",
-        "The emoji is one emoji and nothing else; this is {0!r}.",
-    ),
-    "colorFrom": _one_of("colorFrom", COLOURS),
-    "colorTo": _one_of("colorTo", COLOURS),
-    "short_description": (r"(?s)(?=.*\S).{1,60}", "short_description has 1 to 60 characters; this has {1}: {0!r}."),
-    "sdk": (SDK, f"The sdk is {SDK}, which the page is made with; this is {{0!r}}."),
-    "sdk_version": (r"\d+\.\d+\.\d+", "sdk_version is a whole version such as 6.31.0; this is {0!r}."),
-    "python_version": (r"3\.\d+(\.\d+)?", "python_version is 3.x or 3.x.x; this is {0!r}."),
-    "app_file": _PATH,
-    "license": (r"[a-z0-9][a-z0-9.-]*", "The license is named as the hub does, for example mit; this is {0!r}."),
-}
-# What may be said, with what stands for it where it isn't, and what each text, entry or name of it looks like.
-OPTIONAL: dict[str, tuple[Any, str, str]] = {
-    "tags": ([], r"(?s).*\S.*", "A tag is a word; this is {0!r}."),
-    "models": ([], r"(?s).*", ""),
-    "preload_from_hub": (
-        [],
-        r"[^ ]+( [^ ]+( [0-9a-f]{40})?)?",
-        "preload_from_hub has entries such as 'USER/NAME', 'USER/NAME FILE,FILE' or 'USER/NAME FILE,FILE COMMIT'; this "
-        "is {0!r}.",
-    ),
-    "suggested_hardware": ("", *_one_of("suggested_hardware", HARDWARE)),
-    "variables": ({}, r"[A-Za-z_][A-Za-z0-9_]*", "A variable's name has letters, digits and _ only; this is {0!r}."),
-    "large_files": ([], *_PATH),
+_KEYS = tomllib.loads(Path(__file__).with_name("spacefile_keys.toml").read_text(encoding="utf-8"))
+COLOURS, REQUIRED = _KEYS["colours"], _KEYS["required"]
+_CHOICES = {"colorFrom": COLOURS, "colorTo": COLOURS, "suggested_hardware": HARDWARE}
+_LOOKS: dict[str, Sequence[str]] = REQUIRED | _KEYS["optional"]
+_LOOKS |= {
+    key: ("|".join(choices), f"{key} is one of {', '.join(choices)}; this is {{0!r}}.")
+    for key, choices in _CHOICES.items()
 }
 # Not the hub's.
 OWN = ("variables", "large_files")
-_EMPTY = dict.fromkeys(REQUIRED, "") | {key: empty for key, (empty, *_) in OPTIONAL.items()}
+_EMPTY: dict[str, Any] = dict.fromkeys(_LOOKS, "") | {key: [] for key in _KEYS["lists"]} | {"variables": {}}
 # Names under which people keep what nobody may read; a Space's variables are public.
 _SECRET_NAME = regex.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|PRIVATE_?KEY|AUTH)$")
 
@@ -114,7 +84,7 @@ def _check_kind(key: str, value: Any) -> None:
 
 
 def _problems(said: dict[str, Any]) -> Iterator[str]:
-    for key, (*_, look, sentence) in (REQUIRED | OPTIONAL).items():
+    for key, (look, sentence) in _LOOKS.items():
         value = said.get(key, ())
         texts = [value] if isinstance(value, str) else value
         yield from (sentence.format(text, len(text)) for text in texts if not regex.fullmatch(look, text))

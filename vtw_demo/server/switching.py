@@ -116,10 +116,9 @@ def _followed(work: Callable[[OnProgress], None], stop: threading.Event) -> Gene
     def run() -> None:
         try:
             work(report)
+            end.set_result(None)
         except BaseException as error:  # raised again by whoever follows
             end.set_exception(error)
-        else:
-            end.set_result(None)
 
     threading.Thread(target=run, name="model switch", daemon=True).start()
     try:
