@@ -51,6 +51,7 @@ def test_it_listens_there_and_nowhere_else(host, shown, reached, unreached):
     with listening(host, "0") as (sockets, name):
         port = sockets[0].getsockname()[1]
         assert name == shown
+        assert all(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for listener in sockets)
         assert all(answers(address, port) for address in reached)
         assert not any(answers(address, port) for address in unreached)
     assert not any(answers(address, port) for address in reached)

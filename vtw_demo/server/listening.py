@@ -83,6 +83,8 @@ def _listen(opened: ExitStack, found: list[tuple], port: int) -> list[socket.soc
         at = (address[0], port, *address[2:])
         try:
             sockets.append(opened.enter_context(socket.create_server(at, family=family, dualstack_ipv6=both)))
+            # asyncio sets it for sockets of its own only; without, each small message of a stream waits for the last.
+            sockets[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port = sockets[0].getsockname()[1]
         except OSError as error:
             missing = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
