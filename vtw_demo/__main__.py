@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import Any
 
 from vtw_demo.errors import UserError
 
+STOPPED = 130
 # The module of each command, which is imported when it is asked for: some need packages of the extra `demo`.
 COMMANDS = {
     "compare": ("plots.compare_command", "answer one question twice, with and without withdrawal"),
@@ -20,6 +22,13 @@ COMMANDS = {
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """With the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 2 where it can't do what it was asked for, 130 after Ctrl+C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -27,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     try:
         for name, (module_name, help_) in COMMANDS.items():
-            command = commands.add_parser(name, help=help_, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+            command = commands.add_parser(name, help=help_, formatter_class=HelpFormatter)
             if name in given[:1]:
                 module = _command(name, module_name)
                 command.description = module.DESCRIPTION
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def _command(name: str, module: str) -> Any:
@@ -56,4 +65,8 @@ def _command(name: str, module: str) -> Any:
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal can't show is no reason to lose the rest
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    code = main()
+    if code == STOPPED:  # what the model's thread has in hand, minutes of it perhaps, would be waited for
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -27,6 +28,20 @@ def write_whole(path: Path, content: bytes) -> None:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise OSError, with a sentence that names it, for a file that `write_whole` couldn't write; None is none."""
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        return
+    beside = path.resolve().with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        beside.touch()
+        beside.unlink()
     except OSError as error:
         raise OSError(f"{path} can't be written: {error.strerror or error}.") from error
 

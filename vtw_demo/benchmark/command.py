@@ -21,7 +21,7 @@ from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
-from vtw_demo.files import write_whole
+from vtw_demo.files import check_writable, write_whole
 from vtw_demo.formats import MISSING, amount, markdown_table
 from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
@@ -71,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.suite:
         return _run_suite(options)
+    for file in (options.json, options.plot):
+        check_writable(file)
     if options.threads:
         torch.set_num_threads(options.threads)
     vlm, model, inputs = on_model_thread(_subject, options)

@@ -92,7 +92,7 @@ def measure_answers(
         for is_bare in (True, False)
     }
     made: dict[tuple[str, bool], list[AnswerCost]] = {of: [] for of in runs}
-    for of, cost in in_turn(runs, rounds):
+    for of, cost in in_turn(runs, rounds, shown_as="answers"):
         made[of].append(cost)
     # Apart: giving memory back before a run, so that what it takes can be told, makes the run slower.
     ways = {BARE: nullcontext, **contexts}
@@ -152,14 +152,14 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     withdrawn: Callable[[], Any] = partial(prefills_under_withdraw, [layers])
     device = model.device
     runs = {"bare": prefill, "withdraw": withdrawn, "mass": mass} | ({"dequantise": dequantise} if quantized else {})
-    times = interleaved(runs, rounds, device)
+    times = interleaved(runs, rounds, device, "passes")
     memory: dict[str, list[float]] = {"bare": [], "mass": []}
     passes = {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}
-    for name, peak in in_turn(passes, rounds):
+    for name, peak in in_turn(passes, rounds, shown_as="memory"):
         memory[name].append(peak)
     runs = {"bare": prefill, "sweep": lambda: sweep(model, inputs)}
     runs["one by one"] = partial(prefills_under_withdraw, range(1, layers))
-    sweep_times = interleaved(runs, max(2, rounds // 3), device)
+    sweep_times = interleaved(runs, max(2, rounds // 3), device, "sweeps")
     of_memory = ratios(memory["mass"], memory["bare"]) if min(memory["bare"]) > 0 else ()
     found = (
         Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05),
@@ -188,5 +188,7 @@ def measure_comparison(
             with withdraw(vlm.model, layer):
                 vlm.generate(**inputs, max_new_tokens=new_tokens)
 
-    times = interleaved({"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device)
+    times = interleaved(
+        {"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device, "comparisons"
+    )
     return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)

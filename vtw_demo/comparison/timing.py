@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 import torch
+from tqdm import tqdm
 
 from vtw_demo.errors import UserError
 
@@ -76,23 +77,29 @@ class Ratio:
 
 
 def in_turn(
-    runs: Mapping[Name, Callable[[], Result]], rounds: int, *, warm_up: bool = True
+    runs: Mapping[Name, Callable[[], Result]], rounds: int, *, warm_up: bool = True, shown_as: str | None = None
 ) -> Iterator[tuple[Name, Result]]:
     """Call each of `runs` once a round, in an order that is turned around from round to round; yield what each call
-    gives, with its name. What a round before them gives, to warm up, is left out.
+    gives, with its name. What a round before them gives, to warm up, is left out. `shown_as` names them in a terminal,
+    which shows how far they are.
     """
     if rounds < 1:
         raise UserError(f"At least 1 round is needed; {rounds} were asked for.")
-    order = list(runs)
-    for number in range(rounds + warm_up):
-        for name in order:
-            result = runs[name]()
-            if number >= warm_up:
-                yield name, result
-        order.reverse()
+    order, calls = list(runs), (rounds + warm_up) * len(runs)
+    is_hidden = None if shown_as else True  # None hides it where there is no terminal
+    with tqdm(total=calls, desc=shown_as, unit="run", disable=is_hidden, leave=False) as bar:
+        for number in range(rounds + warm_up):
+            for name in order:
+                result = runs[name]()
+                bar.update()
+                if number >= warm_up:
+                    yield name, result
+            order.reverse()
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, shown_as: str | None = None
+) -> dict[str, list[float]]:
     """Seconds that each of `runs` took in each round."""
     clock = Clock(device)
 
@@ -102,7 +109,8 @@ def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, device: torc
         return clock.now() - start
 
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, seconds in in_turn({name: partial(timed, run) for name, run in runs.items()}, rounds):
+    timings = {name: partial(timed, run) for name, run in runs.items()}
+    for name, seconds in in_turn(timings, rounds, shown_as=shown_as):
         times[name].append(seconds)
     return times
 

@@ -269,7 +269,7 @@ def prefill_times(
     for sample in samples[:TIMED_PROMPTS]:
         inputs = vlm.prepare(sample.open(), sample.question)
         runs = {variant: partial(prefill_ms, inputs, variant, sample) for variant in variants}
-        for variant, milliseconds in in_turn(runs, TIMED_ROUNDS):
+        for variant, milliseconds in in_turn(runs, TIMED_ROUNDS, shown_as="timing"):
             times[variant].append(milliseconds)
     return {variant: PrefillTime(tuple(taken), ratios(taken, times[FULL])) for variant, taken in times.items()}
 

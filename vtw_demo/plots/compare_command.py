@@ -4,15 +4,17 @@ import argparse
 import json
 from pathlib import Path
 
+from tqdm import tqdm
+
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.comparison.summary import verdict
-from vtw_demo.files import write_whole
+from vtw_demo.files import check_writable, write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
-from vtw_demo.models.image import open_picture
+from vtw_demo.models.image import open_file, open_picture
 from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
 
@@ -39,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    for file in (options.report, options.json):
+        check_writable(file)
     # A picture before the model, which would be loaded for nothing; how a clip is read depends on the model.
+    open_file(options.image).close()
     shown = options.image if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
     prompt = vlm.prompt(shown, options.question)
-    *_, comparison = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens)
+    events = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens)
+    *_, comparison = tqdm(events, desc="answering twice", unit="token", disable=None, leave=False)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")
     print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
@@ -52,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     analysis, calibration = Analysis(vlm, prompt, comparison), CalibrationStore.of(vlm).result()
     if options.rounds:
-        for timing in repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds):
+        timings = repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds)
+        for timing in tqdm(timings, desc="timing", total=options.rounds, unit="round", disable=None, leave=False):
             analysis.timing = timing
     if options.report:
         write_whole(options.report, report_html(analysis, calibration, this_machine()).encode())
