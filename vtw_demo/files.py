@@ -34,14 +34,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path | None) -> None:
     """Raise OSError, with a sentence that names it, for a file that `write_whole` couldn't write; None is none."""
-    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+    if path is None or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
         return
-    beside = path.resolve().with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        beside.touch()
-        beside.unlink()
+        tried = path.resolve()
+        if os.path.exists(tried):
+            tried = tried.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+        tried.touch()
+        tried.unlink()
     except OSError as error:
         raise OSError(f"{path} can't be written: {error.strerror or error}.") from error
 

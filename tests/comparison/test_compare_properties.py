@@ -129,6 +129,11 @@ def test_every_number_of_new_tokens_of_the_corpus(small, picture, case):
     assert check(small, picture, "What is it?", 6, case.value) is None
 
 
-@pytest.mark.parametrize("shown", [None, "picture.png", b"", 5, np.zeros((4, 4, 3), np.uint8)])
+@pytest.mark.parametrize("shown", [None, b"", b"none", 5, np.zeros((4, 4), complex)])
 def test_what_is_no_picture(small, shown):
     assert check(small, shown, "What is it?", 6, 2) is None
+
+
+def test_a_file_that_is_not_there(small):
+    with pytest.raises(FileNotFoundError, match=r"There is no picture 'picture\.png'"):
+        compare(small, "picture.png", "What is it?", 6)

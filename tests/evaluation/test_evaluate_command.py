@@ -53,7 +53,7 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]
     assert main([*arguments, "1", "9"]) == 0
     said = capsys.readouterr()
-    assert "there is no picture" in caplog.text
+    assert "There is no picture" in caplog.text
     assert "left out: fastv, K = 1: FastV drops tokens after 2 layers" in said.err
     assert "100%" in said.err
     result = json.loads((out / "evaluation.json").read_text())

@@ -17,7 +17,7 @@ from vtw_demo.plots.every_layer import stable_sentence
 
 
 def model(name, precision, device, layers):
-    return SimpleNamespace(name=name, precision=precision, device=device, layers=layers)
+    return SimpleNamespace(name=name, precision=precision, device=device, layers=layers, note="")
 
 
 def test_whatever_is_shown_is_escaped():

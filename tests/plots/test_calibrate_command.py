@@ -35,7 +35,7 @@ def test_result_plots_and_skipped_rows(data, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     assert main(["calibrate", "--data", str(data), "--device", "cpu", "--out", str(out), "--threshold", "0.5"]) == 0
     said = capsys.readouterr()
-    assert "skipped data.jsonl, line 2: there is no picture" in caplog.text
+    assert "skipped data.jsonl, line 2: There is no picture" in caplog.text
     assert "2/2" in said.err
     assert "| 11" in said.out
     result = json.loads((out / "calibration.json").read_text())
@@ -165,7 +165,7 @@ def test_what_is_skipped_is_said_on_the_error_stream(data, small_folder, tmp_pat
         cwd=ROOT, capture_output=True, text=True, check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert "skipped data.jsonl, line 2: there is no picture" in ran.stderr
+    assert "skipped data.jsonl, line 2: There is no picture" in ran.stderr
 
 
 def test_from_the_shell():

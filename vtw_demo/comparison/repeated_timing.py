@@ -98,7 +98,11 @@ def repeat_timing(
     withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike. Setting `stop`
     ends the run in hand within a token; its round isn't counted.
     """
-    layer, rounds = check_layer(layer, vlm.layers), whole_number(rounds, "The number of rounds")
+    layer = check_layer(layer, vlm.layers)
+    try:
+        rounds = whole_number(rounds, "The number of rounds")
+    except TypeError as error:
+        raise UserError(str(error)) from error
     if not 1 <= rounds <= MAXIMUM_ROUNDS:
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds}.")
     stopped = stop or threading.Event()
