@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_what_cannot_be_read_or_written_is_told_before_the_run(asked, sentence, 
 
 def test_a_benchmark_shows_how_far_it_is_and_ends_with_ctrl_c():
     reading, writing = pty.openpty()
+    termios.tcsetwinsize(writing, (24, 80))
     command = [sys.executable, "-m", "vtw_demo", "bench", "--model", "embedded", "--layers", "6", "--rounds", "50"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=writing, start_new_session=True)
     os.close(writing)
