@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from gradio_client import Client
 
+from tests.app_process import AppProcess, app_process
 from tests.visitors import (
     LONGEST_WAIT_SECONDS,
     FailedError,
@@ -31,7 +32,6 @@ from tests.visitors import (
     random_requests,
     run_on_page,
 )
-from vtw_demo.benchmark.app_process import AppProcess, app_process
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from vtw_demo.benchmark.app_process import measure_start
 from vtw_demo.benchmark.baselines import peers
 from vtw_demo.benchmark.costs import STAGES, AnswerCosts, measure_answers, measure_comparison, measure_overheads
 from vtw_demo.benchmark.plots import benchmark_figure
@@ -58,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
     parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
     parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
-    parser.add_argument("--start", action="store_true", help="measure the start of app.py with --model, too")
     parser.add_argument("--json", type=Path, help="write the result to this file, too")
     parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
@@ -87,7 +85,6 @@ def run(options: argparse.Namespace) -> int:
         if vlm is not None:
             picture = Image.new("RGB", (448, 448), "gray")
             overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
-    start = measure_start(3, options.model or EMBEDDED, layers[-2]) if options.start else ()
     prompt = inputs["input_ids"].shape
     precision = options.quantization or str(model.dtype).removeprefix("torch.")
     result = {
@@ -97,15 +94,14 @@ def run(options: argparse.Namespace) -> int:
         "machine": this_machine().to_json(),
         "answers": [cost.to_json() for cost in costs],
         "overheads": [ratio.to_json() for ratio in overheads],
-        "start": [ratio.to_json() for ratio in start],
         "peers": [{"name": peer.name, "note": peer.note} for peer in found],
     }
     print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
     print(answers_table(costs))
     for peer in found:
         print(f"{peer.name}: {peer.note}")
-    if overheads or start:
-        print(overheads_table((*overheads, *start)))
+    if overheads:
+        print(overheads_table(overheads))
     if options.json:
         write_whole(options.json, json.dumps(result, indent=1).encode())
     if options.plot:

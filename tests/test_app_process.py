@@ -1,6 +1,6 @@
 import pytest
 
-from vtw_demo.benchmark.app_process import check_loopback
+from tests.app_process import check_loopback
 from vtw_demo.errors import UserError
 
 

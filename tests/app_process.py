@@ -1,5 +1,7 @@
-"""The real server, `python app.py`, as a process of its own on an address that only this machine reaches; and how long
-it takes to its page, and to the first comparison after that."""
+"""The real server, `python app.py`, as a process of its own on an address that only this machine reaches.
+
+`python -m tests.app_process` measures how long it takes to its page, and to the first comparison after that.
+"""
 
 import ipaddress
 import os
@@ -17,11 +19,13 @@ import httpx
 import psutil
 from gradio_client import Client, handle_file
 
+from vtw_demo.benchmark.command import overheads_table
+from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[1]
 PICTURE = PROJECT / "assets" / "examples" / "two-shapes.png"
 LONGEST_START_SECONDS = 600.0
 CLOSING_SECONDS = 10.0
@@ -130,3 +134,8 @@ def _start(arguments: list[str], environment: dict[str, str], layer: int, new_to
         start = time.perf_counter()
         client.predict(handle_file(PICTURE), "What is the blue thing?", layer, new_tokens, api_name="/compare")
         return app.start_seconds, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    print(this_machine())
+    print(overheads_table(measure_start(rounds=3)))
