@@ -1,22 +1,23 @@
 """What explains a comparison: the one table of what can be measured of it, and what has been measured so far.
 
-Page, report, API and the leases of ZeroGPU read this table: to measure something else, add a row, and how to `measure`.
+Page, report, API and the leases of ZeroGPU read this table: to measure something else, add a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from vtw_demo.comparison.compare import Comparison, RunName
-from vtw_demo.comparison.repeated_timing import RepeatedTiming, measure_layer_times
+from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.attention import measure_attention, measure_attention_map
-from vtw_demo.measurements.flops import staircase
-from vtw_demo.measurements.logit_lens import measure_migration
-from vtw_demo.measurements.patch_grid import find_patches
-from vtw_demo.measurements.query_sweep import sweep_query
-from vtw_demo.measurements.token_probabilities import measure_answer_probabilities
+from vtw_demo.measurements.attention import AttentionMap, AttentionMass, measure_attention, measure_attention_map
+from vtw_demo.measurements.flops import Staircase, staircase
+from vtw_demo.measurements.logit_lens import Migration, measure_migration
+from vtw_demo.measurements.patch_grid import PatchGeometry, find_patches
+from vtw_demo.measurements.query_sweep import QuerySweep, sweep_query
+from vtw_demo.measurements.token_probabilities import AnswerProbabilities, measure_answer_probabilities
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Clip
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -39,6 +40,8 @@ class Measurement:
     """A row of the table.
 
     - `name`: also the key in JSON.
+    - `measure`: takes the model, the prompt, the comparison and the part; raises UserError for what can't be known of a
+      model.
     - `prefills`: how long it takes at most, in passes over prompt and answer; 0 where the model isn't run.
     - `of_each_run`: it is measured of the full run and of the withdrawn one.
     - `of_full_run`: it doesn't depend on the withdrawal layer.
@@ -46,6 +49,7 @@ class Measurement:
     """
 
     name: str
+    measure: Callable[[VisionLanguageModel, Prompt, Comparison, Part], Any]
     prefills: int
     of_each_run: bool = False
     of_full_run: bool = False
@@ -57,49 +61,69 @@ class Measurement:
         return tuple(Part(self.name, run) for run in RUNS) if self.of_each_run else (Part(self.name),)
 
 
+def _attention(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMass:
+    return measure_attention(vlm.model, prompt.inputs, *_run(comparison, part))
+
+
+def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> PatchGeometry:
+    if isinstance(prompt.shown, Clip):
+        raise UserError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
+    return find_patches(vlm, [prompt.shown], prompt.inputs)
+
+
+def _attention_map(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMap:
+    tokens, layer = _run(comparison, part)
+    return measure_attention_map(vlm.model, prompt.inputs, tokens, answer_token=part.answer_token, layer=layer)
+
+
+def _migration(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Migration:
+    return measure_migration(vlm, prompt, comparison.full.tokens, comparison.layer)
+
+
+def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Staircase:
+    size, model = (prompt.length, prompt.visual_tokens), vlm.model
+    return staircase(model.config, *size, comparison.layer, bytes_per_element=model.dtype.itemsize)
+
+
+def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
+    return measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
+
+
+def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:
+    return sweep_query(vlm, prompt, comparison.full.tokens)
+
+
+def _probabilities(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AnswerProbabilities:
+    answers = comparison.full.tokens, comparison.withdrawn.tokens
+    return measure_answer_probabilities(vlm, prompt, *answers, comparison.layer)
+
+
+def _run(comparison: Comparison, part: Part) -> tuple[tuple[int, ...], int | None]:
+    """The tokens of a part's run, and its withdrawal layer."""
+    if part.run == "full":
+        return comparison.full.tokens, None
+    return comparison.withdrawn.tokens, comparison.layer
+
+
 MEASUREMENTS: dict[str, Measurement] = {
     row.name: row
     for row in (
-        Measurement("attention", prefills=2, of_each_run=True),
-        Measurement("patches", prefills=0, of_full_run=True),
-        Measurement("attention_maps", prefills=2, of_each_run=True, by_token=True),
-        Measurement("migration", prefills=5),
-        Measurement("staircase", prefills=0),
-        Measurement("layer_times", prefills=20),
-        Measurement("sweep", prefills=5, of_full_run=True),
-        Measurement("probabilities", prefills=6),
+        Measurement("attention", _attention, prefills=2, of_each_run=True),
+        Measurement("patches", _patches, prefills=0, of_full_run=True),
+        Measurement("attention_maps", _attention_map, prefills=2, of_each_run=True, by_token=True),
+        Measurement("migration", _migration, prefills=5),
+        Measurement("staircase", _staircase, prefills=0),
+        Measurement("layer_times", _layer_times, prefills=20),
+        Measurement("sweep", _sweep, prefills=5, of_full_run=True),
+        Measurement("probabilities", _probabilities, prefills=6),
     )
 }
 ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for part in row.parts)
 
 
 def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Any:
-    """What one part comes to, in passes of its own, which no timing of the comparison includes. Raises UserError for
-    what can't be known of a model."""
-    full, withdrawn, layer = comparison.full.tokens, comparison.withdrawn.tokens, comparison.layer
-    of_run = (full, None) if part.run == "full" else (withdrawn, layer)
-    match part.name:
-        case "attention":
-            return measure_attention(vlm.model, prompt.inputs, *of_run)
-        case "patches":
-            if isinstance(prompt.shown, Clip):
-                raise UserError("Where in a clip each visual token lies isn't known, so nothing can be drawn over it.")
-            return find_patches(vlm, [prompt.shown], prompt.inputs)
-        case "attention_maps":
-            tokens, withdrawal_layer = of_run
-            return measure_attention_map(vlm.model, prompt.inputs, tokens, part.answer_token, withdrawal_layer)
-        case "migration":
-            return measure_migration(vlm, prompt, full, layer)
-        case "staircase":
-            size, model = (prompt.length, prompt.visual_tokens), vlm.model
-            return staircase(model.config, *size, layer, bytes_per_element=model.dtype.itemsize)
-        case "layer_times":
-            return measure_layer_times(vlm.model, prompt.inputs, layer)
-        case "sweep":
-            return sweep_query(vlm, prompt, full)
-        case "probabilities":
-            return measure_answer_probabilities(vlm, prompt, full, withdrawn, layer)
-    raise AssertionError(part)
+    """What one part comes to, in passes of its own, which no timing of the comparison includes."""
+    return MEASUREMENTS[part.name].measure(vlm, prompt, comparison, part)
 
 
 @dataclass(eq=False, repr=False)
