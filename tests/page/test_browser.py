@@ -75,6 +75,21 @@ def test_a_question_is_answered_twice_and_the_slider_reruns_the_withdrawn_side(e
     assert page.locator("#full").inner_text() == full
 
 
+def test_runs_that_newer_ones_end_leave_the_page_as_it_is(page):
+    wait_for_attention(page, 8)
+    question = page.locator("#question textarea").input_value()
+    slider = page.locator("#layer input[type=range]")
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowLeft")
+    expect(page.locator("#withdrawn h3")).to_contain_text("layer 3", timeout=WAIT)
+    wait_for_attention(page, 3)
+    assert wait_for_verdict(page)
+    assert slider.input_value() == page.locator("#layer input[type=number]").input_value() == "3"
+    assert page.locator("#question textarea").input_value() == question
+    expect(page.locator("#picture img")).to_be_visible()
+
+
 def test_the_last_layer_withdraws_nothing(page):
     wait_for_attention(page, 8)
     move_slider(page, 12)

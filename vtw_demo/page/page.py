@@ -117,11 +117,12 @@ class Page:
 
         @wraps(steps)
         def said(*values: Any) -> Iterator[Shown]:
+            # Gradio empties every output of what ends without a step, as a run does that a newer one has ended.
+            shown = {self.layout.verdict: gr.skip()}
             try:
                 yield from steps(*values)
-                return
             except StoppedError:  # by the visitor's next request, which says itself what goes on, or by their own click
-                shown = {self.layout.verdict: gr.skip()}
+                pass
             except Exception as error:
                 shown = {self.layout.verdict: problem_line(self.engine.monitoring.fault_of(error).sentence)}
             yield shown  # here nothing hangs on the error any more

@@ -172,8 +172,6 @@ class PlottedTab(PageTab):
     def _draw_in_view(self, session: Session) -> Iterator[Shown]:
         if session.open_tab == self.name:  # another tab may have been opened meanwhile
             yield from self.draw(session)
-        # Without a step Gradio would empty every output.
-        yield {self.page.layout.verdict: gr.skip()}
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
