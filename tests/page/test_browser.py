@@ -80,12 +80,13 @@ def test_runs_that_newer_ones_end_leave_the_page_as_it_is(page):
     question = page.locator("#question textarea").input_value()
     slider = page.locator("#layer input[type=range]")
     slider.focus()
-    for _ in range(5):
-        slider.press("ArrowLeft")
-    expect(page.locator("#withdrawn h3")).to_contain_text("layer 3", timeout=WAIT)
-    wait_for_attention(page, 3)
-    assert wait_for_verdict(page)
-    assert slider.input_value() == page.locator("#layer input[type=number]").input_value() == "3"
+    for key, layer in (("ArrowLeft", 3), ("ArrowRight", 8)) * 2:
+        for _ in range(5):
+            slider.press(key)
+        expect(page.locator("#withdrawn h3")).to_contain_text(f"layer {layer}", timeout=WAIT)
+        wait_for_attention(page, layer)
+        assert wait_for_verdict(page)
+        assert slider.input_value() == page.locator("#layer input[type=number]").input_value() == str(layer)
     assert page.locator("#question textarea").input_value() == question
     expect(page.locator("#picture img")).to_be_visible()
 
