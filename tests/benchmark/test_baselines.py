@@ -23,7 +23,9 @@ KVPRESS = 2
 
 @pytest.fixture(scope="module")
 def llava() -> TinyModel:
-    return build("llava")
+    tiny = build("llava")
+    tiny.model.set_attn_implementation("sdpa")
+    return tiny
 
 
 def least_attended(model, inputs, share, layer):

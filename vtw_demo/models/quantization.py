@@ -96,10 +96,8 @@ def quantized_bits(model: PreTrainedModel) -> tuple[dict[str, int], str]:
     """How many bits a weight has in each linear module that is held in fewer than 16, by name, from what is in memory;
     and where these are: "" for those of the decoder layers, " throughout" for all but a head that shares the
     embedding's weights, else " in part"."""
-    inside, shared = (
-        {id(module) for module in find_decoder(model).layers.modules()},
-        model.get_input_embeddings().weight,
-    )
+    inside = {id(module) for module in find_decoder(model).layers.modules()}
+    shared = model.get_input_embeddings().weight
     found, of_decoder, everywhere = {}, set(), set()
     for name, module in model.named_modules():
         weights = getattr(module, "in_features", 0) * getattr(module, "out_features", 0)

@@ -224,10 +224,8 @@ class VisionLanguageModel:
         """The model's own `generate`, greedy, with a growing KV cache whatever its files say, and without placeholders:
         in an answer they'd stand for no picture."""
         model: Any = self.model
-        placeholders, cache = (
-            list(visual_token_ids(model.config)),
-            {"use_cache": True, "cache_implementation": "dynamic"},
-        )
+        placeholders = list(visual_token_ids(model.config))
+        cache = {"use_cache": True, "cache_implementation": "dynamic"}
         return model.generate(**arguments, **cache, do_sample=False, num_beams=1, suppress_tokens=placeholders)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
