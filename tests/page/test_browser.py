@@ -255,7 +255,7 @@ def k_is_chosen(page):
 
 def test_a_bad_threshold_gets_one_sentence(page):
     wait_for_sweep(page)
-    page.get_by_role("tab", name="Choose K").click()
+    page.get_by_role("button", name="Which K").click()
     page.locator("#threshold input").fill("-1")
     page.get_by_role("button", name="Choose K for me").click()
     expect(page.locator("#verdict .problem")).to_contain_text("threshold must be a number from 0 on", timeout=WAIT)
@@ -263,6 +263,7 @@ def test_a_bad_threshold_gets_one_sentence(page):
 
 def test_answers_at_every_k_of_a_range(page):
     wait_for_sweep(page)
+    page.get_by_role("button", name="Which K").click()
     page.get_by_role("tab", name="Every K").click()
     page.locator("#first-layer input").fill("3")
     page.locator("#last-layer input").fill("6")
@@ -284,6 +285,7 @@ def test_answers_at_every_k_of_a_range(page):
 
 def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
     wait_for_sweep(page)
+    page.get_by_role("button", name="Which K").click()
     page.get_by_role("tab", name="Word by word").click()
     expect(page.locator("#word-by-word .js-plotly-plot")).to_be_visible(timeout=WAIT)
     expect(page.locator("#word-by-word-reading")).to_contain_text(re.compile("token", re.IGNORECASE))

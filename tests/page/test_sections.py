@@ -13,6 +13,9 @@ from vtw_demo.page.examples import load_examples
 
 FIGURES = {"Attention": "attention", "Migration": "migration", "Staircase": "staircase", "Timing": "timing",
            "Choose K": "choose-k", "Word by word": "word-by-word"}  # fmt: skip
+GROUPS = {"Why it works": ["Attention", "Where it looks", "Migration"], "What it saves": ["Staircase", "Timing"],
+          "Which K": ["Choose K", "Every K", "Word by word"], "Answers": ["Differences"],
+          "Session": ["History", "Take away"]}  # fmt: skip
 SECTIONS = FIGURES | {"Where it looks": "where-it-looks", "Differences": "differences"}
 
 # From now on, `repeated` has what was begun by setInterval and hasn't ended.
@@ -32,6 +35,8 @@ NOTE_WHAT_IS_REPEATED = """() => {
 
 
 def open_tab(page, title):
+    group = next(group for group, titles in GROUPS.items() if title in titles)
+    page.locator("#groups").get_by_role("button", name=group, exact=True).click()
     page.get_by_role("tab", name=title, exact=True).click()
 
 
@@ -271,23 +276,30 @@ def test_terms_are_explained_and_the_page_says_what_it_shows(page):
     expect(page.locator(".about")).to_contain_text("takes them out before the withdrawal layer K")
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-def test_no_tab_scrolls_sideways(open_page, server, width):
+@pytest.mark.parametrize("width", [360, 720, 768, 1024, 1440, 1920])
+def test_each_group_and_each_of_its_tabs_is_reached_and_none_scrolls_sideways(open_page, server, width):
     page = open_page(server, width, 900)
     wait_for_verdict(page)
-    for title in [*SECTIONS, "Every K", "History", "Take away"]:
-        tab = page.get_by_role("tab", name=title, exact=True)
-        if tab.is_visible():
-            tab.click()
-        else:
-            page.locator("#tabs .overflow-menu > button").click()
-            page.locator("#tabs .overflow-dropdown button", has_text=title).click()
-        # Once chosen it may have left the menu for the row.
-        chosen = page.locator("#tabs [aria-selected=true], #tabs .overflow-dropdown .selected", has_text=title)
-        expect(chosen.first).to_be_attached()
-        if title in SECTIONS:
-            wait_until_drawn(page, title)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, title
+    groups = page.locator("#groups").get_by_role("button")
+    assert groups.all_inner_texts() == list(GROUPS)
+    for group, titles in GROUPS.items():
+        groups.get_by_text(group, exact=True).click()
+        expect(groups.and_(page.locator("[aria-current=true]"))).to_have_text(group)
+        for title in titles:
+            page.get_by_role("tab", name=title, exact=True).click()
+            expect(page.locator("#tabs [role=tab]:visible")).to_have_text(titles)
+            expect(page.get_by_role("tab", selected=True)).to_have_text(title)
+            if title in SECTIONS:
+                wait_until_drawn(page, title)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, title
+
+
+def test_a_group_opens_at_the_tab_that_was_last_open_in_it(page):
+    wait_for_attention(page, 8)
+    for title in ("Migration", "Timing"):
+        open_tab(page, title)
+    page.get_by_role("button", name="Why it works").click()
+    expect(page.get_by_role("tab", selected=True)).to_have_text("Migration")
 
 
 def test_one_screen_tells_the_story(open_page, embedded_server):

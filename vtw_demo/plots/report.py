@@ -20,7 +20,7 @@ from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
 from vtw_demo.plots.images import data_uri, image_uri, thumbnail
 from vtw_demo.plots.tab import Plot, View
-from vtw_demo.plots.tabs import all_plots
+from vtw_demo.plots.tabs import GROUPS, all_plots
 from vtw_demo.plots.templates import TEMPLATES
 
 FOLDER = Path(__file__).parent
@@ -84,7 +84,7 @@ def _document(template: str, title: str, plots: Sequence[Plot], **more: Any) -> 
     scripts = {"plotly": get_plotlyjs(), "script": ATTENTION_MAP_SCRIPT}
     functions = {"drawn": _drawn, "data_uri": data_uri}
     document = TEMPLATES.get_template(template)
-    return document.render(title=title, plots=plots, css=css, **scripts, **functions, **more)
+    return document.render(title=title, plots=plots, groups=GROUPS, css=css, **scripts, **functions, **more)
 
 
 def _drawn(plot: Plot) -> str:

@@ -1,4 +1,4 @@
-"""The tab in which another model is chosen, and what one should know of each before."""
+"""The sidebar in which another model is chosen, and what one should know of each before."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,24 +32,22 @@ class ModelTab(PageTab):
         loaded = page.engine.vlm.name
         others = [(model.title, model.name) for model in KNOWN_MODELS]
         own = [] if find_known_model(loaded) or loaded == EMBEDDED else [(loaded, loaded)]
-        with gr.Tab("Model", id=self.name):
-            with gr.Row(elem_classes="controls"):
-                self.chosen = gr.Dropdown(
-                    [("Embedded", EMBEDDED), *own, *others],
-                    value=loaded,
-                    label="Model",
-                    info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
-                    allow_custom_value=True,
-                    min_width=360,
-                    elem_id="model-name",
-                )
-                self.quantization = gr.Radio(
-                    [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
-                    value=NO_QUANTIZATION,
-                    label="Quantization",
-                    elem_id="quantization",
-                )
-                self.load = gr.Button("Load", size="sm", min_width=80, elem_id="load-model")
+        with gr.Sidebar("Model", open=False, elem_id="model-sidebar"):
+            self.chosen = gr.Dropdown(
+                [("Embedded", EMBEDDED), *own, *others],
+                value=loaded,
+                label="Model",
+                info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
+                allow_custom_value=True,
+                elem_id="model-name",
+            )
+            self.quantization = gr.Radio(
+                [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
+                value=NO_QUANTIZATION,
+                label="Quantization",
+                elem_id="quantization",
+            )
+            self.load = gr.Button("Load", size="sm", elem_id="load-model")
             self.facts = gr.HTML(model_facts(loaded), padding=False, elem_id="model-facts")
 
     def connect(self) -> None:
