@@ -28,10 +28,18 @@ THEME = gr.themes.Base(
     spacing_size="sm",
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
+).set(
+    body_text_color_subdued="*neutral_600",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
 )
 
 CSS = PLOTS_CSS + asset("page.css")
-SCRIPTS = f"<script>{asset('keyboard_release.js')}{asset('file_types.js')}{ATTENTION_MAP_SCRIPT}</script>"
+# Gradio changes the rules that it is given within @media: those for sizes stand in the page's head.
+HEAD = (
+    f"<style>{asset('sizes.css')}</style>"
+    f"<script>{asset('keyboard.js')}{asset('file_types.js')}{ATTENTION_MAP_SCRIPT}</script>"
+)
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:

@@ -33,9 +33,10 @@ class Session:
     """- `visitor`: tells this visitor apart from others where they take turns.
     - `vlm`: the model that the page is about; None before its start. `is_told_of_switch`: a line on the page says
       that another visitor has switched it.
-    - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a tab's plot.
+    - `stop`: of the visitor's latest run; `measuring`: of the file that was asked for since then.
     - `analysis`: of the comparison that is shown; None while there is none.
-    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view.
+    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view, `left` is set once
+      it isn't any more.
     - `queries`: whose attention a tab shows where one was chosen, by the tab's name; `surface`: the staircase's.
     - `history`: the visitor's comparisons, the oldest first.
     """
@@ -49,6 +50,7 @@ class Session:
         self.analysis: Analysis | None = None
         self.plots: dict[str, Plot] = {}
         self.open_tab = attention.TAB.name
+        self.left = threading.Event()
         self.queries: dict[str, AttentionQuery] = {}
         self.surface: Surface = "tokens"
         self.history: list[PastComparison] = []
@@ -68,6 +70,13 @@ class Session:
         self.stop.set()
         self.measuring.set()
         self.measuring = threading.Event()
+        self.look_at(self.open_tab)
+
+    def look_at(self, tab: str) -> None:
+        """That tab is in view from now on; what was measured for the view before gives up its place."""
+        self.open_tab = tab
+        self.left.set()
+        self.left = threading.Event()
 
     def forget(self) -> None:
         """What is known of the query in hand: the next run measures all of it again."""

@@ -45,7 +45,7 @@ class ChooseKTab(PlottedTab):
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
         page, layout, engine, stop = self.page, self.page.layout, self.page.engine, session.stop
         calibration, vlm = None, page.vlm(session)
-        session.open_tab = self.name
+        session.look_at(self.name)
         yield {page.tab_bar: gr.Tabs(selected=self.name)}
         for event in engine.calibrate(session.visitor, DEFAULT_SAMPLES, read_threshold(threshold), stop):
             if isinstance(event, Place):

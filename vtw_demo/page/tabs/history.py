@@ -30,6 +30,7 @@ class HistoryTab(PageTab):
             self.drawn = gr.Plot(show_label=False, container=False, elem_id="overlay")
 
     def connect(self) -> None:
+        super().connect()
         self.page.at_once(
             partial(gr.on, [self.first.change, self.second.change, self.opened.select]),
             self.overlay,

@@ -16,7 +16,7 @@ from vtw_demo.server.queue import StoppedError
 from vtw_demo.server.switching import STILL_THERE, Switching
 
 # How soon a visitor hears that another one has switched the model.
-LOOK_SECONDS = 5
+LOOK_SECONDS = 30
 UNKNOWN = (
     "This one is not among the models that are known to work. Any other vision-language model of the Hugging Face hub "
     "can be tried by its id, if its decoder takes visual tokens in its sequence."

@@ -27,6 +27,8 @@ from vtw_demo.server.queue import StoppedError
 Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
 WRITING = "Writing it down; what hasn't been looked at yet is measured first."
+# A tab that is left within this time isn't measured.
+QUICK_SECONDS = 0.25
 _numbers = itertools.count()
 
 
@@ -40,6 +42,7 @@ class PageTab:
     """A tab without a plot. What a subclass makes, inside a `gr.Tabs`, it keeps as its attributes."""
 
     name = ""
+    opened: gr.Tab
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -52,6 +55,10 @@ class PageTab:
 
     def connect(self) -> None:
         """Bind the events, once all tabs are made."""
+        self.page.at_once(self.opened.select, self.look, [self.page.layout.session], None)
+
+    def look(self, session: Session) -> None:
+        session.look_at(self.name)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         """What changes with the model."""
@@ -138,7 +145,7 @@ class PlottedTab(PageTab):
             page.in_browser(self.buttons["png"].click, asset("plot_png.js").replace("NAME", self.name))
 
     def _open(self, session: Session) -> Any:
-        session.open_tab = self.name
+        session.look_at(self.name)
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
@@ -152,16 +159,20 @@ class PlottedTab(PageTab):
         yield {self.page.layout.file: download(f"{self.name}.{kind}", f"text/{kind}", content)}
 
     def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
-        engine, analysis, stop, fault = self.page.engine, session.analysis, comparison or session.measuring, None
+        engine, analysis, left, fault = self.page.engine, session.analysis, session.left, None
         if analysis is None or not self._is_to_be_drawn(session):
             return
         try:
             for part in self.tab.parts(session.view(engine.calibration)):
-                for place in engine.measure(session.visitor, analysis, part, stop, follows=stop is comparison):
+                for place in engine.measure(session.visitor, analysis, part, left, follows=comparison is not None):
                     yield {self.reading: waiting_line(str(place) if place.ahead else MEASURING)}
+            if left.is_set():
+                return
             plot = self.plot(session, analysis)
         except StoppedError:
-            raise
+            if comparison is not None and comparison.is_set():
+                raise
+            return
         except Exception as error:  # this model's can't be known, or it went wrong: the other tabs still can
             fault = engine.monitoring.fault_of(error)
         if fault is not None:
@@ -170,16 +181,16 @@ class PlottedTab(PageTab):
             yield {**self.show(session, plot), **self.show_controls(session)}
 
     def _draw_in_view(self, session: Session) -> Iterator[Shown]:
-        if session.open_tab == self.name:  # another tab may have been opened meanwhile
+        if session.open_tab == self.name and not session.left.wait(QUICK_SECONDS):
             yield from self.draw(session)
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
-        session.open_tab = self.name
+        session.look_at(self.name)
         session.plots.pop(self.name, None)
-        yield from self._draw_in_view(session)
+        yield from self.draw(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
         session.plots[self.name] = plot

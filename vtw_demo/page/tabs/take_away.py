@@ -28,7 +28,7 @@ class TakeAwayTab(PageTab):
     def __init__(self, page: Page) -> None:
         super().__init__(page)
         self.machine = this_machine()
-        with gr.Tab("Take away", id=self.name):
+        with gr.Tab("Take away", id=self.name) as self.opened:
             self.link = gr.Textbox(
                 label="A link to this picture, question, K and model",
                 info="Of your own picture a link has the question and K only: it isn't kept on the server.",
@@ -43,6 +43,7 @@ class TakeAwayTab(PageTab):
             gr.HTML(note_line(HOW), padding=False)
 
     def connect(self) -> None:
+        super().connect()
         page, layout = self.page, self.page.layout
         for button, name, media_type, make in (
             (self.report, "vtw-report.html", "text/html", self._report),

@@ -41,7 +41,7 @@ class TimingTab(PlottedTab):
         analysis = session.analysis
         if analysis is None:
             return
-        session.open_tab = self.name
+        session.look_at(self.name)
         made = 0
         for event in page.engine.repeat_timing(session.visitor, analysis, rounds, stop):
             if isinstance(event, Place):
