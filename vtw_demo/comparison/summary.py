@@ -13,7 +13,7 @@ def verdict(comparison: Comparison, timing: RepeatedTiming | None = None) -> str
 
 def _answers(comparison: Comparison) -> str:
     if comparison.same_answer:
-        return "Same answer, which needn't be the right one."
+        return "Same answer, right or wrong."
     full, withdrawn = comparison.full.answer.split(), comparison.withdrawn.answer.split()
     number = comparison.first_differing_word
     if number is None:  # made of other tokens, or ended elsewhere
@@ -31,19 +31,19 @@ def _savings(comparison: Comparison, timing: RepeatedTiming | None) -> str:
         return f"At layer {comparison.layer} of {comparison.layers} nothing is withdrawn: both runs did the same work."
     full, withdrawn = comparison.full, comparison.withdrawn
     flops = _change(full.prefill_flops, withdrawn.prefill_flops, "fewer", "more")
-    cache = _change(full.kv_cache_bytes, withdrawn.kv_cache_bytes, "smaller", "larger")
+    cache = _change(full.kv_cache_bytes, withdrawn.kv_cache_bytes, "less", "more")
     tokens, others = len(full.tokens), len(withdrawn.tokens)
-    answers = "answer" if tokens == others else f"answers, of {tokens} and {count(others, 'token')}"
-    return f"{flops} FLOPs (of the prompt), cache {cache} (with the {answers}). {_time(comparison, timing)}"
+    answers = "answer" if tokens == others else f"answers of {tokens} and {count(others, 'token')}"
+    return f"{flops} FLOPs (prompt only), {cache} cache (with {answers}). {_time(comparison, timing)}"
 
 
 def _time(comparison: Comparison, timing: RepeatedTiming | None) -> str:
     ratio = None if timing is None else timing.ratio("prefill_ms")
     if timing is None or ratio is None or timing.rounds == 1:
         before, after = (milliseconds(run.prefill_ms) for run in (comparison.full, comparison.withdrawn))
-        return f"In one run, prefill took {after} instead of {before}."
+        return f"In one run, prefill {after} instead of {before}."
     taken = f"{ratio.median:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f}) times as long"
-    return f"Median of {timing.rounds} rounds (lowest to highest): prefill took {taken}."
+    return f"Median of {timing.rounds} rounds (lowest to highest): prefill {taken}."
 
 
 def _change(before: int, after: int, less: str, more: str) -> str:

@@ -68,7 +68,7 @@ class Restored:
 
 
 def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: str, layers: int) -> Restored:
-    """Read a link's parameters: `example`, `scene` or `picture=own`; `question`, `layer`, `model`. None must be there."""
+    """Read a link's parameters, any of `example`, `scene` or `picture=own`, `question`, `layer` and `model`."""
     problems = []
     if (asked := parameters.get("model", model)) != model:
         problems.append(f"The link is of the model {asked!r}; this page runs {model!r}.")

@@ -14,10 +14,10 @@
   url.searchParams.set("question", question || "");
   url.searchParams.set("layer", String(layer));
   url.searchParams.set("model", model.model);
-  if (url.href === window.location.href) return url.href;
   // The first comparison is what the visitor came for: back goes to where they came from.
-  const isFirst = window.vtwCompared !== true;
-  window.vtwCompared = true;
+  const isFirst = !window.hasCompared;
+  window.hasCompared = true;
+  if (url.href === window.location.href) return url.href;
   window.history[isFirst ? "replaceState" : "pushState"](null, "", url);
   // What was said of the comparison before is of no use any more.
   for (const old of isFirst ? [] : document.querySelectorAll("#note .problem")) old.hidden = true;

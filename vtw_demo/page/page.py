@@ -73,17 +73,11 @@ class Page:
         return [*self.about_model(), *others, *of_tabs]
 
     def on_model(
-        self,
-        event: Any,
-        steps: Steps,
-        inputs: Sequence[Any] = (),
-        outputs: Sequence[Any] = (),
-        says: Any = None,
-        **options: Any,
+        self, event: Any, steps: Steps, inputs: Any = (), outputs: Any = (), says: Any = None, **options: Any
     ) -> Any:
         """At `event`, `steps` of a session and the values of `inputs`. Whatever uses the model takes turns in the
         engine's queue, not in Gradio's. The verdict is among the `outputs`; each costs Gradio time in every step. What
-        goes wrong is said there, or where it `says`."""
+        goes wrong it `says`, or the verdict does."""
         return event(
             self._in_sentences(steps, says),
             [self.layout.session, *inputs],
@@ -109,12 +103,11 @@ class Page:
     def run_after(self, event: Any, steps: Steps, *more: Any, named: str = COMPARISON, says: Any = None) -> None:
         """After `event`, which ends what the visitor had running, `steps` of a session, what is asked, and the values
         of `more` inputs: so `named`, and said in the tab that `says` so or in place of the verdict."""
-        layout, waiting = self.layout, "Waiting for the model."
-        said = layout.verdict if says is None else says
+        layout = self.layout
 
         def begin(session: Session) -> str:
             session.begin(named)
-            return progress_line(waiting) if says is None else waiting_line(waiting)
+            return (waiting_line if says else progress_line)("Waiting for the model.")
 
         def run(session: Session, *values: Any) -> Iterator[Shown]:
             stop, fields = session.stop, len(Asked._fields)
@@ -128,7 +121,7 @@ class Page:
 
         # A program that calls them as the page does finds them by these names.
         begin.__name__, run.__name__ = f"begin_{steps.__name__}", steps.__name__
-        begun = self.at_once(event, begin, [layout.session], [said], trigger_mode="multiple")
+        begun = self.at_once(event, begin, [layout.session], [says or layout.verdict], trigger_mode="multiple")
         # Raw values: Gradio's own readers answer a broken picture with a stack trace.
         ran = self.on_model(begun.then, run, [*layout.query, *more], self.shown, says, preprocess=False)
         self.at_once(ran.then, Session.kept, [layout.session], [layout.history])
@@ -212,7 +205,7 @@ class Page:
             return
         analysis = earlier.at(comparison) if earlier else Analysis(vlm, prompt, comparison)
         session.show(query, analysis, asked.of)
-        yield {**self.answered(session, query.note), layout.header: header(vlm, comparison.visual_tokens)}
+        yield {**self.answered(session), layout.header: header(vlm, comparison.visual_tokens)}
         yield from self.draw(session, stop)
         yield from self.followed(session, analysis, Part("sweep"), stop)
         if not earlier:
@@ -221,11 +214,11 @@ class Page:
         for tab in self.tabs:
             yield from tab.compared(session, analysis, stop)
 
-    def answered(self, session: Session, note: str = "") -> Shown:
+    def answered(self, session: Session) -> Shown:
         """Both answers of the comparison that is shown, and its verdict."""
         assert session.analysis is not None
         cards = answer_cards(session.analysis, session.of)
-        said = verdict_html(session.analysis, note, session.of)
+        said = verdict_html(session.analysis, session.note, session.of)
         return {self.layout.verdict: said, **{self.layout.cards[run]: card for run, card in cards.items()}}
 
     def compared(self, session: Session, asked: Asked, query: Query) -> Iterator[Shown]:

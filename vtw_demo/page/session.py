@@ -40,7 +40,8 @@ class Session:
     - `vlm`: the model that the page is about; None before its start.
     - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a tab's plot.
     - `in_hand`: what runs for the visitor, in words; `ended`: a sentence, what the latest request has ended.
-    - `analysis`: of the comparison that is shown; None while there is none. `of`: what was asked, as JSON.
+    - `analysis`: of the comparison that is shown; None while there is none. `of`: what was asked, as
+      JSON; `note`: what is to be said of its picture.
     - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view.
     - `queries`: whose attention a tab shows where one was chosen, by the tab's name; `surface`: the staircase's.
     - `history`: the visitor's comparisons, the oldest first.
@@ -51,9 +52,11 @@ class Session:
         self.vlm: VisionLanguageModel | None = None
         self.stop = threading.Event()
         self.measuring = threading.Event()
-        self.in_hand = self.ended = ""
+        self.in_hand = ""
+        self.ended = ""
         self.analysis: Analysis | None = None
         self.of = ""
+        self.note = ""
         self.plots: dict[str, Plot] = {}
         self.open_tab = attention.TAB.name
         self.queries: dict[str, AttentionQuery] = {}
@@ -69,7 +72,8 @@ class Session:
         """A new request, so `named`, ends what is still running for this visitor; its own stop event is fresh."""
         self.halt()
         self.ended = f"This ended {self.in_hand}." if self.in_hand not in ("", named) else ""
-        self.stop, self.in_hand = threading.Event(), named
+        self.stop = threading.Event()
+        self.in_hand = named
 
     def halt(self) -> None:
         """End what is running for this visitor; what they ask for next begins."""
@@ -114,7 +118,9 @@ class Session:
         there = {tab: query for tab, query in self.queries.items() if isinstance(query, str) or query < shortest}
         self.queries = there
         self._latest = (query.identity, analysis)
-        self.analysis, self.of = analysis, of
+        self.analysis = analysis
+        self.of = of
+        self.note = query.note
         self.plots.clear()
 
     def remember(

@@ -30,8 +30,7 @@ class TimingTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        named = "measuring times again"
-        self.page.run_after(self.again.click, self.time_again, self.rounds, named=named, says=self.reading)
+        self.page.run_after(self.again.click, self.time_again, self.rounds, named="measuring again", says=self.reading)
 
     def time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
         """Both runs again and again, interleaved, after a comparison where there is none of this query."""
@@ -52,6 +51,7 @@ class TimingTab(PlottedTab):
             plot = self.plot(session, analysis)
             done = waiting_line(f"Measured {made} of {rounds} rounds of both runs.", session.of)
             yield {**self.show(session, plot), self.reading: done}
-        if made:
-            stopped = "" if made == rounds else f"Stopped after {made} of {rounds} rounds. "
-            yield {**page.answered(session), self.reading: reading_line(f"{stopped}{plot.reading}", session.of)}
+        said = waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)
+        if made == rounds:
+            said = reading_line(plot.reading, session.of)
+        yield {self.reading: said, **(page.answered(session) if session.analysis is analysis else {})}
