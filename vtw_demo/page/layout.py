@@ -1,6 +1,7 @@
 """How the page looks, what is on it above the tabs, and where. What it does is in `vtw_demo.page.asking`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -36,10 +37,8 @@ THEME = gr.themes.Base(
 
 CSS = PLOTS_CSS + asset("page.css")
 # Gradio changes the rules that it is given within @media: those for sizes stand in the page's head.
-HEAD = (
-    f"<style>{asset('sizes.css')}</style>"
-    f"<script>{asset('keyboard.js')}{asset('file_types.js')}{ATTENTION_MAP_SCRIPT}</script>"
-)
+_SCRIPTS = "".join(asset(f"{name}.js") for name in ("keyboard", "file_types", "older"))
+HEAD = f"<style>{asset('sizes.css')}</style><script>{_SCRIPTS}{ATTENTION_MAP_SCRIPT}</script>"
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:
@@ -64,6 +63,8 @@ class Layout:
         self, examples: Sequence[Example], vlm: VisionLanguageModel, layer: int, calibration: Calibration | None
     ) -> None:
         self.session = gr.State(Session())
+        # In the visitor's browser alone, so that the key keeps nothing from anybody.
+        self.history = gr.BrowserState("", storage_key="vtw-demo-history", secret="vtw-demo")
         self.header = gr.HTML(header(vlm), padding=False)
         gr.HTML(
             f'<details class="about"><summary>What am I looking at?</summary>{WHAT_AM_I_LOOKING_AT}</details>',
@@ -96,7 +97,7 @@ class Layout:
         self.file = gr.HTML(html_template="", js_on_load=asset("download.js"), visible="hidden", padding=False)
 
     @property
-    def query(self) -> list[gr.components.Component]:
+    def query(self) -> list[Any]:
         """What is asked, in the order of `Asked`."""
         return [self.picture, self.clip, self.question, self.layer, self.max_new_tokens]
 

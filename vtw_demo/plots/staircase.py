@@ -87,9 +87,9 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
         return f"K = {layer} is the number of layers: nothing is withdrawn, every layer works on all {prompt:,} tokens."
     full, withdrawn = stairs.full_total, stairs.withdrawn_total
     sentence = (
-        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of {prompt:,} tokens are left: "
-        f"{percent(1 - withdrawn.flops / full.flops)} of all layers' FLOPs and "
-        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the KV cache are saved"
+        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of the prompt's {prompt:,} tokens are left: "
+        f"{percent(1 - withdrawn.flops / full.flops)} of all layers' FLOPs, the head's not counted, and "
+        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the prompt's KV cache are saved"
     )
     if times is None:
         return f"{sentence}."

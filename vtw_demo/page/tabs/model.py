@@ -52,7 +52,7 @@ class ModelTab(PageTab):
 
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
-        page.run_after(self.load.click, self.switch, self.chosen, self.quantization)
+        page.run_after(self.load.click, self.switch, self.chosen, self.quantization, named="loading the model")
         page.at_once(self.chosen.change, model_facts, [self.chosen], [self.facts], preprocess=False)
         looked_at = [*page.about_model(), layout.note]
         page.at_once(gr.Timer(LOOK_SECONDS).tick, self.look, [layout.session], looked_at)
@@ -71,7 +71,7 @@ class ModelTab(PageTab):
             if stop is session.stop:
                 yield {layout.verdict: progress_line(f"Stopped. {STILL_THERE}")}
             return
-        yield {**self._show_model(session), layout.note: gr.HTML(visible=False)}
+        yield self._show_model(session)
         yield from page.run_withdrawn(session, asked._replace(layer=page.starting_layer()))
 
     def look(self, session: Session) -> Shown:
@@ -82,7 +82,6 @@ class ModelTab(PageTab):
         if (before.name, before.precision) == (vlm.name, vlm.precision):  # a switch failed: it was loaded again
             session.show_model(vlm)
             return {note: gr.skip()}
-        session.is_told_of_switch = True
         said = (
             f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
             "layers). What is shown is of the model before."
