@@ -14,7 +14,6 @@ from vtw_demo.comparison import analysis
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.server.engine import Engine
 
-
 # Clicks one after the other, as fast as the page can take them.
 CLICK_THROUGH = """async (titles) => {
   const tabs = [...document.querySelectorAll("#tabs [role=tab]")];
