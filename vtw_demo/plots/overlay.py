@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import exponent, floored
-from vtw_demo.plots.style import add_line, styled
+from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -91,7 +91,7 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
         range=[min(exponents) - 0.7, max(exponents) + 1.2],
         col=2,
     )
-    return styled(figure, height=360, legend_y=-0.22, margin_r=64)
+    return styled(figure, height=360, legend=LEGEND_BELOW, margin_b=64, margin_r=64)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:

@@ -27,6 +27,7 @@ FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
 LEGEND_ABOVE = {"x": 0, "y": 1.02, "yanchor": "bottom"}
+LEGEND_BELOW = {"x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}
 
 
 def styled(figure: go.Figure, **layout: Any) -> go.Figure:
