@@ -160,3 +160,14 @@ def test_the_table_has_a_row_for_each_token():
     ]
     assert table.rows[5][3:] == pytest.approx((35, 66))
     assert len(table.rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("texts", "seen"), [(("red", " red"), ("red", "␣red")), ((" ", "\n"), ("␣", "⏎")), (("a\n", "a"), ("a⏎", "a"))]
+)
+def test_tokens_that_differ_in_a_space_only_are_told_apart(texts, seen):
+    full, withdrawn = (AnswerToken(number, text, 0.5, 0.4) for number, text in enumerate(texts))
+    parted = AnswerProbabilities(4, (THE, full), (THE, withdrawn))
+    assert all(f"“{name}”" in differences_reading(parted) for name in seen)
+    fragment = Fragment(differences_html(parted))
+    assert [fragment.tokens(row)[1][-1].removeprefix("[first difference] ") for row in (0, 1)] == list(seen)

@@ -60,6 +60,7 @@ def test_numbers_in_plots_are_those_of_the_json(opened, analysis):
             expected = [100 * layer[index] for layer in data["attention"][run]["last_prompt"]]
             assert shares == pytest.approx(expected, abs=1e-4)
     assert data["comparison"]["layer"] == 4
+    assert data["verdict"] == opened.locator(".verdict").inner_text()
     assert data["machine"]["versions"]["torch"]
 
 
@@ -101,6 +102,6 @@ def test_one_plot_is_a_page_of_its_own(analysis):
 def test_data_is_complete_and_plain(analysis):
     data = report_data(analysis, None, this_machine())
     assert json.loads(json.dumps(data)).keys() == {
-        "made", "machine", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
+        "made", "machine", "verdict", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
         "layer_times", "timing", "sweep", "probabilities", "calibration",
     }  # fmt: skip
