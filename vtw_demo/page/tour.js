@@ -30,10 +30,12 @@ const fit = () => {
   root.style.setProperty("--magnified", magnified);
   for (const plot of document.querySelectorAll("#tabs .js-plotly-plot")) {
     if (!plot.layout || !plot.offsetParent) continue;
-    const given = Number(plot.dataset.height);
-    const height = step && wide.matches ? Math.floor(plot.parentElement.clientHeight / magnified) : given;
-    if (!height || Math.abs(height - plot.layout.height) < 2) continue;
-    if (!given) plot.dataset.height = plot.layout.height;
+    // Without what sizes.js has made of it.
+    const grown = plot.layout.grown ?? 1;
+    plot.dataset.height ??= plot.layout.height / grown;
+    const isFilling = step && wide.matches;
+    const height = isFilling ? plot.parentElement.clientHeight / magnified : plot.dataset.height * grown;
+    if (Math.abs(height - plot.layout.height) < 2) continue;
     window.Plotly.relayout(plot, { height });
   }
 };
