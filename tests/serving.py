@@ -110,12 +110,12 @@ def served(engine, first_layer=None):
     """The address of a page in this process, whose `engine` a test can get at."""
     from vtw_demo.page.build import build_page
     from vtw_demo.page.command_line import THREADS
-    from vtw_demo.page.layout import CSS, SCRIPTS, THEME
+    from vtw_demo.page.layout import CSS, HEAD, THEME
     from vtw_demo.server.listening import listening
 
     page = build_page(engine, first_layer)
     with listening("127.0.0.1", "0") as place:
-        page.launch(place, quiet=True, theme=THEME, css=CSS, head=SCRIPTS, ssr_mode=False, max_threads=THREADS)
+        page.launch(place, quiet=True, theme=THEME, css=CSS, head=HEAD, ssr_mode=False, max_threads=THREADS)
         try:
             yield page.local_url.rstrip("/")
         finally:

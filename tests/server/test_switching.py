@@ -231,7 +231,7 @@ def opened(browser, url):
 
 
 def choose(page, name):
-    page.get_by_role("tab", name="Model").click()
+    page.get_by_role("button", name="Toggle Sidebar").click()
     page.locator("#model-name input").fill(name)
     page.keyboard.press("Enter")
     page.locator("#load-model").click()
@@ -269,6 +269,7 @@ def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, own, tm
         for one in (page, other):
             has_text(one, ".header", f"{layers} decoder layers")
             assert one.locator("#layer input[type=range]").get_attribute("max") == str(layers)
+            one.get_by_role("button", name="Which K").click()
             one.get_by_role("tab", name="Every K").click()
             assert one.locator("#last-layer input").input_value() == str(layers - 1)
         other.locator("#run").click()
@@ -282,7 +283,7 @@ def test_two_visitors_and_a_server_killed_in_the_middle(browser, models, own, tm
 
 
 def test_what_is_known_of_a_model_is_said_before_it_is_chosen(page):
-    page.get_by_role("tab", name="Model").click()
+    page.get_by_role("button", name="Toggle Sidebar").click()
     for known in (KNOWN_MODELS[0], KNOWN_MODELS[-1]):
         page.locator("#model-name input").fill(known.name)
         page.keyboard.press("Enter")
@@ -293,11 +294,11 @@ def test_what_is_known_of_a_model_is_said_before_it_is_chosen(page):
     has_text(page, "#model-facts", "not among the models that are known to work")
 
 
-def test_a_page_that_stays_with_its_model_has_no_such_tab(server, own, tmp_path):
+def test_a_page_that_stays_with_its_model_has_no_such_sidebar(server, own, tmp_path):
     def offered(url):
         config = urllib.request.urlopen(f"{url}/config", timeout=10).read().decode()
-        tabs = [part["props"].get("label") for part in json.loads(config)["components"] if part["type"] == "tabitem"]
-        return "Model" in tabs, "load-model" in config
+        kinds = [part["type"] for part in json.loads(config)["components"]]
+        return "sidebar" in kinds, "load-model" in config
 
     assert offered(server) == (True, True)
     with started(tmp_path, "--model", own, "--no-model-switching") as (url, _, _):

@@ -154,12 +154,12 @@ def test_a_calibration_lets_others_go_first(engine, address, visit):
     ask(address)
     with held_back(engine, 0.05):
         page.locator("#calibrate").click()
-        expect(page.locator("#verdict")).to_contain_text("Measured", timeout=WAIT)
+        expect(page.locator("#choose-k-reading")).to_contain_text("samples at every K.", timeout=WAIT)
         ask(address)
         # It was answered between two samples, and the calibration goes on.
-        expect(page.locator("#verdict")).to_contain_text(" samples at every K.")
+        expect(page.locator("#choose-k-reading")).to_contain_text("samples at every K.")
         page.locator("#stop").click()
-        expect(page.locator("#verdict")).to_contain_text("Stopped.", timeout=WAIT)
+        expect(page.locator("#choose-k-reading")).to_contain_text("Stopped.", timeout=WAIT)
 
 
 def stopped_after(engine, passes, leave):

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
+from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, measure_attention, measure_attention_map
 from vtw_demo.measurements.flops import Staircase, staircase
@@ -152,6 +153,11 @@ class Analysis:
         return self.comparison.layer
 
     @property
+    def verdict(self) -> str:
+        """The sentence above the answers."""
+        return verdict(self.comparison, self.timing)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longer of both answers."""
         return max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
@@ -173,7 +179,7 @@ class Analysis:
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data for `json.dumps`; what isn't measured yet is measured. Where a row can't be known, it
         says why. The attention maps are those that have been asked for of both runs, and the last prompt position's."""
-        written: dict[str, Any] = {"comparison": self.comparison.to_json()}
+        written: dict[str, Any] = {"verdict": self.verdict, "comparison": self.comparison.to_json()}
         for row in MEASUREMENTS.values():
             tokens = self._tokens(row) if row.by_token else [None]
             try:

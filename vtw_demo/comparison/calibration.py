@@ -110,12 +110,15 @@ class Calibration:
     def sentence(self) -> str:
         """What came out, for people."""
         nearest, of_samples = self.nearest_layer, count(len(self.samples), "sample")
-        left = "" if self.flops_left is None else f", {100 * self.flops_left[nearest - 1]:.0f} % of the FLOPs left"
-        kl = f"mean KL {self.mean[nearest - 1]:.2g}"
-        met = f"the threshold of {self.threshold:g} on {of_samples}"
+        left = "" if self.flops_left is None else f", {100 * self.flops_left[nearest - 1]:.0f} % of prefill FLOPs left"
+        there = f"the threshold of {self.threshold:g} on {of_samples} (mean KL {self.mean[nearest - 1]:.2g}{left})"
+        above = [layer for layer in self.layers[nearest:] if self.mean[layer - 1] > self.threshold]
+        said = f"K = {nearest} is the first to meet {there}."
         if self.layer is None:
-            return f"No K meets {met}; the nearest is K = {nearest}, {kl}{left}."
-        return f"K = {nearest} is the first to meet {met}: {kl}{left}."
+            said = f"No K meets the threshold; K = {nearest} is nearest to {there}."
+        elif above:
+            said = f"K = {nearest} meets {there}, but K = {above[-1]} is above it again."
+        return f"{said} One sample is too few to choose K by." if len(self.samples) == 1 else said
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`; `from_json` reads it."""

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from vtw_demo.comparison.timed_generate import Run, run_timed
@@ -19,11 +19,12 @@ MAXIMUM_NEW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A token of a run has come: the text so far."""
+    """A token of a run has come, or it `is_stopped`: the text so far."""
 
     run: RunName
     text: str
     new_tokens: int
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ class Comparison:
 
     @property
     def first_difference(self) -> int | None:
-        """The first token that differs, counted from 0; None where the answers are the same."""
+        """The first token that differs, counted from 1; None where the answers are the same."""
         return first_difference(self.full.tokens, self.withdrawn.tokens)
+
+    @property
+    def first_differing_word(self) -> int | None:
+        """Counted from 1; None where the words are the same."""
+        return first_difference(self.full.answer.split(), self.withdrawn.answer.split())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
-        return {**asdict(self), "same_answer": self.same_answer, "first_difference": self.first_difference}
+        derived = ("same_answer", "first_difference", "first_differing_word")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
 Event = RunProgress | RunFinished | Comparison
@@ -82,7 +89,7 @@ def compare(
     For each run a `RunProgress` a token and a `RunFinished`; at the end the `Comparison`. `layer` is the
     withdrawal layer K, 1 <= K <= L. With `full`, an earlier full run of the same query, only the withdrawn run
     is made. Setting `stop` ends the run in hand within a token; so does closing the iterator. A stopped
-    comparison ends with the runs that were made and no `Comparison`.
+    comparison ends with the runs that were made, a `RunProgress` that says so and no `Comparison`.
 
     Nothing else is done inside a timed run: the model waits while its reader handles an event, and that time
     is not counted.
@@ -123,14 +130,16 @@ def _events(
     for name in layers:
         if name in runs:
             continue
+        progress = RunProgress(name, "", 0)
         with closing(run_timed(vlm, prompt, layers[name], max_new_tokens, stop)) as steps:
             for step in steps:
                 if isinstance(step, Run):
                     runs[name] = step
                     yield RunFinished(name, step)
                 else:
-                    yield RunProgress(name, vlm.decode(step), len(step))
+                    yield (progress := RunProgress(name, vlm.decode(step), len(step)))
         if name not in runs:
+            yield replace(progress, is_stopped=True)
             return
     yield Comparison(
         model=vlm.name,

@@ -1,49 +1,49 @@
 """The one sentence above the two answers."""
 
-from itertools import zip_longest
-
 from vtw_demo.comparison.compare import Comparison
+from vtw_demo.comparison.repeated_timing import RepeatedTiming
+from vtw_demo.formats import count, milliseconds
 
 
-def verdict(comparison: Comparison) -> str:
-    """Whether the answers are the same, and where not; what withdrawal saved, or cost."""
-    return f"{_answers(comparison)} {_savings(comparison)}"
+def verdict(comparison: Comparison, timing: RepeatedTiming | None = None) -> str:
+    """Whether the answers are the same, and where not; what withdrawal saved, or cost; the time of one run each, or of
+    more where `timing` has them."""
+    return f"{_answers(comparison)} {_savings(comparison, timing)}"
 
 
 def _answers(comparison: Comparison) -> str:
     if comparison.same_answer:
-        return "Same answer."
+        return "Same answer, right or wrong."
     full, withdrawn = comparison.full.answer.split(), comparison.withdrawn.answer.split()
-    for number, (word, other) in enumerate(zip_longest(full, withdrawn), start=1):
-        if word == other:
-            continue
-        if other is None:
-            return f"Different answers: withdrawn, the answer ends before word {number}, “{word}”."
-        if word is None:
-            return f"Different answers: withdrawn, the answer goes on with word {number}, “{other}”."
-        return f"Different answers: word {number} is “{word}”, and “{other}” when withdrawn."
-    # The same words, made of other tokens or ended elsewhere.
-    token = (comparison.first_difference or 0) + 1
-    return f"Same words, but other tokens from token {token} on."
+    number = comparison.first_differing_word
+    if number is None:  # made of other tokens, or ended elsewhere
+        others = "tokens" if comparison.full.answer == comparison.withdrawn.answer else "spaces"
+        return f"Same words, but other {others} from token {comparison.first_difference} on."
+    if number > len(withdrawn):
+        return f"Different answers: withdrawn, the answer ends before word {number}, “{full[number - 1]}”."
+    if number > len(full):
+        return f"Different answers: withdrawn, the answer goes on with word {number}, “{withdrawn[number - 1]}”."
+    return f"Different answers: word {number} is “{full[number - 1]}”, and “{withdrawn[number - 1]}” when withdrawn."
 
 
-def _savings(comparison: Comparison) -> str:
+def _savings(comparison: Comparison, timing: RepeatedTiming | None) -> str:
     if comparison.layer == comparison.layers:
         return f"At layer {comparison.layer} of {comparison.layers} nothing is withdrawn: both runs did the same work."
     full, withdrawn = comparison.full, comparison.withdrawn
-    speed = _speed(full.prefill_ms, withdrawn.prefill_ms)
     flops = _change(full.prefill_flops, withdrawn.prefill_flops, "fewer", "more")
-    cache = _change(full.kv_cache_bytes, withdrawn.kv_cache_bytes, "smaller", "larger")
-    return f"Prefill {speed}, {flops} FLOPs, cache {cache}."
+    cache = _change(full.kv_cache_bytes, withdrawn.kv_cache_bytes, "less", "more")
+    tokens, others = len(full.tokens), len(withdrawn.tokens)
+    answers = "answer" if tokens == others else f"answers of {tokens} and {count(others, 'token')}"
+    return f"{flops} FLOPs (prompt only), {cache} cache (with {answers}). {_time(comparison, timing)}"
 
 
-def _speed(before: float, after: float) -> str:
-    if after <= 0 or before <= 0:
-        return "too short to time"
-    faster, slower = f"{before / after:.1f}", f"{after / before:.1f}"
-    if faster == slower:
-        return "about as fast"
-    return f"{faster} times as fast" if before > after else f"slower: it took {slower} times as long"
+def _time(comparison: Comparison, timing: RepeatedTiming | None) -> str:
+    ratio = None if timing is None else timing.ratio("prefill_ms")
+    if timing is None or ratio is None or timing.rounds == 1:
+        before, after = (milliseconds(run.prefill_ms) for run in (comparison.full, comparison.withdrawn))
+        return f"In one run, prefill {after} instead of {before}."
+    taken = f"{ratio.median:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f}) times as long"
+    return f"Median of {timing.rounds} rounds (lowest to highest): prefill {taken}."
 
 
 def _change(before: int, after: int, less: str, more: str) -> str:

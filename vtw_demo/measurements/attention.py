@@ -131,7 +131,8 @@ class AttentionMap:
         return int(self.weights.shape[0])
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "weights": self.weights.tolist()}
+        number = None if self.answer_token is None else self.answer_token + 1
+        return {**vars(self), "answer_token": number, "weights": self.weights.tolist()}
 
 
 def measure_attention_map(

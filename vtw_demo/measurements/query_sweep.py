@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,8 +50,17 @@ class QuerySweep:
         """The withdrawal layers K."""
         return tuple(range(1, len(self.kl) + 1))
 
+    @property
+    def answer_mean_kl(self) -> tuple[float, ...]:
+        """The mean over the answer's tokens, by K."""
+        return tuple(map(fmean, self.answer_kl))
+
+    @property
+    def is_of_several_words(self) -> bool:
+        return len("".join(self.answer).removesuffix("(end)").split()) > 1
+
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "layers": self.layers}
+        return {**asdict(self), "layers": self.layers, "answer_mean_kl": self.answer_mean_kl}
 
 
 def sweep_query(vlm: VisionLanguageModel, prompt: Prompt, answer_token_ids: Sequence[int]) -> QuerySweep:

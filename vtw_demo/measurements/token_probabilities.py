@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -39,20 +40,18 @@ class AnswerProbabilities:
 
     @property
     def first_difference(self) -> int | None:
-        """The first token that differs, counted from 0; None where the answers are the same."""
+        """The first token that differs, counted from 1; None where the answers are the same."""
         return first_difference(*([token.token_id for token in answer] for answer in (self.full, self.withdrawn)))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "first_difference": self.first_difference}
 
 
-def first_difference(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Where two sequences of tokens part, counted from 0: after the shorter one's end, if that is the beginning of the
-    other; None where they are the same."""
-    if list(first) == list(second):
-        return None
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
+def first_difference(first: Sequence[Any], second: Sequence[Any]) -> int | None:
+    """Where two sequences of tokens or words part, counted from 1: after the shorter one's end, if that is the
+    beginning of the other; None where they are the same."""
+    pairs = enumerate(zip_longest(first, second), start=1)
+    return next((number for number, (one, other) in pairs if one != other), None)
 
 
 def measure_answer_probabilities(

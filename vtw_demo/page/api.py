@@ -57,11 +57,11 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
             max_new_tokens: The longest answer, in tokens.
 
         Returns:
-            Both answers with their tokens, times in milliseconds, prefill FLOPs and bytes of KV cache; `note` says what
-            of the picture was left out, such as an animation's further frames.
+            Both answers with their tokens, times of one run in milliseconds, prefill FLOPs and bytes of KV cache, and
+            the verdict of it; `note` says what of the picture was left out, such as an animation's further frames.
         """
         analysis, note = compared(image, question, layer, max_new_tokens)
-        return {**analysis.comparison.to_json(), "note": note}
+        return {"verdict": analysis.verdict, **analysis.comparison.to_json(), "note": note}
 
     @in_sentences
     def examine(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:

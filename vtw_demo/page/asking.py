@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from vtw_demo.page.html import problem_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
 
-# Told to the live line while the slider is dragged.
-TELL_LAYER = '(layer) => { window.dispatchEvent(new CustomEvent("layer", {detail: layer})); }'
+# What the controls hold, told to the live line and to what dims older answers and plots.
+TELL = '(...asked) => { window.dispatchEvent(new CustomEvent("controls", {detail: asked})); }'
+OWN_PICTURE = "The link is to a picture of somebody's own, which isn't here: choose it, then press Run."
 
 
 class Asking:
@@ -31,14 +31,14 @@ class Asking:
         """Bind the events. `start` is the page's own, when a visitor comes."""
         page, layout, chosen = self.page, self.layout, self.chosen
         shown = dict.fromkeys([*page.about_model(), layout.note, *chosen])
-        started = page.at_once(start, self.start, [layout.session], list(shown))
+        started = page.at_once(start, self.start, [layout.session, layout.history], list(shown))
         page.run_after(started.then, page.run)
         page.run_after(layout.run.click, page.run)
         page.run_after(layout.question.submit, page.run)
         page.run_after(layout.layer.release, page.run_withdrawn)
         page.at_once(layout.stop.click, Session.halt, [layout.session], None, trigger_mode="multiple")
-        slid = partial(gr.on, [layout.layer.input, layout.layer.change])
-        page.in_browser(slid, TELL_LAYER, [layout.layer])
+        told = [layout.layer.input, layout.question.input, layout.verdict.change, *(one.change for one in layout.query)]
+        page.in_browser(partial(gr.on, told), TELL, layout.query)
         example = page.at_once(layout.examples.click, self.choose_example, [layout.examples], chosen)
         page.run_after(example.then, page.run)
         asked = page.at_once(layout.suggestions.click, _question, [layout.suggestions], [layout.question])
@@ -55,15 +55,18 @@ class Asking:
             preprocess=False,
         )
 
-    def start(self, session: Session, request: gr.Request) -> Shown:
+    def start(self, session: Session, history: Any, request: gr.Request) -> Shown:
         """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
         layout, vlm = self.layout, self.page.engine.vlm
         restored = restore(dict(request.query_params), self.examples, vlm.name, vlm.layers)
         session.show_model(vlm)
+        session.restore(history)
         shown = self.page.about_model(restored.layer)
         if restored.example is not None:
             picture, _, origin, _, suggestions = _chosen(restored.example)
             shown |= {layout.picture: picture, layout.origin: origin, layout.suggestions: suggestions}
+        elif restored.is_of_own_picture:
+            shown |= {layout.picture: gr.Image(None, placeholder=OWN_PICTURE), layout.origin: {}}
         if restored.question is not None:
             shown[layout.question] = restored.question
         if restored.problems:
@@ -80,10 +83,14 @@ class Asking:
     def own_picture(self, picture: Any, clip: Any) -> tuple[Any, ...]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
         told of it here so that it is the session's from its upload on. Browsers show no HEIC and no TIFF: a copy."""
-        shown, path = gr.skip(), picture.get("path") if isinstance(picture, dict) else None
-        with suppress(UserError, OSError):  # told when it is asked about
-            if isinstance(path, str) and not shown_by_browsers(path):
-                shown = open_picture(path)
+        shown: Any = gr.update(placeholder=None)
+        path = picture.get("path") if isinstance(picture, dict) else None
+        try:
+            if isinstance(path, str):
+                opened = open_picture(path)
+                shown = gr.skip() if shown_by_browsers(path) else opened
+        except (UserError, OSError) as error:
+            shown = gr.Image(None, placeholder=str(error))
         return _suggestions(GENERAL_QUESTIONS), {}, shown
 
 

@@ -5,6 +5,7 @@ import gradio as gr
 from vtw_demo.page.api import connect_api
 from vtw_demo.page.asking import Asking
 from vtw_demo.page.examples import load_examples
+from vtw_demo.page.html import asset
 from vtw_demo.page.page import Page
 from vtw_demo.page.tabs.attention import AttentionMapTab, AttentionTab
 from vtw_demo.page.tabs.choose_k import ChooseKTab
@@ -16,7 +17,7 @@ from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.page.tabs.take_away import TakeAwayTab
 from vtw_demo.page.tabs.timing import TimingTab
 from vtw_demo.plots import attention, attention_map, divergence, every_layer, staircase, timing
-from vtw_demo.plots.tabs import TABS
+from vtw_demo.plots.tabs import GROUPS, TABS
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.guarded_blocks import GuardedBlocks
 from vtw_demo.server.switching import Switching
@@ -48,11 +49,14 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
         engine.monitoring, lambda: engine.turns.is_closing, title="VTW Demo", analytics_enabled=False, fill_width=True
     ) as blocks:
         page = Page(engine, examples, first_layer)
-        with gr.Tabs(elem_id="tabs") as page.tab_bar:
+        groups = {title: [tab.name for tab in tabs] for title, tabs in GROUPS.items()}
+        groups["Session"] = [HistoryTab.name, TakeAwayTab.name]
+        gr.HTML(html_template="", js_on_load=asset("groups.js"), groups=groups, visible="hidden")
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as page.tab_bar:
             page.tabs = [WITH_CONTROLS.get(tab.name, PlottedTab)(page, tab) for tab in TABS]
             page.tabs += [HistoryTab(page), TakeAwayTab(page)]
-            if switching is not None:
-                page.tabs.append(ModelTab(page, switching))
+        if switching is not None:
+            page.tabs.append(ModelTab(page, switching))
         Asking(page, examples).connect(blocks.load)
         for tab in page.tabs:
             tab.connect()

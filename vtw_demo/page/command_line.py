@@ -16,7 +16,7 @@ from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
 from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
 from vtw_demo.page.build import build_page
-from vtw_demo.page.layout import CSS, SCRIPTS, THEME
+from vtw_demo.page.layout import CSS, HEAD, THEME
 from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.hosts import default_host, on_space, use_own_cores
@@ -125,7 +125,7 @@ def _serve(options: argparse.Namespace) -> None:
             share=options.share,
             theme=THEME,
             css=CSS,
-            head=SCRIPTS,
+            head=HEAD,
             footer_links=["api", "settings"],
             run_history=False,
             ssr_mode=False,

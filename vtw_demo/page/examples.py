@@ -57,16 +57,18 @@ def scene_example(seed: int) -> Example:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a link says; None where it says nothing. `problems` are sentences about what can't be restored."""
+    """What a link says; None where it says nothing. `problems` are sentences about what can't be restored; a picture
+    of a visitor's own can't."""
 
     example: Example | None
     question: str | None
     layer: int | None
     problems: tuple[str, ...]
+    is_of_own_picture: bool = False
 
 
 def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: str, layers: int) -> Restored:
-    """Read a link's parameters: `example` or `scene`, `question`, `layer`, `model`; none of them must be there."""
+    """Read a link's parameters, any of `example`, `scene` or `picture=own`, `question`, `layer` and `model`."""
     problems = []
     if (asked := parameters.get("model", model)) != model:
         problems.append(f"The link is of the model {asked!r}; this page runs {model!r}.")
@@ -80,10 +82,13 @@ def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: s
             example = scene_example(int(seed))
         else:
             problems.append(f"A scene has a number of up to 9 digits; this is {seed!r}.")
-    question = parameters.get("question", "").strip()[:LONGEST_QUESTION] or (example.question if example else None)
+    question = parameters.get("question", "").strip() or (example.question if example else None)
+    if question and len(question) > LONGEST_QUESTION:
+        problems.append(f"The link's question is cut: it may have up to {LONGEST_QUESTION} characters.")
+        question = question[:LONGEST_QUESTION]
     if text := parameters.get("layer"):
         if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= layers:
             layer = int(text)
         else:
             problems.append(f"The link's withdrawal layer must be from 1 to {layers}; this is {text!r}.")
-    return Restored(example, question, layer, tuple(problems))
+    return Restored(example, question, layer, tuple(problems), "picture" in parameters)

@@ -9,17 +9,18 @@ from pathlib import Path
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.formats import milliseconds
+from vtw_demo.formats import count, milliseconds
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_PURPOSE
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.session import PastComparison
+from vtw_demo.plots.style import shown_tokens
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 LONGEST_CELL = 60
 
 
 def asset(name: str) -> str:
-    """A script or style sheet of the page, which the browser reads."""
+    """A script, style sheet or text of the page, which the browser reads."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
@@ -38,10 +39,6 @@ def facts(listed: Iterable[str]) -> str:
     return f'<div class="facts">{"".join(f"<span>{escape(fact)}</span>" for fact in listed)}</div>'
 
 
-def verdict_line(sentence: str) -> str:
-    return f'<p class="verdict" role="status">{escape(sentence)}</p>'
-
-
 def progress_line(sentence: str) -> str:
     return f'<p class="verdict progress" role="status">{escape(sentence)}</p>'
 
@@ -50,12 +47,13 @@ def problem_line(sentence: str) -> str:
     return f'<p class="verdict problem" role="alert">{escape(sentence)}</p>'
 
 
-def reading_line(sentence: str) -> str:
-    return f'<p class="reading">{escape(sentence)}</p>'
+def reading_line(sentence: str, of: str = "") -> str:
+    """`of`, here and elsewhere: what was asked, for `older.js`."""
+    return f'<p class="reading" data-of="{escape(of)}">{escape(sentence)}</p>'
 
 
-def waiting_line(sentence: str) -> str:
-    return f'<p class="reading waiting" role="status">{escape(sentence)}</p>'
+def waiting_line(sentence: str, of: str = "") -> str:
+    return f'<p class="reading waiting" role="status" data-of="{escape(of)}">{escape(sentence)}</p>'
 
 
 def note_line(sentence: str) -> str:
@@ -73,8 +71,8 @@ def token_strip(analysis: Analysis, chosen: AttentionQuery, has_mean: bool) -> s
     for index, (full, withdrawn) in enumerate(zip_longest(*runs)):
         if full is None or withdrawn is None:
             break
-        said = [token_text(token).strip() or "␣" for token in dict.fromkeys((full, withdrawn))]
-        buttons.append((index, " / ".join(said)))
+        said = shown_tokens(token_text(full), token_text(withdrawn))
+        buttons.append((index, " / ".join(said.values())))
     shown = "".join(
         f'<button type="button" data-query="{escape(str(query))}" aria-pressed="{str(query == chosen).lower()}">'
         f"{escape(text)}</button>"
@@ -116,7 +114,8 @@ def _table(names: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def _answer_row(kind: str, layer: str, text: str, note: str, run: Run) -> str:
-    times = "".join(f"<td>{milliseconds(time)}</td>" for time in (run.prefill_ms, run.total_ms))
+    total = f"{milliseconds(run.total_ms)}, {count(len(run.tokens), 'token')}"
+    times = f"<td>{milliseconds(run.prefill_ms)}</td><td>{total}</td>"
     return f'<tr class="{kind}"><th scope="row">{layer}<small>{note}</small></th><td>{text}</td>{times}</tr>'
 
 

@@ -1,6 +1,7 @@
 """How the page looks, what is on it above the tabs, and where. What it does is in `vtw_demo.page.asking`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -28,10 +29,16 @@ THEME = gr.themes.Base(
     spacing_size="sm",
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
+).set(
+    body_text_color_subdued="*neutral_600",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
 )
 
 CSS = PLOTS_CSS + asset("page.css")
-SCRIPTS = f"<script>{asset('keyboard_release.js')}{asset('file_types.js')}{ATTENTION_MAP_SCRIPT}</script>"
+# Gradio changes the rules that it is given within @media: those for sizes stand in the page's head.
+_SCRIPTS = "".join(asset(f"{name}.js") for name in ("keyboard", "file_types", "older", "sizes"))
+HEAD = f"<style>{asset('sizes.css')}{asset('tour.css')}</style><script>{_SCRIPTS}{ATTENTION_MAP_SCRIPT}</script>"
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:
@@ -56,6 +63,8 @@ class Layout:
         self, examples: Sequence[Example], vlm: VisionLanguageModel, layer: int, calibration: Calibration | None
     ) -> None:
         self.session = gr.State(Session())
+        # In the visitor's browser alone, so that the key keeps nothing from anybody.
+        self.history = gr.BrowserState("", storage_key="vtw-demo-history", secret="vtw-demo")
         self.header = gr.HTML(header(vlm), padding=False)
         gr.HTML(
             f'<details class="about"><summary>What am I looking at?</summary>{WHAT_AM_I_LOOKING_AT}</details>',
@@ -63,32 +72,27 @@ class Layout:
             elem_id="about",
         )
         self.note = gr.HTML(padding=False, visible=False, elem_id="note")
+        gr.HTML(html_template=asset("tour.html"), js_on_load=asset("tour.js"), padding=False, elem_id="tour")
         # Read by the script that makes the link: {"example": name}, {"scene": seed}, or {} for an own picture.
         self.model = gr.JSON({"model": vlm.name}, visible=False)
         self.origin = gr.JSON(examples[0].origin, visible=False)
+        # In the order of a phone's page; sizes.css says what stands where on others.
         with gr.Row(elem_id="query"):
-            with gr.Column(scale=0, min_width=290, elem_id="picture-column"):
+            with gr.Column(elem_id="picture-column"):
                 self._lay_out_picture(examples[0], takes_clips=vlm.sampling is not None)
-            with gr.Column(scale=5, min_width=320, elem_id="controls"):
-                self._lay_out_question(examples[0])
-                self._lay_out_layer(vlm, layer, calibration)
-                self._lay_out_examples(examples)
-            with gr.Column(scale=3, min_width=320):
-                # Its value is what the last question's sweep says of every K; it shows one, without the server.
-                self.live = gr.HTML(
-                    html_template="", js_on_load=asset("live_layer.js"), layer=layer, padding=False, elem_id="live"
-                )
-        with gr.Row(equal_height=True, elem_id="answers"):
-            self.cards = {
-                run: gr.HTML(AnswerCard(run, layer).to_html(), padding=False, min_width=300, elem_id=run)
-                for run in RUNS
-            }
-        self.verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
+            self._lay_out_question(examples[0])
+            with gr.Row(equal_height=True, elem_id="answers"):
+                self.cards = {
+                    run: gr.HTML(AnswerCard(run, layer).to_html(), padding=False, elem_id=run) for run in RUNS
+                }
+            self.verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
+            self._lay_out_layer(vlm, layer, calibration)
+            self._lay_out_examples(examples)
         # What it is given is saved by the browser; nothing of it is shown, and nothing stays on the server.
         self.file = gr.HTML(html_template="", js_on_load=asset("download.js"), visible="hidden", padding=False)
 
     @property
-    def query(self) -> list[gr.components.Component]:
+    def query(self) -> list[Any]:
         """What is asked, in the order of `Asked`."""
         return [self.picture, self.clip, self.question, self.layer, self.max_new_tokens]
 
@@ -115,12 +119,10 @@ class Layout:
                 lines=1,
                 max_lines=3,
                 max_length=LONGEST_QUESTION,
-                scale=6,
-                min_width=220,
                 elem_id="question",
             )
-            self.run = gr.Button("Run", variant="primary", scale=1, min_width=70, elem_id="run")
-            self.stop = gr.Button("Stop", variant="stop", scale=1, min_width=70, elem_id="stop")
+            self.run = gr.Button("Run", variant="primary", elem_id="run")
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop")
         self.suggestions = gr.Dataset(
             components=[self.question],
             samples=[[suggestion] for suggestion in first.suggestions],
@@ -132,29 +134,31 @@ class Layout:
         )
 
     def _lay_out_layer(self, vlm: VisionLanguageModel, layer: int, calibration: Calibration | None) -> None:
-        with gr.Row(elem_id="layer-row"):
-            self.layer = gr.Slider(
-                1,
-                vlm.layers,
-                value=layer,
-                step=1,
-                label="Withdrawal layer K",
-                info=layer_info(vlm.layers, starting_layer(vlm), calibration),
-                buttons=[],
-                scale=6,
-                min_width=260,
-                elem_id="layer",
+        self.layer = gr.Slider(
+            1,
+            vlm.layers,
+            value=layer,
+            step=1,
+            label="Withdrawal layer K",
+            info=layer_info(vlm.layers, starting_layer(vlm), calibration),
+            buttons=[],
+            elem_id="layer",
+        )
+        # Its value is what the last question's sweep says of every K; it shows one, without the server.
+        self.live = gr.HTML(
+            html_template="", js_on_load=asset("live_layer.js"), layer=layer, padding=False, elem_id="live"
+        )
+        gr.HTML("<details><summary>Examples and settings</summary></details>", padding=False, elem_id="fold")
+        with gr.Column(elem_id="settings"):
+            self.calibrate = gr.Button("Choose K for me", size="sm", elem_id="calibrate")
+            self.max_new_tokens = gr.Number(
+                NEW_TOKENS,
+                label="Tokens, at most",
+                precision=0,
+                minimum=1,
+                maximum=MAXIMUM_NEW_TOKENS,
+                elem_id="max-new-tokens",
             )
-            with gr.Column(scale=2, min_width=150):
-                self.calibrate = gr.Button("Choose K for me", size="sm", elem_id="calibrate")
-                self.max_new_tokens = gr.Number(
-                    NEW_TOKENS,
-                    label="Tokens, at most",
-                    precision=0,
-                    minimum=1,
-                    maximum=MAXIMUM_NEW_TOKENS,
-                    elem_id="max-new-tokens",
-                )
 
     def _lay_out_examples(self, examples: Sequence[Example]) -> None:
         with gr.Row(elem_id="pictures"):

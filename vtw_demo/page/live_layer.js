@@ -11,12 +11,16 @@ const line = (swept, layer) => {
   const less = (shares, noun) =>
     shares && !isLast ? ` · <b>${Math.round(100 * (1 - shares[index]))} %</b> ${noun}` : "";
   const bars = (title, tokens) => {
+    const looks = tokens.map((token) => token.text.trim());
+    const isAlone = (look) => looks.indexOf(look) === looks.lastIndexOf(look);
+    const name = ({ text }) =>
+      isAlone(text.trim()) ? text.trim() || "␣" : text.replaceAll(" ", "␣").replaceAll("\n", "⏎");
     const rows = tokens
       .map((token) => {
         const share = 100 * token.probability;
         return (
           `<li><span class="bar" style="width:${share.toFixed(1)}%"></span>` +
-          `<span class="token">${escaped(token.text.trim() || "␣")}</span><span>${share < 0.05 ? "under 0.1" : share.toFixed(1)} %</span></li>`
+          `<span class="token">${escaped(name(token))}</span><span>${share < 0.05 ? "under 0.1" : share.toFixed(1)} %</span></li>`
         );
       })
       .join("");
@@ -27,10 +31,10 @@ const line = (swept, layer) => {
     ? `At <b>K = ${layer}</b> nothing is withdrawn`
     : `At <b>K = ${layer}</b> KL <b>${figure(kl)}</b>` +
       less(swept.flops_left, "fewer FLOPs") +
-      less(swept.cache_left, "less cache");
+      less(swept.cache_left, "less cache") + (swept.flops_left || swept.cache_left ? " (of the prompt)" : "");
   const withdrawn = isLast ? swept.full_tokens : swept.withdrawn_tokens[index];
   return (
-    `<div class="live" data-layer="${layer}"><p>${facts}</p><div class="tokens">` +
+    `<div class="live" data-layer="${layer}" data-of="${escaped(swept.of)}"><p>${facts}</p><div class="tokens">` +
     bars("Next token, full", swept.full_tokens) +
     bars(`Next token, withdrawn at ${layer}`, withdrawn) +
     `</div><p class="note">For “${escaped(swept.question)}”</p></div>`
@@ -41,9 +45,10 @@ let layer = props.layer;
 const show = () => {
   element.innerHTML = line(props.value, layer);
 };
-// asking.py tells it of the slider.
-window.addEventListener("layer", (event) => {
-  layer = event.detail;
+// asking.py tells it what the controls hold.
+window.addEventListener("controls", (event) => {
+  if (layer === event.detail[3]) return;
+  layer = event.detail[3];
   show();
 });
 watch("value", show);

@@ -1,24 +1,24 @@
 """What the parts of the page share: how an event of theirs reaches the model, and what a query sets going."""
 
 import inspect
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import RUNS, Analysis, Part
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunFinished, RunProgress
-from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.examples import Example
-from vtw_demo.page.html import header, problem_line, progress_line, verdict_line
+from vtw_demo.page.html import header, problem_line, progress_line, waiting_line
 from vtw_demo.page.layout import Layout, default_layer, layer_info
 from vtw_demo.page.session import Session
-from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.answer_cards import AnswerCard, answer_cards, verdict_html
 from vtw_demo.server.engine import SWITCHED, Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Shown = dict[Any, Any]
 """New values of components."""
 Steps = Callable[..., Iterator[Shown]]
+COMPARISON = "the comparison in hand"
 
 
 class Asked(NamedTuple):
@@ -39,6 +40,11 @@ class Asked(NamedTuple):
     question: Any
     layer: Any
     max_new_tokens: Any
+
+    @property
+    def of(self) -> str:
+        """What `older.js` compares with what the controls hold."""
+        return json.dumps(self)
 
     def query(self, vlm: VisionLanguageModel) -> Query:
         """For this model; a clip goes before the picture."""
@@ -64,15 +70,16 @@ class Page:
         layout = self.layout
         of_tabs = [component for tab in self.tabs for component in tab.shown]
         others = [*layout.cards.values(), self.tab_bar]
-        return [*self.about_model(), layout.note, *others, *of_tabs]
+        return [*self.about_model(), *others, *of_tabs]
 
     def on_model(
-        self, event: Any, steps: Steps, inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **options: Any
-    ) -> None:
+        self, event: Any, steps: Steps, inputs: Any = (), outputs: Any = (), says: Any = None, **options: Any
+    ) -> Any:
         """At `event`, `steps` of a session and the values of `inputs`. Whatever uses the model takes turns in the
-        engine's queue, not in Gradio's. The verdict is among the `outputs`; each costs Gradio time in every step."""
-        event(
-            self._in_sentences(steps),
+        engine's queue, not in Gradio's. The verdict is among the `outputs`; each costs Gradio time in every step. What
+        goes wrong it `says`, or the verdict does."""
+        return event(
+            self._in_sentences(steps, says),
             [self.layout.session, *inputs],
             [self.layout.verdict, *outputs],
             concurrency_limit=None,
@@ -93,26 +100,33 @@ class Page:
         """At `event`, a script, without the server."""
         event(fn=None, inputs=inputs, outputs=outputs, js=script, api_visibility="private")
 
-    def run_after(self, event: Any, steps: Steps, *more: Any) -> None:
+    def run_after(self, event: Any, steps: Steps, *more: Any, named: str = COMPARISON, says: Any = None) -> None:
         """After `event`, which ends what the visitor had running, `steps` of a session, what is asked, and the values
-        of `more` inputs."""
+        of `more` inputs: so `named`, and said in the tab that `says` so or in place of the verdict."""
+        layout = self.layout
 
         def begin(session: Session) -> str:
-            session.begin()
-            return progress_line("Waiting for the model.")
+            session.begin(named)
+            return (waiting_line if says else progress_line)("Waiting for the model.")
 
         def run(session: Session, *values: Any) -> Iterator[Shown]:
-            fields = len(Asked._fields)
-            yield from steps(session, Asked(*values[:fields]), *values[fields:])
+            stop, fields = session.stop, len(Asked._fields)
+            if session.ended:
+                gr.Info(session.ended)
+            try:
+                yield from steps(session, Asked(*values[:fields]), *values[fields:])
+            finally:
+                if stop is session.stop:
+                    session.in_hand = ""
 
         # A program that calls them as the page does finds them by these names.
         begin.__name__, run.__name__ = f"begin_{steps.__name__}", steps.__name__
-        layout = self.layout
-        begun = self.at_once(event, begin, [layout.session], [layout.verdict], trigger_mode="multiple")
+        begun = self.at_once(event, begin, [layout.session], [says or layout.verdict], trigger_mode="multiple")
         # Raw values: Gradio's own readers answer a broken picture with a stack trace.
-        self.on_model(begun.then, run, [*layout.query, *more], self.shown, preprocess=False)
+        ran = self.on_model(begun.then, run, [*layout.query, *more], self.shown, says, preprocess=False)
+        self.at_once(ran.then, Session.kept, [layout.session], [layout.history])
 
-    def _in_sentences(self, steps: Steps) -> Steps:
+    def _in_sentences(self, steps: Steps, says: Any = None) -> Steps:
         """`steps`, and in place of an exception one sentence on the page."""
 
         @wraps(steps)
@@ -124,7 +138,7 @@ class Page:
             except StoppedError:  # by the visitor's next request, which says itself what goes on, or by their own click
                 pass
             except Exception as error:
-                shown = {self.layout.verdict: problem_line(self.engine.monitoring.fault_of(error).sentence)}
+                shown = {says or self.layout.verdict: problem_line(self.engine.monitoring.fault_of(error).sentence)}
             yield shown  # here nothing hangs on the error any more
 
         return said
@@ -171,43 +185,41 @@ class Page:
         earlier = session.earlier(query)
         prompt = earlier.prompt if earlier else query.prompt(vlm)
         full, comparison = earlier.comparison.full if earlier else None, None
+        card = partial(AnswerCard, layer=query.layer, of=asked.of)
         session.hide()
         for event in self.engine.compare(session.visitor, vlm, query, prompt, full, stop):
             if isinstance(event, Place):
-                begun = {} if event.ahead else self._begun(query, has_full=bool(earlier))
-                yield {layout.verdict: progress_line(str(event)), **begun}
+                begun = () if event.ahead else (card("full", result=full), card("withdrawn"))
+                cards = {layout.cards[answer.run]: answer.to_html() for answer in begun}
+                yield {layout.verdict: progress_line(str(event)), **cards}
             elif isinstance(event, RunProgress):
-                answer = AnswerCard(event.run, query.layer, event.text, event.new_tokens, is_running=True)
-                yield {layout.cards[event.run]: answer.to_html()}
+                yield {layout.cards[event.run]: card(event.run, progress=event).to_html()}
             elif isinstance(event, RunFinished):
-                yield {layout.cards[event.run]: AnswerCard(event.run, query.layer, result=event.result).to_html()}
+                yield {layout.cards[event.run]: card(event.run, result=event.result).to_html()}
             else:
                 comparison = event
         if comparison is None:
-            # A newer request of this visitor may have stopped this one, and says itself what goes on.
-            if stop is session.stop:
+            # Where a newer comparison of this visitor has stopped this one, it says itself what goes on.
+            if stop is session.stop or session.in_hand != COMPARISON:
                 yield {layout.verdict: progress_line("Stopped before both answers were complete.")}
             return
         analysis = earlier.at(comparison) if earlier else Analysis(vlm, prompt, comparison)
-        session.show(query, analysis)
-        said = " ".join(sentence for sentence in (verdict(comparison), query.note) if sentence)
-        yield {layout.verdict: verdict_line(said), layout.header: header(vlm, comparison.visual_tokens)}
-        if session.is_told_of_switch:
-            session.is_told_of_switch = False
-            yield {layout.note: gr.HTML(visible=False)}
+        session.show(query, analysis, asked.of)
+        yield {**self.answered(session), layout.header: header(vlm, comparison.visual_tokens)}
         yield from self.draw(session, stop)
         yield from self.followed(session, analysis, Part("sweep"), stop)
         if not earlier:
-            yield {layout.live: {**analysis.of("sweep").to_json(), "question": query.question.strip()}}
+            swept = analysis.of("sweep").to_json()
+            yield {layout.live: {**swept, "question": query.question.strip(), "of": asked.of}}
         for tab in self.tabs:
             yield from tab.compared(session, analysis, stop)
 
-    def _begun(self, query: Query, has_full: bool) -> Shown:
-        """The cards of the runs that begin."""
-        begun = RUNS[1:] if has_full else RUNS
-        return {
-            self.layout.cards[run]: AnswerCard(run, query.layer, is_running=run == begun[0]).to_html() for run in begun
-        }
+    def answered(self, session: Session) -> Shown:
+        """Both answers of the comparison that is shown, and its verdict."""
+        assert session.analysis is not None
+        cards = answer_cards(session.analysis, session.of)
+        said = verdict_html(session.analysis, session.note, session.of)
+        return {self.layout.verdict: said, **{self.layout.cards[run]: card for run, card in cards.items()}}
 
     def compared(self, session: Session, asked: Asked, query: Query) -> Iterator[Shown]:
         """Make sure that the comparison that is shown is of this query and layer."""

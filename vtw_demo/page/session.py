@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import threading
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import Calibration
@@ -29,13 +32,18 @@ class PastComparison:
     overlaid: Overlaid
 
 
+HISTORY = TypeAdapter(list[PastComparison])
+
+
 class Session:
     """- `visitor`: tells this visitor apart from others where they take turns.
-    - `vlm`: the model that the page is about; None before its start. `is_told_of_switch`: a line on the page says
-      that another visitor has switched it.
-    - `stop`: of the visitor's latest run; `measuring`: of what was asked for since then, such as a tab's plot.
-    - `analysis`: of the comparison that is shown; None while there is none.
-    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view.
+    - `vlm`: the model that the page is about; None before its start.
+    - `stop`: of the visitor's latest run; `measuring`: of the file that was asked for since then.
+    - `in_hand`: what runs for the visitor, in words; `ended`: a sentence, what the latest request has ended.
+    - `analysis`: of the comparison that is shown; None while there is none. `of`: what was asked, as
+      JSON; `note`: what is to be said of its picture.
+    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view, `left` is set once
+      it isn't any more.
     - `queries`: whose attention a tab shows where one was chosen, by the tab's name; `surface`: the staircase's.
     - `history`: the visitor's comparisons, the oldest first.
     """
@@ -43,12 +51,16 @@ class Session:
     def __init__(self) -> None:
         self.visitor = secrets.token_hex(8)
         self.vlm: VisionLanguageModel | None = None
-        self.is_told_of_switch = False
         self.stop = threading.Event()
         self.measuring = threading.Event()
+        self.in_hand = ""
+        self.ended = ""
         self.analysis: Analysis | None = None
+        self.of = ""
+        self.note = ""
         self.plots: dict[str, Plot] = {}
         self.open_tab = attention.TAB.name
+        self.left = threading.Event()
         self.queries: dict[str, AttentionQuery] = {}
         self.surface: Surface = "tokens"
         self.history: list[PastComparison] = []
@@ -58,16 +70,26 @@ class Session:
         """Gradio copies a state's first value for each visitor: each gets their own, with nothing in it."""
         return Session()
 
-    def begin(self) -> None:
-        """A new request ends what is still running for this visitor; its own stop event is fresh."""
+    def begin(self, named: str) -> None:
+        """A new request, so `named`, ends what is still running for this visitor; its own stop event is fresh."""
         self.halt()
+        self.ended = f"This ended {self.in_hand}." if self.in_hand not in ("", named) else ""
         self.stop = threading.Event()
+        self.in_hand = named
+        self.look_at(self.open_tab)
 
     def halt(self) -> None:
         """End what is running for this visitor; what they ask for next begins."""
         self.stop.set()
         self.measuring.set()
         self.measuring = threading.Event()
+        self.left.set()
+
+    def look_at(self, tab: str) -> None:
+        """That tab is in view from now on; what was measured for the view before gives up its place."""
+        self.open_tab = tab
+        self.left.set()
+        self.left = threading.Event()
 
     def forget(self) -> None:
         """What is known of the query in hand: the next run measures all of it again."""
@@ -98,7 +120,7 @@ class Session:
         """The latest analysis, if it is of the same query at any layer: its prompt and full run serve again."""
         return self._latest[1] if self._latest is not None and self._latest[0] == query.identity else None
 
-    def show(self, query: Query, analysis: Analysis) -> None:
+    def show(self, query: Query, analysis: Analysis, of: str) -> None:
         """`analysis` is what is shown from now on."""
         if self._latest is None or self._latest[1].prompt is not analysis.prompt:
             self.queries = {}
@@ -107,6 +129,8 @@ class Session:
         self.queries = there
         self._latest = (query.identity, analysis)
         self.analysis = analysis
+        self.of = of
+        self.note = query.note
         self.plots.clear()
 
     def remember(
@@ -114,8 +138,18 @@ class Session:
     ) -> None:
         """Add a comparison to the history, with what its overlay shows: attention of both runs, divergence by K."""
         number = self.history[-1].number + 1 if self.history else 1
-        overlaid = Overlaid(f"{number}: {comparison.question}", comparison.layer, full, withdrawn, kl)
+        masses = replace(full, answer=()), replace(withdrawn, answer=())
+        overlaid = Overlaid(f"{number}: {comparison.question}", comparison.layer, *masses, kl)
         self.history = [*self.history[1 - KEPT_COMPARISONS :], PastComparison(number, comparison, overlaid)]
+
+    def restore(self, history: Any) -> None:
+        """What the browser has kept of it, unless it is of a version with other fields."""
+        with suppress(ValueError):
+            self.history = HISTORY.validate_json(history)[-KEPT_COMPARISONS:]
+
+    def kept(self) -> str:
+        """The history, for the browser to keep."""
+        return HISTORY.dump_json(self.history).decode()
 
     def past(self, number: int | None) -> PastComparison | None:
         """The comparison of that number, if it is still remembered."""

@@ -11,7 +11,6 @@ from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
-from vtw_demo.comparison.summary import verdict
 from vtw_demo.files import check_writable, write_whole
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.image import open_file, open_picture
@@ -53,14 +52,12 @@ def run(options: argparse.Namespace) -> int:
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")
     print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
-    print(verdict(comparison))
-    if not (options.report or options.json):
-        return 0
     analysis, calibration = Analysis(vlm, prompt, comparison), CalibrationStore.of(vlm).result()
     if options.rounds:
         timings = repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds)
         for timing in tqdm(timings, desc="timing", total=options.rounds, unit="round", disable=None, leave=False):
             analysis.timing = timing
+    print(analysis.verdict)
     if options.report:
         write_whole(options.report, report_html(analysis, calibration, this_machine()).encode())
         print(options.report)

@@ -7,7 +7,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
-from vtw_demo.plots.style import shown_token
+from vtw_demo.plots.style import shown_tokens
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 from vtw_demo.plots.templates import TEMPLATES
@@ -22,34 +22,33 @@ def differences_html(probabilities: AnswerProbabilities) -> str:
         layer=probabilities.layer,
         first=first,
         differing=_differing(probabilities),
-        named=_named,
+        names=_names(probabilities),
         exact=_exact,
-        shown_token=shown_token,
     )
 
 
 def differences_reading(probabilities: AnswerProbabilities) -> str:
     """Where the answers part, and how likely each run finds both tokens there."""
-    layer, first = probabilities.layer, probabilities.first_difference
+    layer, first, names = probabilities.layer, probabilities.first_difference, _names(probabilities)
     if first is None:
         least = min(probabilities.full, key=lambda token: min(token.full, token.withdrawn))
         shares = f"{percent(least.full)} in full and {percent(least.withdrawn)} withdrawn at layer {layer}"
         if len(probabilities.full) == 1:
-            return f"Both runs give the same token, {_named(least)}, which has {shares}."
+            return f"Both runs give the same token, “{names[least.text]}”, which has {shares}."
         same = f"Both runs give the same {len(probabilities.full)} tokens"
-        return f"{same}; the least certain, {_named(least)}, has {shares}."
-    full, withdrawn = probabilities.full[first:], probabilities.withdrawn[first:]
-    said = f"The answers part at token {first + 1}"
+        return f"{same}. The least certain, “{names[least.text]}”, has {shares}."
+    full, withdrawn = probabilities.full[first - 1 :], probabilities.withdrawn[first - 1 :]
+    said = f"The answers part at token {first}"
     if full and withdrawn:
         return (
-            f"{said}: the full model gives {_named(full[0])} {percent(full[0].full)} and {_named(withdrawn[0])} "
-            f"{percent(withdrawn[0].full)}, withdrawn at layer {layer} it gives {percent(full[0].withdrawn)} and "
-            f"{percent(withdrawn[0].withdrawn)}."
+            f"{said}. There the full model gives “{names[full[0].text]}” {percent(full[0].full)} and "
+            f"“{names[withdrawn[0].text]}” {percent(withdrawn[0].full)}, and withdrawn at layer {layer} it gives them "
+            f"{percent(full[0].withdrawn)} and {percent(withdrawn[0].withdrawn)}."
         )
     longer, token = ("full", full[0]) if full else ("withdrawn", withdrawn[0])
     return (
-        f"{said}, which only the {longer} run's answer has: {_named(token)}, with {percent(token.full)} in full and "
-        f"{percent(token.withdrawn)} withdrawn at layer {layer}."
+        f"{said}, which only the {longer} run's answer has: “{names[token.text]}”, with {percent(token.full)} in full "
+        f"and {percent(token.withdrawn)} withdrawn at layer {layer}."
     )
 
 
@@ -64,11 +63,13 @@ def differences_table(probabilities: AnswerProbabilities) -> Table:
 
 
 def _differing(probabilities: AnswerProbabilities) -> dict[RunName, set[int]]:
-    """By run, the tokens from the first difference on that have no counterpart in the other answer."""
+    """By run, the numbers of the tokens from the first difference on that have no counterpart in the other answer."""
     first = probabilities.first_difference
     if first is None:
         return {"full": set(), "withdrawn": set()}
-    tails = [[token.token_id for token in answer[first:]] for answer in (probabilities.full, probabilities.withdrawn)]
+    tails = [
+        [token.token_id for token in answer[first - 1 :]] for answer in (probabilities.full, probabilities.withdrawn)
+    ]
     matcher = SequenceMatcher(None, tails[0], tails[1], autojunk=False)
     full: set[int] = set()
     withdrawn: set[int] = set()
@@ -82,15 +83,16 @@ def _differing(probabilities: AnswerProbabilities) -> dict[RunName, set[int]]:
 def _words(answer: Sequence[AnswerToken], first: int | None) -> list[list[tuple[int, AnswerToken | None]]]:
     """The answer's tokens with their numbers, by word; none stands where it stops and the other goes on."""
     words: list[list[tuple[int, AnswerToken | None]]] = []
-    for index, token in enumerate(answer):
-        if index == 0 or token.text[:1].isspace() or token.text == "(end)":
+    for number, token in enumerate(answer, start=1):
+        if number == 1 or token.text[:1].isspace() or token.text == "(end)":
             words.append([])
-        words[-1].append((index, token))
-    return [*words, [(len(answer), None)]] if first == len(answer) else words
+        words[-1].append((number, token))
+    return [*words, [(number + 1, None)]] if first == number + 1 else words
 
 
-def _named(token: AnswerToken) -> str:
-    return f"“{shown_token(token.text)}”"
+def _names(probabilities: AnswerProbabilities) -> dict[str, str]:
+    """The texts of all tokens as they are shown."""
+    return shown_tokens(*(token.text for token in (*probabilities.full, *probabilities.withdrawn)))
 
 
 def _exact(probability: float) -> str:

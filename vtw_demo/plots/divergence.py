@@ -9,7 +9,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import add_line, layer_ticks, mark_k, styled
+from vtw_demo.plots.style import LEGEND_BELOW, add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -57,22 +57,26 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
         )
         mark_k(figure, calibration.nearest_layer, annotation_position="top left")
     if query is not None:
-        said, look = "K = %{x}: KL of this question %{customdata:.2g}<extra></extra>", {"color": QUERY_COLOUR}
-        more = {"customdata": query.kl, "marker": {"symbol": "diamond"}}
-        add_line(figure, layers, floored(query.kl), "this question", look, said, **more)
+        lines = [("this question", query.kl, "diamond")]
+        if query.is_of_several_words:
+            lines.append(("its whole answer, mean of its tokens", query.answer_mean_kl, "circle-open"))
+        for name, kl, symbol in lines:
+            said, more = f"K = %{{x}}: KL of {name} %{{customdata:.2g}}<extra></extra>", {"marker": {"symbol": symbol}}
+            add_line(figure, layers, floored(kl), name, {"color": QUERY_COLOUR}, said, customdata=kl, **more)
     if flops_left is not None:
         said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
         percents = [100 * share for share in flops_left]
-        add_line(figure, layers, percents, "FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
+        add_line(figure, layers, percents, "prefill FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
     on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
     figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
     figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
     figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
-    return styled(figure, height=380, legend_y=-0.2, margin_r=64)
+    return styled(figure, height=380, legend=LEGEND_BELOW, margin_b=64, margin_r=64)
 
 
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
-    """The figure in words: what the calibration chose, and whether this question needs more layers or fewer."""
+    """The figure in words: what the calibration chose, and whether this question needs more layers or fewer. An answer
+    of several words is judged as a whole."""
     if calibration is None:
         said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
     else:
@@ -80,27 +84,30 @@ def divergence_reading(query: QuerySweep | None, calibration: Calibration | None
     if query is None:
         return said
     threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
-    needed = next((k for k, kl in zip(query.layers, query.kl, strict=True) if kl <= threshold), None)
-    above = "it" if calibration is not None else f"a KL of {threshold:g}"
-    if needed is None:
-        return f"{said} This question stays above {above} at every K."
-    if calibration is None:
-        return f"{said} This question first moves the next token by no more than {above} at K = {needed}."
-    chosen = calibration.nearest_layer
-    if needed == chosen:
-        return f"{said} This question first meets it at the same K."
-    layers = f"{count(abs(needed - chosen), 'layer')} {'more' if needed > chosen else 'fewer'}"
-    return f"{said} This question first meets it at K = {needed}: it needs {layers}."
+    kl, judged = query.kl, "first token"
+    if query.is_of_several_words:
+        kl, judged = query.answer_mean_kl, f"whole answer, the mean over its {len(query.answer)} tokens,"
+    needed = max((k for k in query.layers if kl[k - 1] > threshold), default=0) + 1
+    said = f"{said} This question's {judged}"
+    if needed > len(kl):
+        return f"{said} is above {threshold:g} even at K = {needed - 1}."
+    said = f"{said} stays at {threshold:g} or below from K = {needed} on"
+    if calibration is None or needed == calibration.nearest_layer:
+        return f"{said}." if calibration is None else f"{said}, the same K."
+    more = needed - calibration.nearest_layer
+    return f"{said}: it needs {count(abs(more), 'layer')} {'more' if more > 0 else 'fewer'}."
 
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
     """A row for each K: of this question, and of the calibration where there is one."""
-    columns = ["K", "KL of this question (nats)", "prefill FLOPs left (%)", "KV cache left (%)"]
+    columns = ["K", "KL of this question (nats)", "mean KL of its answer (nats)", "prefill FLOPs left (%)"]
+    columns.append("KV cache of the prompt left (%)")
     left = [
         [None if shares is None else 100 * shares[i] for shares in (query.flops_left, query.cache_left)]
         for i in range(len(query.kl))
     ]
-    rows = [[k, kl, *shares] for k, kl, shares in zip(query.layers, query.kl, left, strict=True)]
+    kl = zip(query.layers, query.kl, query.answer_mean_kl, strict=True)
+    rows = [[*measured, *shares] for measured, shares in zip(kl, left, strict=True)]
     if calibration is not None:
         columns += ["mean KL of the calibration (nats)", "10th percentile (nats)", "90th percentile (nats)"]
         measured = (calibration.mean, calibration.quantile(0.1), calibration.quantile(0.9))

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
+from vtw_demo.plots.style import LEGEND_BELOW, RUN_COLOURS, add_line, layer_ticks, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -32,8 +32,8 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
             annotation_position="top left",
         )
     figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
-    figure.update_yaxes(title="time in ms", rangemode="tozero")
-    return styled(figure, height=330, legend_y=-0.22)
+    figure.update_yaxes(title="time in ms, one run each", rangemode="tozero")
+    return styled(figure, height=330, legend=LEGEND_BELOW, margin_b=64)
 
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
@@ -43,17 +43,18 @@ def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
     if stable is None:
         return f"Withdrawn at K = {last}, the answer still differs from the full one."
     if stable == first:
-        return f"From K = {first} to {last} the answer is the full one throughout."
-    return f"From K = {stable} to {last} the answer stays the full one."
+        return f"From K = {first} to {last} the whole answer is the full one throughout."
+    return f"From K = {stable} to {last} the whole answer stays the full one."
 
 
 def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
     """A row for each K, and one for the full run, whose K is empty."""
+    stages = ("prefill_ms", "decode_ms_per_token", "total_ms")
     rows = [
-        (layer, run.answer, run.tokens == full.tokens, run.prefill_ms, run.decode_ms_per_token, run.total_ms)
+        (layer, run.answer, run.tokens == full.tokens, len(run.tokens), *(getattr(run, stage) for stage in stages))
         for layer, run in [*((answer.layer, answer.run) for answer in answers), (None, full)]
     ]
-    columns = ("K", "answer", "same as full", "prefill (ms)", "decode per token (ms)", "total (ms)")
+    columns = ("K", "answer", "same as full", "tokens", "prefill (ms)", "decode per token (ms)", "total (ms)")
     return Table(columns, tuple(rows))
 
 

@@ -10,17 +10,14 @@ from plotly.offline import get_plotlyjs
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import Calibration
-from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.machine import Machine
-from vtw_demo.comparison.summary import verdict
-from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.models.video import contact_sheet
-from vtw_demo.plots.answer_cards import AnswerCard
+from vtw_demo.plots.answer_cards import answer_cards, verdict_html
 from vtw_demo.plots.attention_map import ATTENTION_MAP_SCRIPT
 from vtw_demo.plots.glossary import WHAT_AM_I_LOOKING_AT
 from vtw_demo.plots.images import data_uri, image_uri, thumbnail
 from vtw_demo.plots.tab import Plot, View
-from vtw_demo.plots.tabs import all_plots
+from vtw_demo.plots.tabs import GROUPS, all_plots
 from vtw_demo.plots.templates import TEMPLATES
 
 FOLDER = Path(__file__).parent
@@ -51,13 +48,12 @@ def report_html(analysis: Analysis, calibration: Calibration | None, machine: Ma
     comparison = analysis.comparison
     plots, missing = all_plots(analysis, View(calibration))
     data = report_data(analysis, calibration, machine)
-    results: dict[RunName, Run] = {"full": comparison.full, "withdrawn": comparison.withdrawn}
     return _document(
         "report.html",
         comparison.question,
         plots,
         picture=image_uri(thumbnail(contact_sheet(analysis.prompt.shown), LONGEST_SIDE), "png"),
-        verdict=verdict(comparison),
+        verdict=verdict_html(analysis),
         settings={
             "Model": f"{comparison.model}, {comparison.precision}, on {comparison.device}",
             "Withdrawal layer": f"{comparison.layer} of {comparison.layers}",
@@ -67,7 +63,7 @@ def report_html(analysis: Analysis, calibration: Calibration | None, machine: Ma
             "Machine": machine,
             "Versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
         },
-        cards=[AnswerCard(run, comparison.layer, result=result) for run, result in results.items()],
+        cards=answer_cards(analysis),
         missing=missing,
         glossary=WHAT_AM_I_LOOKING_AT,
         data=json.dumps(data),
@@ -84,7 +80,7 @@ def _document(template: str, title: str, plots: Sequence[Plot], **more: Any) -> 
     scripts = {"plotly": get_plotlyjs(), "script": ATTENTION_MAP_SCRIPT}
     functions = {"drawn": _drawn, "data_uri": data_uri}
     document = TEMPLATES.get_template(template)
-    return document.render(title=title, plots=plots, css=css, **scripts, **functions, **more)
+    return document.render(title=title, plots=plots, groups=GROUPS, css=css, **scripts, **functions, **more)
 
 
 def _drawn(plot: Plot) -> str:

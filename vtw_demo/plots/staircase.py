@@ -84,21 +84,21 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
     layer, layers = stairs.layer, len(stairs.full)
     prompt = stairs.full[0].tokens
     if layer == layers:
-        return f"K = {layer} is the number of layers: nothing is withdrawn, every layer works on all {prompt:,} tokens."
+        return f"At K = {layer} nothing is withdrawn: every layer works on all {prompt:,} tokens."
     full, withdrawn = stairs.full_total, stairs.withdrawn_total
     sentence = (
-        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of {prompt:,} tokens are left: "
-        f"{percent(1 - withdrawn.flops / full.flops)} of all layers' FLOPs and "
-        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the KV cache are saved"
+        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of the prompt's {prompt:,} tokens are left. That "
+        f"saves {percent(1 - withdrawn.flops / full.flops)} of the FLOPs of all layers, the head's not counted, and "
+        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the prompt's KV cache."
     )
     if times is None:
-        return f"{sentence}."
+        return sentence
     last = layers - 1
     these, take, they = (
         (f"layer {layer}", "takes", "it") if layer == last else (f"layers {layer} to {last}", "take", "they")
     )
     share = sum(times.withdrawn[layer:]) / sum(times.full[layer:])
-    return f"{sentence}; measured, {these} {take} {percent(share)} of the time that {they} {take} with the picture."
+    return f"{sentence} Measured, {these} {take} {percent(share)} of the time that {they} {take} with the picture."
 
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:

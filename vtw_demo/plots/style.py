@@ -4,6 +4,7 @@ Text and grid lines get their colours from the page's style sheet (`vtw_demo.pag
 know whether it is shown in light or dark.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
 LEGEND_ABOVE = {"x": 0, "y": 1.02, "yanchor": "bottom"}
+LEGEND_BELOW = {"x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}
 
 
 def styled(figure: go.Figure, **layout: Any) -> go.Figure:
@@ -59,6 +61,14 @@ def mark_k(figure: go.Figure, layer: int, **annotation: Any) -> None:
 def shown_token(token: str) -> str:
     """A token as it can be seen, blank ones too."""
     return token.strip() or "␣"
+
+
+def shown_tokens(*tokens: str) -> dict[str, str]:
+    """Several tokens as they can be seen, with their spaces where these alone tell one from another."""
+    looks, spaces = Counter(map(shown_token, {*tokens})), str.maketrans(" \n", "␣⏎")
+    return {
+        token: shown_token(token) if looks[shown_token(token)] == 1 else token.translate(spaces) for token in tokens
+    }
 
 
 def layer_ticks(layers: int) -> int:

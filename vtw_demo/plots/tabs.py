@@ -3,6 +3,8 @@
 To add a tab, write its module and name it here.
 """
 
+from itertools import chain
+
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.errors import UserError
 from vtw_demo.plots import (
@@ -18,10 +20,13 @@ from vtw_demo.plots import (
 )
 from vtw_demo.plots.tab import Plot, Tab, View
 
-TABS: tuple[Tab, ...] = tuple(
-    module.TAB
-    for module in (attention, attention_map, migration, staircase, timing, divergence, words, every_layer, differences)
-)
+GROUPS: dict[str, tuple[Tab, ...]] = {
+    "Why it works": (attention.TAB, attention_map.TAB, migration.TAB),
+    "What it saves": (staircase.TAB, timing.TAB),
+    "Which K": (divergence.TAB, every_layer.TAB, words.TAB),
+    "Answers": (differences.TAB,),
+}
+TABS = tuple(chain.from_iterable(GROUPS.values()))
 
 
 def all_plots(analysis: Analysis, view: View) -> tuple[tuple[Plot, ...], tuple[str, ...]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vtw_demo.formats import amount, milliseconds, percent, run_title
+from vtw_demo.formats import amount, count, milliseconds, percent, run_title
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -14,4 +14,4 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 TEMPLATES.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds}
-TEMPLATES.globals["run_title"] = run_title
+TEMPLATES.globals |= {"run_title": run_title, "count": count}

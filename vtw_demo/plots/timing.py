@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
-from vtw_demo.formats import count, milliseconds, run_title
+from vtw_demo.formats import milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
@@ -48,9 +48,9 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
         )
     if repeated is not None:
         _add_rounds(figure, repeated, stages)
-    title = "time in ms" if repeated is None else f"time in ms, median of {count(repeated.rounds, 'round')}"
+    of = "one run" if repeated is None or repeated.rounds == 1 else f"median of {repeated.rounds} rounds"
     figure.update_xaxes(title="stage", automargin=True)
-    figure.update_yaxes(title=title, rangemode="tozero")
+    figure.update_yaxes(title=f"time in ms, {of}", rangemode="tozero")
     return styled(figure, barmode="group", bargap=0.25, height=330, legend={"y": 1.06, "yanchor": "bottom"})
 
 
@@ -62,15 +62,16 @@ def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = Non
         if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
             before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
             parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
-        return f"In one run each, withdrawn, {', '.join(parts)}; encoding the image is the same work in both."
+        return f"In one run each, withdrawn, {' and '.join(parts)}. {_same(comparison)}"
     assert repeated.layer == comparison.layer
     named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
     parts = []
     for stage, name in named:
         if (ratio := repeated.ratio(stage)) is not None:
-            parts.append(f"{name} takes {ratio.median:.2f} times as long ({ratio.lowest:.2f} to {ratio.highest:.2f})")
-    rounds = count(repeated.rounds, "interleaved round")
-    return f"Median of {rounds}: withdrawn, {', '.join(parts)}; encoding the image is the same work in both."
+            spread = f", from {ratio.lowest:.2f} to {ratio.highest:.2f}" if repeated.rounds > 1 else ""
+            parts.append(f"{name} takes {ratio.median:.2f} times as long{spread}")
+    of = f"In the median of {repeated.rounds} interleaved rounds" if repeated.rounds > 1 else "In one round"
+    return f"{of}, withdrawn, {', and '.join(parts)}. {_same(comparison)}"
 
 
 def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
@@ -100,6 +101,13 @@ def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tupl
     assert repeated.layer == comparison.layer
     spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
+
+
+def _same(comparison: Comparison) -> str:
+    """What is to be known of the stages that one would compare in vain."""
+    full, withdrawn = len(comparison.full.tokens), len(comparison.withdrawn.tokens)
+    lengths = f" The totals are of answers of {full} and {withdrawn} tokens: compare the times per token."
+    return f"Encoding the image is the same work in both.{lengths if full != withdrawn else ''}"
 
 
 def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:

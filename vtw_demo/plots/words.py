@@ -79,7 +79,7 @@ def words_reading(query: QuerySweep, threshold: float) -> str:
     if last == 1:
         return f"No token of this answer moves by more than KL {threshold:g} at any K."
     until = f"K = {last}" if last <= len(query.kl) else "the last layer"
-    word = f"Token {column + 1}, “{token.strip()}”"
+    word = f"Token {column + 1}, “{shown_token(token)}”"
     return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
 
 

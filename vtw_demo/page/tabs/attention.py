@@ -1,7 +1,6 @@
 """The tabs that show one query's attention: the last prompt token's, or that of an answer token that one clicks."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import gradio as gr
 
@@ -9,7 +8,7 @@ from vtw_demo.page.html import token_strip
 from vtw_demo.page.page import Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
-from vtw_demo.plots.attention_map import maps_png, parts
+from vtw_demo.plots.attention_map import maps_png
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 # A click on one of the strip's buttons says which.
@@ -51,12 +50,8 @@ class AttentionMapTab(AttentionTab):
     has_mean = False
     has_png = True
 
-    def connect(self) -> None:
-        super().connect()
-        self.page.on_model(self.buttons["png"].click, self.take_png, outputs=[self.page.layout.file])
-
-    def take_png(self, session: Session) -> Iterator[Shown]:
-        """All layers' maps on one sheet."""
-        view = session.view(self.page.engine.calibration)
-        make = partial(maps_png, view=view)
-        yield from self.take(session, f"{self.name}.png", "image/png", make, parts(view))
+    def content(self, session: Session, kind: str) -> str | bytes:
+        """As PNG, all layers' maps on one sheet."""
+        if kind != "png" or session.analysis is None:
+            return super().content(session, kind)
+        return maps_png(session.analysis, session.view(self.page.engine.calibration))

@@ -8,7 +8,7 @@ import gradio as gr
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Calibration, CalibrationProgress
 from vtw_demo.models.registry import starting_layer
-from vtw_demo.page.html import progress_line, reading_line
+from vtw_demo.page.html import reading_line, waiting_line
 from vtw_demo.page.layout import layer_info
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
@@ -25,7 +25,7 @@ class ChooseKTab(PlottedTab):
         with gr.Row(elem_classes="controls"):
             gr.HTML(
                 f'<p class="note">“Choose K for me” takes the first layer whose mean {term("KL divergence")} on '
-                "a few samples is at most</p>",
+                "a few samples, over the whole answer of those that describe, is at most</p>",
                 padding=False,
             )
             self.threshold = gr.Number(
@@ -39,20 +39,21 @@ class ChooseKTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.run_after(self.page.layout.calibrate.click, self.calibrate, self.threshold)
+        clicked, said = self.page.layout.calibrate.click, self.reading
+        self.page.run_after(clicked, self.calibrate, self.threshold, named="the calibration", says=said)
 
     def calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
         page, layout, engine, stop = self.page, self.page.layout, self.page.engine, session.stop
         calibration, vlm = None, page.vlm(session)
-        session.open_tab = self.name
+        session.look_at(self.name)
         yield {page.tab_bar: gr.Tabs(selected=self.name)}
         for event in engine.calibrate(session.visitor, DEFAULT_SAMPLES, read_threshold(threshold), stop):
             if isinstance(event, Place):
-                yield {layout.verdict: progress_line(str(event))}
+                yield {self.reading: waiting_line(str(event))}
             elif isinstance(event, CalibrationProgress):
-                done = progress_line(f"Measured {event.measured} of {event.samples} samples at every K.")
-                yield {layout.verdict: done, **self._so_far(session, event.so_far)}
+                done = waiting_line(f"Measured {event.measured} of {event.samples} samples at every K.", session.of)
+                yield {**self._so_far(session, event.so_far), self.reading: done}
             else:
                 calibration = event
         session.plots.pop(self.name, None)
@@ -60,9 +61,8 @@ class ChooseKTab(PlottedTab):
         if problem is not None:
             gr.Warning(f"{problem}. It is forgotten when the server ends.")
         if calibration is None:
-            if stop is session.stop:
-                sentence = "Stopped." if problem else "Stopped. What was measured is kept; the next time goes on there."
-                yield {layout.verdict: progress_line(sentence), **self._so_far(session, engine.calibration)}
+            sentence = "Stopped." if problem else "Stopped. What was measured is kept; the next time goes on there."
+            yield {**self._so_far(session, engine.calibration), self.reading: waiting_line(sentence, session.of)}
             return
         chosen = calibration.nearest_layer
         yield {
@@ -76,5 +76,5 @@ class ChooseKTab(PlottedTab):
         swept = None if session.analysis is None else session.analysis.known(Part("sweep"))
         return {
             self.drawn: divergence_figure(swept, calibration),
-            self.reading: reading_line(divergence_reading(swept, calibration)),
+            self.reading: reading_line(divergence_reading(swept, calibration), session.of),
         }

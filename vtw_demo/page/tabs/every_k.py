@@ -1,12 +1,13 @@
 """The tab in which a question is answered at every K of a range."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.page.html import answers_table, progress_line, verdict_line
+from vtw_demo.page.html import answers_table, waiting_line
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
@@ -27,33 +28,36 @@ class EveryKTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.run_after(self.answer.click, self.answer_at_layers, self.first_layer, self.last_layer)
+        begin = partial(self.page.run_after, named="answering at every K", says=self.reading)
+        begin(self.answer.click, self.answer_at_layers, self.first_layer, self.last_layer)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         return {self.last_layer: vlm.layers - 1}
 
     def answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
         """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
-        page, said, stop = self.page, self.page.layout.verdict, session.stop
+        page, stop = self.page, session.stop
         vlm = page.vlm(session)
         query, layers = asked.query(vlm), layer_range(first_layer, last_layer, vlm.layers)
         yield from page.compared(session, asked, query)
         earlier = session.earlier(query)
         if earlier is None:
+            yield {self.reading: waiting_line("Stopped before the first answer.")}
             return
         full, answers = earlier.comparison.full, []
         for answer in page.engine.answer_at_layers(
             session.visitor, vlm, earlier.prompt, layers, full, query.max_new_tokens, stop
         ):
             if isinstance(answer, Place):
-                yield {said: progress_line(str(answer))}
+                yield {self.reading: waiting_line(str(answer))}
                 continue
             answers.append(answer)
-            done = progress_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.")
-            yield {said: done, self.table: answers_table(full, answers, is_complete=False)}
+            done = waiting_line(f"Answered at K = {answer.layer}, {len(answers)} of {len(layers)}.", asked.of)
+            yield {self.reading: done, self.table: answers_table(full, answers, is_complete=False), self.drawn: None}
         if len(answers) == len(layers):
             plot = self.tab.plot_of(full, answers)
             table = answers_table(full, answers, is_complete=True)
-            yield {said: verdict_line(plot.reading), self.table: table, **self.show(session, plot)}
-        elif stop is session.stop:
-            yield {said: progress_line(f"Stopped after {len(answers)} of {len(layers)} answers.")}
+            yield {self.table: table, **self.show(session, plot)}
+        else:
+            said = f"Stopped after {len(answers)} of {len(layers)} answers."
+            yield {self.reading: waiting_line(said, asked.of)}

@@ -30,8 +30,11 @@ class HistoryTab(PageTab):
             self.drawn = gr.Plot(show_label=False, container=False, elem_id="overlay")
 
     def connect(self) -> None:
+        super().connect()
+        listed = [self.table, self.first, self.second]
+        self.page.at_once(self.opened.select, self.listed, [self.page.layout.session], listed)
         self.page.at_once(
-            partial(gr.on, [self.first.change, self.second.change, self.opened.select]),
+            partial(gr.on, [self.first.change, self.second.change]),
             self.overlay,
             [self.page.layout.session, self.first, self.second],
             [self.drawn, self.reading, self.page.layout.verdict],
@@ -43,9 +46,12 @@ class HistoryTab(PageTab):
             yield from self.page.followed(session, analysis, part, stop)
         full, withdrawn = (analysis.of("attention", run) for run in RUNS)
         session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
+        yield self.listed(session)
+
+    def listed(self, session: Session) -> Shown:
         listed = choices(session.history)
-        latest = [number for _, number in listed[-2:]]
-        yield {
+        latest: list[int | None] = [number for _, number in listed[-2:]] or [None]
+        return {
             self.table: history_table(session.history),
             self.first: gr.Dropdown(listed, value=latest[0]),
             self.second: gr.Dropdown(listed, value=latest[-1]),

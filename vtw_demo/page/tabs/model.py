@@ -1,4 +1,4 @@
-"""The tab in which another model is chosen, and what one should know of each before."""
+"""The sidebar in which another model is chosen, and what one should know of each before."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from vtw_demo.server.queue import StoppedError
 from vtw_demo.server.switching import STILL_THERE, Switching
 
 # How soon a visitor hears that another one has switched the model.
-LOOK_SECONDS = 5
+LOOK_SECONDS = 30
 UNKNOWN = (
     "This one is not among the models that are known to work. Any other vision-language model of the Hugging Face hub "
     "can be tried by its id, if its decoder takes visual tokens in its sequence."
@@ -32,29 +32,27 @@ class ModelTab(PageTab):
         loaded = page.engine.vlm.name
         others = [(model.title, model.name) for model in KNOWN_MODELS]
         own = [] if find_known_model(loaded) or loaded == EMBEDDED else [(loaded, loaded)]
-        with gr.Tab("Model", id=self.name):
-            with gr.Row(elem_classes="controls"):
-                self.chosen = gr.Dropdown(
-                    [("Embedded", EMBEDDED), *own, *others],
-                    value=loaded,
-                    label="Model",
-                    info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
-                    allow_custom_value=True,
-                    min_width=360,
-                    elem_id="model-name",
-                )
-                self.quantization = gr.Radio(
-                    [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
-                    value=NO_QUANTIZATION,
-                    label="Quantization",
-                    elem_id="quantization",
-                )
-                self.load = gr.Button("Load", size="sm", min_width=80, elem_id="load-model")
+        with gr.Sidebar("Model", open=False, elem_id="model-sidebar"):
+            self.chosen = gr.Dropdown(
+                [("Embedded", EMBEDDED), *own, *others],
+                value=loaded,
+                label="Model",
+                info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
+                allow_custom_value=True,
+                elem_id="model-name",
+            )
+            self.quantization = gr.Radio(
+                [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
+                value=NO_QUANTIZATION,
+                label="Quantization",
+                elem_id="quantization",
+            )
+            self.load = gr.Button("Load", size="sm", elem_id="load-model")
             self.facts = gr.HTML(model_facts(loaded), padding=False, elem_id="model-facts")
 
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
-        page.run_after(self.load.click, self.switch, self.chosen, self.quantization)
+        page.run_after(self.load.click, self.switch, self.chosen, self.quantization, named="loading the model")
         page.at_once(self.chosen.change, model_facts, [self.chosen], [self.facts], preprocess=False)
         looked_at = [*page.about_model(), layout.note]
         page.at_once(gr.Timer(LOOK_SECONDS).tick, self.look, [layout.session], looked_at)
@@ -73,7 +71,7 @@ class ModelTab(PageTab):
             if stop is session.stop:
                 yield {layout.verdict: progress_line(f"Stopped. {STILL_THERE}")}
             return
-        yield {**self._show_model(session), layout.note: gr.HTML(visible=False)}
+        yield self._show_model(session)
         yield from page.run_withdrawn(session, asked._replace(layer=page.starting_layer()))
 
     def look(self, session: Session) -> Shown:
@@ -84,7 +82,6 @@ class ModelTab(PageTab):
         if (before.name, before.precision) == (vlm.name, vlm.precision):  # a switch failed: it was loaded again
             session.show_model(vlm)
             return {note: gr.skip()}
-        session.is_told_of_switch = True
         said = (
             f"Another visitor has switched the model: this page now asks {vlm.name} ({vlm.precision}, {vlm.layers} "
             "layers). What is shown is of the model before."

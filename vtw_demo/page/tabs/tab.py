@@ -5,19 +5,18 @@ Files that are taken away are made when they are asked for and handed to the bro
 
 import base64
 import itertools
+import mimetypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import ALL_PARTS, Analysis, Part
-from vtw_demo.comparison.summary import verdict
+from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.errors import UserError
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.page.html import asset, problem_line, progress_line, reading_line, verdict_line, waiting_line
+from vtw_demo.page.html import asset, problem_line, reading_line, waiting_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.plots.report import plot_html
@@ -26,13 +25,15 @@ from vtw_demo.server.queue import StoppedError
 
 Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
-WRITING = "Writing it down; what hasn't been looked at yet is measured first."
+# A tab that is left within this time isn't measured.
+QUICK_SECONDS = 0.25
 _numbers = itertools.count()
 
 
-def download(name: str, media_type: str, content: str | bytes) -> dict[str, str | int]:
+def download(name: str, content: str | bytes) -> dict[str, str | int | None]:
     """What the script that saves a file takes. Its number makes the same file, taken twice, a new value."""
     encoded = content.encode() if isinstance(content, str) else content
+    media_type, _ = mimetypes.guess_type(name)
     return {"number": next(_numbers), "name": name, "type": media_type, "content": base64.b64encode(encoded).decode()}
 
 
@@ -40,6 +41,7 @@ class PageTab:
     """A tab without a plot. What a subclass makes, inside a `gr.Tabs`, it keeps as its attributes."""
 
     name = ""
+    opened: gr.Tab
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -52,6 +54,10 @@ class PageTab:
 
     def connect(self) -> None:
         """Bind the events, once all tabs are made."""
+        self.page.at_once(self.opened.select, self.look, [self.page.layout.session], None)
+
+    def look(self, session: Session) -> None:
+        session.look_at(self.name)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         """What changes with the model."""
@@ -64,27 +70,6 @@ class PageTab:
     def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
         """What the tab shows when it is in view, unless it is drawn already; as part of a comparison, with its stop."""
         yield from ()
-
-    def take(
-        self,
-        session: Session,
-        name: str,
-        media_type: str,
-        make: Callable[[Analysis], str | bytes],
-        parts: Sequence[Part] = ALL_PARTS,
-    ) -> Iterator[Shown]:
-        """The file that `make` makes of the comparison that is shown, once `parts` are measured, each in a turn of its
-        own; it is made while others use the model."""
-        layout, analysis, stop = self.page.layout, session.analysis, session.measuring
-        if analysis is None:
-            raise UserError("There is nothing to take away yet: run a comparison first.")
-        yield {layout.verdict: progress_line(WRITING)}
-        for part in parts:
-            with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
-                for place in self.page.engine.measure(session.visitor, analysis, part, stop, follows=True):
-                    yield {layout.verdict: progress_line(str(place) if place.ahead else WRITING)}
-        file = download(name, media_type, make(analysis))
-        yield {layout.file: file, layout.verdict: verdict_line(verdict(analysis.comparison))}
 
 
 class PlottedTab(PageTab):
@@ -131,14 +116,15 @@ class PlottedTab(PageTab):
         page, layout = self.page, self.page.layout
         opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
         page.on_model(opened.then, self._draw_in_view, outputs=self.shown)
-        for kind in ("html", "csv"):
-            take = partial(self._take, kind=kind)
-            page.at_once(self.buttons[kind].click, take, [layout.session], [layout.file, layout.verdict])
-        if not self.tab.is_html:
-            page.in_browser(self.buttons["png"].click, asset("plot_png.js").replace("NAME", self.name))
+        for kind, button in self.buttons.items():
+            if kind == "png" and not self.tab.is_html:
+                page.in_browser(button.click, asset("plot_png.js").replace("NAME", self.name))
+            else:
+                take = partial(self._take, kind=kind)
+                page.at_once(button.click, take, [layout.session], [layout.file, layout.verdict])
 
     def _open(self, session: Session) -> Any:
-        session.open_tab = self.name
+        session.look_at(self.name)
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
@@ -147,21 +133,30 @@ class PlottedTab(PageTab):
     def _take(self, session: Session, kind: str) -> Iterator[Shown]:
         if self.name not in session.plots:
             raise UserError("There is no plot here to take away yet.")
+        yield {self.page.layout.file: download(f"{self.name}.{kind}", self.content(session, kind))}
+
+    def content(self, session: Session, kind: str) -> str | bytes:
+        """Of the file that is taken away."""
         plot = session.plots[self.name]
-        content = plot_html(plot) if kind == "html" else plot.table().to_csv()
-        yield {self.page.layout.file: download(f"{self.name}.{kind}", f"text/{kind}", content)}
+        return plot_html(plot) if kind == "html" else plot.table().to_csv()
 
     def draw(self, session: Session, comparison: threading.Event | None = None) -> Iterator[Shown]:
-        engine, analysis, stop, fault = self.page.engine, session.analysis, comparison or session.measuring, None
+        engine, analysis, left, fault = self.page.engine, session.analysis, session.left, None
         if analysis is None or not self._is_to_be_drawn(session):
             return
         try:
             for part in self.tab.parts(session.view(engine.calibration)):
-                for place in engine.measure(session.visitor, analysis, part, stop, follows=stop is comparison):
+                for place in engine.measure(session.visitor, analysis, part, left, follows=comparison is not None):
                     yield {self.reading: waiting_line(str(place) if place.ahead else MEASURING)}
+            if left.is_set():
+                raise StoppedError
             plot = self.plot(session, analysis)
         except StoppedError:
-            raise
+            if session.left is left:
+                yield {self.reading: waiting_line("Stopped: open this tab again to measure it.")}
+            if comparison is not None and comparison.is_set():
+                raise
+            return
         except Exception as error:  # this model's can't be known, or it went wrong: the other tabs still can
             fault = engine.monitoring.fault_of(error)
         if fault is not None:
@@ -170,17 +165,17 @@ class PlottedTab(PageTab):
             yield {**self.show(session, plot), **self.show_controls(session)}
 
     def _draw_in_view(self, session: Session) -> Iterator[Shown]:
-        if session.open_tab == self.name:  # another tab may have been opened meanwhile
+        if session.open_tab == self.name and not session.left.wait(QUICK_SECONDS):
             yield from self.draw(session)
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
         return self.tab.plot(analysis, session.view(self.page.engine.calibration))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
-        session.open_tab = self.name
+        session.look_at(self.name)
         session.plots.pop(self.name, None)
-        yield from self._draw_in_view(session)
+        yield from self.draw(session)
 
     def show(self, session: Session, plot: Plot) -> Shown:
         session.plots[self.name] = plot
-        return {self.reading: reading_line(plot.reading), self.drawn: plot.drawing}
+        return {self.reading: reading_line(plot.reading, session.of), self.drawn: plot.drawing}

@@ -3,23 +3,29 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import Analysis
+from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
 from vtw_demo.comparison.machine import this_machine
-from vtw_demo.page.html import asset, note_line
-from vtw_demo.page.page import Page
-from vtw_demo.page.tabs.tab import PageTab
+from vtw_demo.errors import UserError
+from vtw_demo.page.html import asset, note_line, waiting_line
+from vtw_demo.page.page import Page, Shown
+from vtw_demo.page.session import Session
+from vtw_demo.page.tabs.tab import PageTab, download
 from vtw_demo.plots.report import report_data, report_html
 from vtw_demo.plots.tab import View
 from vtw_demo.plots.tabs import all_plots
+from vtw_demo.server.queue import StoppedError
 
 HOW = (
     "Each tab has buttons for its own plot: PNG, interactive HTML, CSV. What hasn’t been looked at yet is measured "
     "first."
 )
+WRITING = "Writing it down; what hasn't been looked at yet is measured first."
 
 
 class TakeAwayTab(PageTab):
@@ -28,7 +34,7 @@ class TakeAwayTab(PageTab):
     def __init__(self, page: Page) -> None:
         super().__init__(page)
         self.machine = this_machine()
-        with gr.Tab("Take away", id=self.name):
+        with gr.Tab("Take away", id=self.name) as self.opened:
             self.link = gr.Textbox(
                 label="A link to this picture, question, K and model",
                 info="Of your own picture a link has the question and K only: it isn't kept on the server.",
@@ -40,19 +46,36 @@ class TakeAwayTab(PageTab):
                 self.report = gr.Button("Report: one HTML file that opens offline", size="sm", elem_id="take-report")
                 self.data = gr.Button("All of it as JSON", size="sm", elem_id="take-data")
                 self.tables = gr.Button("All numbers as CSV, in a ZIP file", size="sm", elem_id="take-tables")
-            gr.HTML(note_line(HOW), padding=False)
+            self.note = gr.HTML(note_line(HOW), padding=False, elem_id="take-note")
 
     def connect(self) -> None:
+        super().connect()
         page, layout = self.page, self.page.layout
-        for button, name, media_type, make in (
-            (self.report, "vtw-report.html", "text/html", self._report),
-            (self.data, "vtw-comparison.json", "application/json", self._data),
-            (self.tables, "vtw-numbers.zip", "application/zip", self._tables),
+        for button, name, make in (
+            (self.report, "vtw-report.html", self._report),
+            (self.data, "vtw-comparison.json", self._data),
+            (self.tables, "vtw-numbers.zip", self._tables),
         ):
-            take = partial(self.take, name=name, media_type=media_type, make=make)
-            page.on_model(button.click, take, outputs=[layout.file])
-        shown = [layout.model, layout.origin, layout.question, layout.layer]
+            take = partial(self.take, name=name, make=make)
+            page.on_model(button.click, take, outputs=[layout.file, self.note], says=self.note)
+        shown = [layout.model, layout.origin, layout.verdict]
         page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
+
+    def take(self, session: Session, name: str, make: Callable[[Analysis], str | bytes]) -> Iterator[Shown]:
+        """The file that `make` makes of the comparison that is shown, once all parts are measured, each in a turn of
+        its own; it is made while others use the model."""
+        analysis, stop = session.analysis, session.measuring
+        if analysis is None:
+            raise UserError("There is nothing to take away yet: run a comparison first.")
+        yield {self.note: waiting_line(WRITING)}
+        try:
+            for part in ALL_PARTS:
+                with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
+                    for place in self.page.engine.measure(session.visitor, analysis, part, stop, follows=True):
+                        yield {self.note: waiting_line(str(place) if place.ahead else WRITING)}
+            yield {self.page.layout.file: download(name, make(analysis)), self.note: note_line(HOW)}
+        except StoppedError:
+            yield {self.note: waiting_line("Stopped: nothing was written.")}
 
     def _report(self, analysis: Analysis) -> str:
         return report_html(analysis, self.page.engine.calibration, self.machine)

@@ -6,8 +6,7 @@ from typing import Any
 import gradio as gr
 
 from vtw_demo.comparison.repeated_timing import MAXIMUM_ROUNDS
-from vtw_demo.comparison.summary import verdict
-from vtw_demo.page.html import note_line, progress_line, verdict_line
+from vtw_demo.page.html import note_line, reading_line, waiting_line
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
@@ -31,27 +30,28 @@ class TimingTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        self.page.run_after(self.again.click, self.time_again, self.rounds)
+        self.page.run_after(self.again.click, self.time_again, self.rounds, named="measuring again", says=self.reading)
 
     def time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
         """Both runs again and again, interleaved, after a comparison where there is none of this query."""
-        page, said, stop = self.page, self.page.layout.verdict, session.stop
+        page, stop = self.page, session.stop
         query, rounds = asked.query(page.vlm(session)), whole_number("number of rounds", rounds)
         yield from page.compared(session, asked, query)
-        analysis = session.analysis
+        analysis, made = session.analysis, 0
         if analysis is None:
+            yield {self.reading: waiting_line("Stopped before the first round.")}
             return
-        session.open_tab = self.name
-        made = 0
+        session.look_at(self.name)
         for event in page.engine.repeat_timing(session.visitor, analysis, rounds, stop):
             if isinstance(event, Place):
-                yield {said: progress_line(str(event))}
+                yield {self.reading: waiting_line(str(event))}
                 continue
             made = event.rounds
             # What is drawn is measured already: it must not wait for this turn's own end.
-            done = progress_line(f"Measured {made} of {rounds} rounds of both runs.")
-            yield {said: done, **self.show(session, self.plot(session, analysis))}
+            plot = self.plot(session, analysis)
+            done = waiting_line(f"Measured {made} of {rounds} rounds of both runs.", session.of)
+            yield {**self.show(session, plot), self.reading: done}
+        said = waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)
         if made == rounds:
-            yield {said: verdict_line(verdict(analysis.comparison))}
-        elif stop is session.stop:
-            yield {said: progress_line(f"Stopped after {made} of {rounds} rounds.")}
+            said = reading_line(plot.reading, session.of)
+        yield {self.reading: said, **(page.answered(session) if session.analysis is analysis else {})}
