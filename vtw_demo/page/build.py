@@ -51,7 +51,7 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
         page = Page(engine, examples, first_layer)
         groups = {title: [tab.name for tab in tabs] for title, tabs in GROUPS.items()}
         groups["Session"] = [HistoryTab.name, TakeAwayTab.name]
-        gr.HTML(html_template="", js_on_load=asset("groups.js"), groups=groups, padding=False, elem_id="groups")
+        gr.HTML(html_template="", js_on_load=asset("groups.js"), groups=groups, visible="hidden")
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as page.tab_bar:
             page.tabs = [WITH_CONTROLS.get(tab.name, PlottedTab)(page, tab) for tab in TABS]
             page.tabs += [HistoryTab(page), TakeAwayTab(page)]

@@ -1,8 +1,8 @@
-// The tabs belong to groups: a row of buttons, and only the tabs of the group in view. Which group that is follows from
-// the tab that is selected, whoever selects it.
+// The tabs belong to groups: buttons before the tabs, and only the tabs of the group in view. Which group that is follows
+// from the tab that is selected, whoever selects it.
 const latest = {};
 const nav = document.createElement("nav");
-nav.className = "groups";
+nav.id = "groups";
 nav.setAttribute("aria-label", "Groups of tabs");
 const tabs = () => [...document.querySelectorAll('#tabs > .tab-wrapper [role="tab"]')];
 
@@ -16,8 +16,6 @@ for (const [title, names] of Object.entries(props.groups)) {
   };
   nav.append(button);
 }
-element.replaceChildren(nav);
-
 const show = () => {
   const selected = tabs().find((tab) => tab.getAttribute("aria-selected") === "true")?.dataset.tabId;
   const found = Object.entries(props.groups).find(([, names]) => names.includes(selected));
@@ -29,5 +27,9 @@ const show = () => {
 };
 
 new MutationObserver(show).observe(document.body, { subtree: true, attributeFilter: ["aria-selected"] });
-const begin = () => (tabs().length ? show() : requestAnimationFrame(begin));
+const begin = () => {
+  if (!tabs().length) return requestAnimationFrame(begin);
+  document.querySelector("#tabs > .tab-wrapper").prepend(nav);
+  show();
+};
 begin();

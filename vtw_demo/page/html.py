@@ -20,7 +20,7 @@ LONGEST_CELL = 60
 
 
 def asset(name: str) -> str:
-    """A script or style sheet of the page, which the browser reads."""
+    """A script, style sheet or text of the page, which the browser reads."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 

@@ -38,7 +38,7 @@ THEME = gr.themes.Base(
 CSS = PLOTS_CSS + asset("page.css")
 # Gradio changes the rules that it is given within @media: those for sizes stand in the page's head.
 _SCRIPTS = "".join(asset(f"{name}.js") for name in ("keyboard", "file_types", "older", "sizes"))
-HEAD = f"<style>{asset('sizes.css')}</style><script>{_SCRIPTS}{ATTENTION_MAP_SCRIPT}</script>"
+HEAD = f"<style>{asset('sizes.css')}{asset('tour.css')}</style><script>{_SCRIPTS}{ATTENTION_MAP_SCRIPT}</script>"
 
 
 def default_layer(starting: StartingLayer, calibration: Calibration | None) -> int:
@@ -72,6 +72,7 @@ class Layout:
             elem_id="about",
         )
         self.note = gr.HTML(padding=False, visible=False, elem_id="note")
+        gr.HTML(html_template=asset("tour.html"), js_on_load=asset("tour.js"), padding=False, elem_id="tour")
         # Read by the script that makes the link: {"example": name}, {"scene": seed}, or {} for an own picture.
         self.model = gr.JSON({"model": vlm.name}, visible=False)
         self.origin = gr.JSON(examples[0].origin, visible=False)

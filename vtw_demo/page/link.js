@@ -6,7 +6,7 @@
   if (!compared) return window.location.href;
   const [, , question, layer] = JSON.parse(compared.dataset.of);
   const url = new URL(window.location.href);
-  const others = [...url.searchParams].filter(([name]) => name.startsWith("__"));
+  const others = [...url.searchParams].filter(([name]) => name.startsWith("__") || ["tour", "stage"].includes(name));
   url.search = "";
   for (const [name, value] of others) url.searchParams.set(name, value);
   const pictured = Object.entries(origin || {});
