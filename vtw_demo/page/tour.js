@@ -15,7 +15,7 @@ opener.onclick = () => open(1, "tour");
 const numbers = steps.map((section, index) => {
   const button = document.createElement("button");
   button.type = "button";
-  button.innerHTML = `<b>${index + 1}</b> <span>${section.dataset.name}</span>`;
+  button.innerHTML = `<b>${index + 1}</b><i> of ${steps.length}</i> <span>${section.dataset.name}</span>`;
   button.ariaLabel = `Step ${index + 1}: ${section.dataset.name}`;
   button.onclick = () => open(index + 1);
   const item = document.createElement("li");
