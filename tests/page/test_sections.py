@@ -393,28 +393,6 @@ def test_different_answers_look_and_read_well(open_page, embedded_server, theme)
         assert page.evaluate(CONTRAST, f"#{run} mark") >= 4.5
 
 
-def test_a_stopped_answer_keeps_its_text_and_what_is_ended_is_said(page):
-    wait_for_attention(page, 8)
-    page.locator("#max-new-tokens input[type=number]").fill("900")
-    ask(page, "Describe the scene. " * 3)
-    expect(page.locator("#full .progress")).to_contain_text("so far", timeout=WAIT)
-    page.get_by_role("button", name="Stop").click()
-    # Whichever of the two was being written.
-    expect(page.locator(".answer-card .progress", has_text="Stopped after")).to_be_visible(timeout=WAIT)
-    expect(page.locator("#verdict")).to_contain_text("Stopped before both answers", timeout=WAIT)
-    expect(page.locator(".running")).to_have_count(0)
-    assert answer(page, "full").strip()
-    ask(page, "Describe the scene. " * 4)
-    expect(page.locator("#full .progress")).to_contain_text("so far", timeout=WAIT)
-    page.get_by_role("button", name="Choose K for me").click()
-    expect(page.get_by_text("This ended the comparison in hand.")).to_be_visible(timeout=WAIT)
-    expect(page.locator("#choose-k-reading")).to_contain_text("of 20 samples", timeout=WAIT)
-    expect(page.locator(".running")).to_have_count(0)
-    assert answer(page, "full").strip()
-    page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#choose-k-reading")).to_contain_text("Stopped", timeout=WAIT)
-
-
 def test_old_messages_go_with_their_cause(page):
     wait_for_attention(page, 8)
     ask(page, " ")
