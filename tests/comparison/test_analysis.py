@@ -99,7 +99,7 @@ def test_a_part_measured_elsewhere_is_kept(vlm, prompt, comparison, analysis):
 
 def test_all_of_it_is_plain_data(analysis, comparison):
     data = json.loads(json.dumps(analysis.to_json()))
-    assert set(data) == {"comparison", "timing", *MEASUREMENTS}
+    assert set(data) == {"verdict", "comparison", "timing", *MEASUREMENTS}
     assert data["comparison"]["full"]["answer"] == comparison.full.answer
     assert data["timing"] is None
     (maps,) = data["attention_maps"]
@@ -108,7 +108,7 @@ def test_all_of_it_is_plain_data(analysis, comparison):
     )
     analysis.of("attention_maps", "full", 1)
     analysis.of("attention_maps", "withdrawn", 1)
-    assert [maps["full"]["answer_token"] for maps in analysis.to_json()["attention_maps"]] == [None, 1]
+    assert [maps["full"]["answer_token"] for maps in analysis.to_json()["attention_maps"]] == [None, 2]
 
 
 def test_what_cannot_be_known_says_why(vlm, prompt, comparison, monkeypatch):

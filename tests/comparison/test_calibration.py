@@ -73,7 +73,8 @@ def test_mean_spread_and_choice():
     assert result.layer == result.nearest_layer == 2
     assert result.flops_left == (0.25, 0.5, 0.75)
     assert (
-        "K = 2 is the first to meet the threshold of 0.01 on 2 samples: mean KL 0.01, 50 % of the" in result.sentence()
+        result.sentence()
+        == "K = 2 is the first to meet the threshold of 0.01 on 2 samples (mean KL 0.01, 50 % of prefill FLOPs left)."
     )
 
 
@@ -89,7 +90,29 @@ def test_quantiles_are_those_of_the_samples():
 def test_where_no_layer_meets_the_threshold_the_nearest_is_given():
     result = calibration((0.9, 0.02, 0.03))
     assert (result.layer, result.nearest_layer) == (None, 2)
-    assert "No K meets the threshold of 0.01 on 1 sample; the nearest is K = 2, mean KL 0.02" in result.sentence()
+    assert result.sentence().startswith(
+        "No K meets the threshold; K = 2 is nearest to the threshold of 0.01 on 1 sample"
+    )
+
+
+def test_one_sample_is_no_result():
+    few = "One sample is too few to choose K by."
+    assert calibration((0.9, 0.0, 0.0)).sentence().endswith(few)
+    assert few not in calibration((0.9, 0.0, 0.0), (0.9, 0.0, 0.0)).sentence()
+
+
+@pytest.mark.parametrize(
+    ("kl", "said"),
+    [
+        ((0.0, 0.5, 0.0), "but K = 2 is above it again."),
+        ((0.0, 0.0, 0.5), "but K = 3 is above it again."),
+        ((0.5, 0.0, 0.5), "but K = 3 is above it again."),
+    ],
+)
+def test_the_first_layer_is_not_all_that_is_said_where_a_later_one_is_above_again(kl, said):
+    sentence = calibration(kl, kl).sentence()
+    assert said in sentence
+    assert "is the first" not in sentence
 
 
 def test_costs_may_be_unknown():

@@ -38,5 +38,5 @@ def test_what_the_model_would_have_said_is_what_it_says_while_the_answers_agree(
         swept = sweep_query(vlm, vlm.prompt(picture, QUESTION), comparison.full.tokens)
         said = [vlm.token_text(token) for token in comparison.withdrawn.tokens]
         until = comparison.first_difference
-        count = len(said) if until is None else until + 1
+        count = len(said) if until is None else until
         assert list(swept.answer_choices[layer - 1])[:count] == said[:count]

@@ -48,7 +48,7 @@ def test_answers_of_different_lengths(vlm, picture):
     assert of_withdrawn[1] == pytest.approx(withdrawn, abs=1e-4)
     assert of_full[1] == pytest.approx(forced(vlm, picture, full_tokens, layer), abs=1e-4)
     assert of_withdrawn[0] == pytest.approx(forced(vlm, picture, withdrawn_tokens, vlm.layers), abs=1e-4)
-    first = measured.first_difference
+    first = measured.first_difference - 1
     assert full_tokens[:first] == withdrawn_tokens[:first]
     assert full_tokens[first] != withdrawn_tokens[first]
     # Each run chose its own token there.
@@ -94,7 +94,7 @@ def test_answers_of_one_token(vlm, picture):
     (token,), (probability,) = generated(vlm, picture, vlm.layers, question, 1)
     (other,), (withdrawn,) = generated(vlm, picture, 1, question, 1)
     measured = measure_answer_probabilities(vlm, vlm.prompt(picture, question), [token], [other], 1)
-    assert measured.first_difference == 0
+    assert measured.first_difference == 1
     assert measured.full[0].full == pytest.approx(probability, abs=1e-4)
     assert measured.withdrawn[0].withdrawn == pytest.approx(withdrawn, abs=1e-4)
     assert measured.full[0].withdrawn == pytest.approx(forced(vlm, picture, [token], 1, question)[0], abs=1e-4)
@@ -154,7 +154,7 @@ def answer(*token_ids):
 
 @pytest.mark.parametrize(
     ("full", "withdrawn", "first"),
-    [((1, 2), (1, 2), None), ((1, 2), (1, 3), 1), ((1,), (2, 1), 0), ((1, 2), (1, 2, 3), 2), ((1, 2, 3), (1,), 1)],
+    [((1, 2), (1, 2), None), ((1, 2), (1, 3), 2), ((1,), (2, 1), 1), ((1, 2), (1, 2, 3), 3), ((1, 2, 3), (1,), 2)],
 )
 def test_the_first_difference_is_of_tokens(full, withdrawn, first):
     assert AnswerProbabilities(4, answer(*full), answer(*withdrawn)).first_difference == first

@@ -71,5 +71,12 @@ def test_what_cannot_be_restored_is_said(parameters, problem):
     assert problem in sentence
 
 
-def test_a_long_question_is_cut():
-    assert len(read(question="x" * 2 * LONGEST_QUESTION).question) == LONGEST_QUESTION
+def test_a_long_question_is_cut_and_says_so():
+    restored = read(question="x" * 2 * LONGEST_QUESTION)
+    assert len(restored.question) == LONGEST_QUESTION
+    assert "is cut: it may have up to" in restored.problems[0]
+
+
+def test_a_picture_of_ones_own_is_not_restored():
+    assert read(picture="own", question="What?").is_of_own_picture
+    assert not read(question="What?").is_of_own_picture

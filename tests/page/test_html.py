@@ -11,7 +11,6 @@ from vtw_demo.page.html import (
     problem_line,
     reading_line,
     token_strip,
-    verdict_line,
 )
 from vtw_demo.plots.every_layer import stable_sentence
 
@@ -22,7 +21,7 @@ def model(name, precision, device, layers):
 
 def test_whatever_is_shown_is_escaped():
     assert "<i>" not in header(model("<i>", "float32", "cpu", 12))
-    for line in (problem_line, reading_line, verdict_line):
+    for line in (problem_line, reading_line):
         assert "&lt;script&gt;" in line("<script>")
 
 

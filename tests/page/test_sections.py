@@ -1,5 +1,6 @@
 """Every tab of the page in a real browser: what is drawn, taken away, restored and remembered."""
 
+import html
 import json
 import re
 import zipfile
@@ -156,10 +157,16 @@ def test_times_are_measured_again_in_rounds(page):
     page.locator("#rounds input").fill("3")
     page.get_by_role("button", name="Measure again").click()
     expect(page.locator("#timing-reading")).to_contain_text("3 interleaved rounds", timeout=WAIT)
-    wait_for_verdict(page)
+    expect(page.locator("#verdict")).to_contain_text("Median of 3 rounds", timeout=WAIT)
+    open_tab(page, "Take away")
+    data = json.loads(take(page, "#take-data").path().read_text())
+    assert data["verdict"] == page.locator("#verdict").inner_text()
+    assert data["verdict"] in html.unescape(take(page, "#take-report").path().read_text())
+    open_tab(page, "Timing")
     page.locator("#rounds input").fill("1000")
     page.get_by_role("button", name="Measure again").click()
-    expect(page.locator("#verdict .problem")).to_contain_text("rounds must be from 1 to 100", timeout=WAIT)
+    expect(page.locator("#timing-reading .problem")).to_contain_text("rounds must be from 1 to 100", timeout=WAIT)
+    expect(page.locator("#verdict")).to_contain_text("Median of 3 rounds")
 
 
 def test_measuring_again_can_be_stopped(page):
@@ -167,9 +174,11 @@ def test_measuring_again_can_be_stopped(page):
     open_tab(page, "Timing")
     page.locator("#rounds input").fill("100")
     page.get_by_role("button", name="Measure again").click()
-    expect(page.locator("#verdict")).to_contain_text("of 100 rounds", timeout=WAIT)
+    expect(page.locator("#timing-reading")).to_contain_text("of 100 rounds", timeout=WAIT)
+    wait_for_verdict(page)
     page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#verdict")).to_contain_text("Stopped after", timeout=WAIT)
+    expect(page.locator("#timing-reading")).to_contain_text("Stopped after", timeout=WAIT)
+    wait_for_verdict(page)
 
 
 def test_each_plot_can_be_taken_away(page):
@@ -248,10 +257,158 @@ def test_a_random_scenes_link_draws_it_again(page, browser):
     other.close()
 
 
+def clear_picture(page):
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+
+
+def test_a_link_to_an_own_picture_runs_nothing_and_says_so(page, tmp_path):
+    wait_for_attention(page, 8)
+    Image.effect_noise((300, 300), 60).convert("RGB").save(tmp_path / "own.png")
+    clear_picture(page)
+    page.locator("#picture input[type=file]").first.set_input_files(tmp_path / "own.png")
+    expect(page.locator("#suggestions")).to_contain_text("Describe the picture.", timeout=WAIT)
+    ask(page, "What is this?")
+    page.wait_for_url("**picture=own**", timeout=WAIT)
+    page.reload()
+    expect(page.locator("#picture")).to_contain_text("isn't here: choose it", timeout=WAIT)
+    expect(page.locator("#verdict .problem")).to_contain_text("There is no picture", timeout=WAIT)
+    expect(page.locator("#full .figures")).to_have_count(0)
+    assert page.get_by_label("Question").input_value() == "What is this?"
+    page.locator("#examples button").nth(1).click()
+    wait_for_verdict(page)
+    clear_picture(page)
+    expect(page.locator("#picture input[type=file]").first).to_be_attached()
+    expect(page.locator("#picture")).not_to_contain_text("isn't here", timeout=WAIT)
+
+
+def test_back_goes_to_the_comparison_before_and_the_history_stays(page):
+    wait_for_attention(page, 8)
+    first = page.get_by_label("Question").input_value()
+    ask(page, "How many objects are there?")
+    page.wait_for_url("**question=How**", timeout=WAIT)
+    open_tab(page, "History")
+    rows = page.locator("#history-table tbody tr")
+    expect(rows).to_have_count(2, timeout=WAIT)
+    # Kept by the browser once the run's last step is done.
+    kept = "localStorage.getItem('vtw-demo-history')"
+    page.wait_for_function(f"window.before = window.before ?? {kept}.length, {kept}.length > 0", timeout=WAIT)
+    move_slider(page, 4)
+    expect(rows).to_have_count(3, timeout=WAIT)
+    page.wait_for_function(f"{kept}.length > window.before", timeout=WAIT)
+    page.go_back()
+    page.wait_for_url("**layer=8**", timeout=WAIT)
+    wait_for_attention(page, 8)
+    expect(page.get_by_label("Question")).to_have_value("How many objects are there?", timeout=WAIT)
+    page.go_back()
+    expect(page.get_by_label("Question")).to_have_value(first, timeout=WAIT)
+    wait_for_attention(page, 8)
+    open_tab(page, "History")
+    expect(rows.last).to_contain_text(first)
+    expect(page.locator("#overlay .main-svg").first).to_be_visible(timeout=WAIT)
+
+
+def test_the_history_survives_a_reload_that_answers_nothing(page, server):
+    wait_for_attention(page, 8)
+    question = page.get_by_label("Question").input_value()
+    page.wait_for_function("localStorage.getItem('vtw-demo-history')?.length > 1000", timeout=WAIT)
+    page.goto(f"{server}/?picture=own")
+    expect(page.locator("#verdict .problem")).to_contain_text("There is no picture", timeout=WAIT)
+    open_tab(page, "History")
+    expect(page.locator("#history-table tbody tr")).to_have_count(1, timeout=WAIT)
+    expect(page.locator("#history-table tbody tr")).to_contain_text(question)
+
+
+def older(page):
+    """What is dimmed, by its first class or its id, and the word that says of which it is."""
+    marked = [(one.get_attribute("id"), one) for one in page.locator("[data-older]").all()]
+    return {(name or one.get_attribute("class").split()[0], one.get_attribute("data-older")) for name, one in marked}
+
+
+def test_what_is_of_other_controls_is_dimmed_until_it_is_replaced(page):
+    wait_for_attention(page, 8)
+    expect(page.locator("#live .live[data-layer]")).to_be_visible(timeout=WAIT)
+    asked = page.get_by_label("Question").input_value()
+    expect(page.locator("[data-older]")).to_have_count(0)
+    page.get_by_label("Question").fill("What shape is it?")
+    expect(page.locator("#full [data-older]")).to_be_visible()
+    parts = ("answer-card", "verdict", "reading", "attention", "live")
+    assert older(page) == {(part, f"Still of “{asked}”") for part in parts}
+    page.get_by_label("Question").fill(asked)
+    expect(page.locator("[data-older]")).to_have_count(0)
+    page.locator("#layer input[type=range]").press("ArrowLeft")
+    expect(page.locator("#withdrawn [data-older]")).to_have_attribute("data-older", "Still of K = 8")
+    expect(page.locator("#full [data-older]")).to_have_count(0)
+    move_slider(page, 4)
+    wait_for_attention(page, 4)
+    expect(page.locator("[data-older]")).to_have_count(0, timeout=WAIT)
+    clear_picture(page)
+    expect(page.locator("#full [data-older]")).to_have_attribute("data-older", "Still of another picture", timeout=WAIT)
+
+
+def test_a_plot_is_dimmed_while_it_is_measured_anew(page):
+    wait_for_attention(page, 8)
+    wait_for_section(page, "Staircase")
+    open_tab(page, "Timing")
+    wait_until_drawn(page, "Timing")
+    move_slider(page, 4)
+    expect(page.locator("#timing-reading")).to_contain_text("withdrawn", timeout=WAIT)
+    expect(page.locator("#withdrawn h3")).to_contain_text("layer 4", timeout=WAIT)
+    # Whatever is on the page of K = 8 says so, also in a tab that isn't in view.
+    expect(page.locator("#staircase[data-older]")).to_have_attribute("data-older", "Still of K = 8", timeout=WAIT)
+    open_tab(page, "Staircase")
+    expect(page.locator("#staircase-reading")).to_contain_text("layer 4", timeout=WAIT)
+    expect(page.locator("#staircase[data-older]")).to_have_count(0)
+
+
+CONTRAST = """(selector) => {
+    const shown = document.querySelector(selector), canvas = document.createElement("canvas").getContext("2d");
+    canvas.canvas.width = canvas.canvas.height = 1;
+    const seen = (colour, under) => {
+        for (const layer of [under, colour]) {
+            canvas.fillStyle = layer;
+            canvas.fillRect(0, 0, 1, 1);
+        }
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+    };
+    const luminance = (rgb) =>
+        rgb.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const style = getComputedStyle(shown), body = getComputedStyle(document.body).backgroundColor;
+    const light = [seen(style.color, style.backgroundColor), seen(style.backgroundColor, body)].map(luminance);
+    return (Math.max(...light) + 0.05) / (Math.min(...light) + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_different_answers_look_and_read_well(open_page, embedded_server, theme):
+    page = open_page(
+        f"{embedded_server}/?example=two-shapes&question=What%20shape%20is%20it%3F&layer=1&__theme={theme}"
+    )
+    expect(page.locator("#verdict .verdict.differs")).to_contain_text("Different answers: word 1", timeout=WAIT)
+    assert page.evaluate(CONTRAST, "#verdict .verdict") >= 4.5
+    for run in ("full", "withdrawn"):
+        marked = page.locator(f"#{run} mark")
+        expect(marked).to_have_count(1)
+        assert marked.inner_text() in page.locator("#verdict").inner_text()
+        assert page.evaluate(CONTRAST, f"#{run} mark") >= 4.5
+
+
+def test_old_messages_go_with_their_cause(page):
+    wait_for_attention(page, 8)
+    ask(page, " ")
+    expect(page.locator("#verdict .problem")).to_be_visible(timeout=WAIT)
+    page.get_by_label("Question").fill("What is it?")
+    expect(page.locator("#verdict .problem")).to_be_hidden()
+
+
 def test_a_link_that_cannot_be_restored_says_so(open_page, server):
     page = open_page(f"{server}/?example=two-shapes&layer=99&question=What%20is%20it%3F")
     expect(page.locator("#note .problem")).to_contain_text("from 1 to 12; this is '99'", timeout=WAIT)
     wait_for_verdict(page)
+    wait_for_attention(page, 8)
+    expect(page.locator("#note .problem")).to_be_visible()
+    move_slider(page, 4)
+    expect(page.locator("#note")).to_be_hidden(timeout=WAIT)
 
 
 def test_two_comparisons_of_the_history_are_overlaid(page):

@@ -41,3 +41,37 @@ def test_the_oldest_are_dropped_and_numbers_go_on(session):
         session.remember(past.comparison, overlaid.mass_full, overlaid.mass_withdrawn, overlaid.kl)
     assert len(session.history) == KEPT_COMPARISONS
     assert [session.history[0].number, session.history[-1].number] == [3, KEPT_COMPARISONS + 2]
+
+
+def test_the_browser_keeps_the_history(session):
+    again = Session()
+    again.restore(session.kept())
+    assert again.history == session.history
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: "",
+        lambda kept: None,
+        lambda kept: "{",
+        lambda kept: kept.replace('"kl"', '"divergence"'),
+        lambda kept: kept.replace('"layer":6', '"layer":"six"'),
+    ],
+)
+def test_a_history_of_another_version_is_left(session, change):
+    again = Session()
+    again.restore(change(session.kept()))
+    assert again.history == []
+
+
+def test_what_a_new_request_ends_is_said_unless_it_is_of_the_same_kind():
+    session = Session()
+    session.begin("the calibration")
+    assert session.ended == ""
+    first = session.stop
+    session.begin("the comparison in hand")
+    assert first.is_set()
+    assert session.ended == "This ended the calibration."
+    session.begin("the comparison in hand")
+    assert session.ended == ""

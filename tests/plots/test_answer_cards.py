@@ -1,4 +1,9 @@
-from vtw_demo.plots.answer_cards import AnswerCard
+from types import SimpleNamespace
+
+import pytest
+
+from vtw_demo.comparison.compare import RunProgress
+from vtw_demo.plots.answer_cards import AnswerCard, answer_cards, verdict_html
 
 
 def test_whatever_is_shown_is_escaped(make_run):
@@ -8,7 +13,8 @@ def test_whatever_is_shown_is_escaped(make_run):
 
 
 def test_a_run_in_hand_shows_its_text_and_tokens():
-    answer = AnswerCard("withdrawn", 6, "There is", 2, is_running=True).to_html()
+    answer = AnswerCard("withdrawn", 6, RunProgress("withdrawn", "There is", 2)).to_html()
+    assert "running" in answer
     assert "There is" in answer
     assert "2 tokens so far" in answer
     assert "withdrawn at layer 6" in answer
@@ -20,3 +26,45 @@ def test_figures_come_with_their_units(make_run):
         assert figure in shown
     assert "GPU memory" not in shown
     assert "1.5 GB" in AnswerCard("full", 6, result=make_run(peak_memory_bytes=1_500_000_000)).to_html()
+
+
+@pytest.mark.parametrize(
+    ("answer", "word", "shown"),
+    [
+        ("a red star", 2, "a <mark>red</mark> star"),
+        ("a <b> star", 2, "a <mark>&lt;b&gt;</mark> star"),
+        ("a", 2, "a <mark>⌀</mark>"),
+        ("", 1, "<mark>⌀</mark>"),
+    ],
+)
+def test_the_first_differing_word_is_marked(make_run, answer, word, shown):
+    card = AnswerCard("full", 6, result=make_run(answer), differing_word=word).to_html()
+    assert shown in " ".join(card.split())
+
+
+def test_both_cards_mark_the_same_word(make_comparison, make_run):
+    comparison = make_comparison(make_run("a red star", (1, 2)), make_run("a blue star", (1, 3)))
+    cards = answer_cards(SimpleNamespace(comparison=comparison, layer=6))
+    assert "<mark>red</mark>" in cards["full"]
+    assert "<mark>blue</mark>" in cards["withdrawn"]
+    same = answer_cards(SimpleNamespace(comparison=make_comparison(), layer=6))
+    assert "<mark>" not in same["full"] + same["withdrawn"]
+
+
+def test_times_are_of_one_run(make_run):
+    assert "Times of one run" in AnswerCard("full", 6, result=make_run()).to_html()
+
+
+def test_a_stopped_answer_keeps_its_text_without_a_cursor():
+    card = AnswerCard("full", 6, RunProgress("full", "There is", 1, is_stopped=True)).to_html()
+    assert "There is" in card
+    assert "Stopped after 1 token<" in card
+    assert "running" not in card
+
+
+def test_different_answers_have_a_look_of_their_own_and_text_is_escaped(make_comparison, make_run):
+    same = SimpleNamespace(comparison=make_comparison(), verdict="<i>")
+    other = SimpleNamespace(comparison=make_comparison(make_run("blue", (1,))), verdict="x")
+    assert 'class="verdict"' in verdict_html(same)
+    assert "&lt;i&gt; a &lt;b&gt;" in verdict_html(same, "a <b>")
+    assert 'class="verdict differs"' in verdict_html(other)

@@ -223,12 +223,13 @@ def test_a_picture_whose_tokens_have_no_place_is_shown_bare():
 def test_the_reading_says_how_much_the_brightest_patches_take():
     # One of 8 patches is the brightest tenth: 0.4 and 0.2 of 0.6 and 0.25 until K, then 0.1 and 0.008 of all.
     assert attention_map_reading(FULL, WITHDRAWN) == (
-        "In layers 0 to 1 the brightest tenth of the patches takes 71 % of the attention that the picture gets; from "
-        "layer 2 on the picture gets 5.4 % of all attention, and none when it is withdrawn."
+        "Layer 0 looks at the picture most. In layers 0 to 1 the brightest tenth of the patches takes 71 % of the "
+        "attention that the picture gets. From layer 2 on the picture gets 5.4 % of all attention, and none when it is "
+        "withdrawn."
     )
-    assert attention_map_reading(FULL, attention_map(WEIGHTS, 1)).startswith("In layer 0 the brightest tenth")
+    assert "In layer 0 the brightest tenth" in attention_map_reading(FULL, attention_map(WEIGHTS, 1))
     assert attention_map_reading(FULL, attention_map(WEIGHTS, LAYERS)).endswith(
-        "the picture gets; nothing is withdrawn."
+        "the picture gets. Nothing is withdrawn."
     )
 
 

@@ -56,8 +56,8 @@ def test_axes_say_what_they_show():
     assert "attention" in attention.layout.yaxis.title.text
 
 
-def test_the_reading_gives_the_pictures_share_before_and_after():
+def test_the_reading_gives_the_pictures_share_before_and_after_and_the_first_tokens():
     sentence = attention_reading(FULL, WITHDRAWN, LAST_PROMPT)
-    assert "15 % of the attention" in sentence
-    assert "after 40 % in layers 0 to 1" in sentence
-    assert "withdrawn at layer 2" in sentence
+    assert "40 % of the attention of the last prompt token in layers 0 to 1 and 15 % in layers 2 to 3" in sentence
+    assert "Withdrawn at layer 2" in sentence
+    assert "the first token gets 25 % there instead of 21 %" in sentence

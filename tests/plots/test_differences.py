@@ -112,19 +112,19 @@ def test_all_text_is_escaped_and_a_space_is_seen():
         (
             (THE, RED, END),
             (THE, BLUE, END),
-            "The answers part at token 2: the full model gives “red” 61 % and “blue” 35 %, withdrawn at layer 4 it "
-            "gives 30 % and 66 %.",
+            "The answers part at token 2. There the full model gives “red” 61 % and “blue” 35 %, and withdrawn at "
+            "layer 4 it gives them 30 % and 66 %.",
         ),
         (
             (THE, END),
             (THE, STAR, END),
-            "The answers part at token 2: the full model gives “(end)” 100 % and “star” 90 %, withdrawn at layer 4 it "
-            "gives 0 % and less than 0.1 %.",
+            "The answers part at token 2. There the full model gives “(end)” 100 % and “star” 90 %, and withdrawn at "
+            "layer 4 it gives them 0 % and less than 0.1 %.",
         ),
         (
             (THE, RED, FISH),
             (THE, RED, FISH),
-            "Both runs give the same 3 tokens; the least certain, “red”, has 61 % in full and 30 % withdrawn at "
+            "Both runs give the same 3 tokens. The least certain, “red”, has 61 % in full and 30 % withdrawn at "
             "layer 4.",
         ),
         (
@@ -160,3 +160,14 @@ def test_the_table_has_a_row_for_each_token():
     ]
     assert table.rows[5][3:] == pytest.approx((35, 66))
     assert len(table.rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("texts", "seen"), [(("red", " red"), ("red", "␣red")), ((" ", "\n"), ("␣", "⏎")), (("a\n", "a"), ("a⏎", "a"))]
+)
+def test_tokens_that_differ_in_a_space_only_are_told_apart(texts, seen):
+    full, withdrawn = (AnswerToken(number, text, 0.5, 0.4) for number, text in enumerate(texts))
+    parted = AnswerProbabilities(4, (THE, full), (THE, withdrawn))
+    assert all(f"“{name}”" in differences_reading(parted) for name in seen)
+    fragment = Fragment(differences_html(parted))
+    assert [fragment.tokens(row)[1][-1].removeprefix("[first difference] ") for row in (0, 1)] == list(seen)

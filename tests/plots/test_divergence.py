@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 
 from vtw_demo.comparison.calibration import Calibration, Measurement
 from vtw_demo.comparison.compare import LayerAnswer
 from vtw_demo.measurements.query_sweep import QuerySweep, TokenProbability
-from vtw_demo.plots.divergence import divergence_figure, divergence_reading
+from vtw_demo.plots.divergence import divergence_figure, divergence_reading, divergence_table
 from vtw_demo.plots.every_layer import answer_times_figure
 from vtw_demo.plots.words import words_figure, words_reading
 
@@ -55,7 +56,7 @@ def test_the_curve_is_the_mean_with_band_threshold_and_choice():
 
 
 def test_either_part_may_be_missing():
-    assert len(divergence_figure(query(), None).data) == 2
+    assert len(divergence_figure(query(), None).data) == 3
     assert len(divergence_figure(None, calibration()).data) == 4
     assert not divergence_figure(None, None).data
     assert not divergence_figure(None, None).layout.shapes
@@ -63,13 +64,39 @@ def test_either_part_may_be_missing():
 
 def test_the_reading_says_whether_this_question_needs_more_layers():
     assert "K = 3 is the first" in divergence_reading(None, calibration())
-    assert "K = 4: it needs 1 layer more" in divergence_reading(query(), calibration())
-    assert "K = 1: it needs 2 layers fewer" in divergence_reading(query((0.0, 0.2, 0.1, 0.0)), calibration())
-    assert "at the same K" in divergence_reading(query((0.4, 0.2, 0.0, 0.0)), calibration())
-    assert "stays above it at every K" in divergence_reading(query((0.4, 0.2, 0.1, 0.1)), calibration())
+    for kl, said in (
+        ((0.4, 0.2, 0.1, 0.0), "from K = 4 on: it needs 1 layer more"),
+        ((0.0, 0.2, 0.1, 0.0), "from K = 4 on: it needs 1 layer more"),  # above it again at K = 2
+        ((0.4, 0.0, 0.0, 0.0), "from K = 2 on: it needs 1 layer fewer"),
+        ((0.4, 0.2, 0.0, 0.0), "from K = 3 on, the same K"),
+        ((0.4, 0.2, 0.1, 0.1), "is above 0.003 even at K = 4"),
+    ):
+        reading = divergence_reading(replace(query(kl), answer=("star", "(end)")), calibration())
+        assert "This question's first token" in reading
+        assert said in reading
     assert "isn't calibrated yet" in divergence_reading(None, None)
-    assert "no more than a KL of 0.003 at K = 4" in divergence_reading(query(), None)
+    assert "at 0.003 or below from K = 4 on." in divergence_reading(query(), None)
     assert "No K meets" in divergence_reading(None, calibration(1e-9))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)), "from K = 3 on"),
+        (((0.0, 0.0, 0.0),) * 4, "from K = 1 on"),
+        (((0.0, 0.0, 0.0),) * 3 + ((0.0, 0.9, 0.0),), "is above 0.003 even at K = 4"),
+    ],
+)
+def test_an_answer_of_several_words_is_judged_as_a_whole(rows, said):
+    """Whatever its first token says: that is below the threshold everywhere, or above it everywhere."""
+    for kl in ((0.0,) * 4, (1.0,) * 4):
+        long = replace(query(kl), answer_kl=rows)
+        reading = divergence_reading(long, None)
+        assert "This question's whole answer, the mean over its 3 tokens," in reading
+        assert said in reading
+        drawn = trace(divergence_figure(long, None), "its whole answer")
+        assert list(drawn.customdata) == pytest.approx([sum(row) / 3 for row in rows])
+        assert [row[2] for row in divergence_table(long, None).rows] == list(long.to_json()["answer_mean_kl"])
 
 
 def test_the_heatmap_has_a_cell_for_each_layer_and_token():

@@ -61,6 +61,15 @@ def test_probabilities_are_drawn_in_percent_by_run():
         assert "%{y:.1f} %" in trace.hovertemplate
 
 
+def test_a_curve_that_lies_on_another_hides_nothing_of_it():
+    drawn = lines(migration_figure(migration(LENS, MOVED, answer=("red",))))
+    below, above = drawn["“red”, full"], drawn["“red”, withdrawn at layer 4"]
+    assert list(drawn.values()) == [below, above]
+    assert below.line.width > 2 * above.line.width
+    assert below.marker.size > above.marker.size
+    assert (below.line.dash, below.marker.symbol) != (above.line.dash, above.marker.symbol)
+
+
 def test_an_answer_of_one_token_has_no_mean():
     drawn = lines(migration_figure(migration(LENS, MOVED, answer=("red",))))
     assert list(drawn) == ["“red”, full", "“red”, withdrawn at layer 4"]
@@ -157,35 +166,35 @@ BY_BOTH = (
 @pytest.mark.parametrize(
     ("measured", "sentence"),
     [
-        (GOOD, f"{BY_BOTH}; K = 4 comes after both, and withdrawn there its probability ends at 80 %."),
+        (GOOD, f"{BY_BOTH}. Withdrawn at layer 4, after both, its probability ends at 80 %."),
         (
             migration(LENS, MOVED, 3, (0.0, 0.1, 0.2, 0.1, 0.0, 0.0004)),
-            f"{BY_BOTH}; K = 3 comes before the answer can be read in the text, and withdrawn there its probability "
-            "ends at less than 0.1 %.",
+            f"{BY_BOTH}. Withdrawn at layer 3, before the answer can be read in the text, its probability ends at "
+            "less than 0.1 %.",
         ),
-        (migration(LENS, MOVED, LAYERS), f"{BY_BOTH}; at K = 6 nothing is withdrawn."),
+        (migration(LENS, MOVED, LAYERS), f"{BY_BOTH}. Nothing is withdrawn."),
         (
             migration(LENS, (0.0, 0.1, 0.1, 0.2, 0.5, 0.9), 4),
             "From layer 3 on “red” has at least half of its final probability of 90 %, and by layer 4 the picture has "
-            "moved the text at least half as far as it ever does; K = 4 comes between the two, and withdrawn there "
-            "its probability ends at 90 %.",
+            "moved the text at least half as far as it ever does. Withdrawn at layer 4, between the two, its "
+            "probability ends at 90 %.",
         ),
         (
             migration((0.0, 0.1, 0.2, 0.3, 0.3, 0.9), MOVED, 5),
             "Only after the last layer does “red” have half of its final probability of 90 %, and by layer 2 the "
-            "picture has moved the text at least half as far as it ever does; K = 5 comes before the answer can be "
-            "read in the text, and withdrawn there its probability ends at 90 %.",
+            "picture has moved the text at least half as far as it ever does. Withdrawn at layer 5, before the answer "
+            "can be read in the text, its probability ends at 90 %.",
         ),
         (
             migration(LENS, (0.0,) * LAYERS),
             "From layer 3 on “red” has at least half of its final probability of 90 %, and the picture moves the text "
-            "no further than a blank one; K = 4 comes after that, and withdrawn there its probability ends at 90 %.",
+            "no further than a blank one. Withdrawn at layer 4, after that, its probability ends at 90 %.",
         ),
         (
             migration(LENS, (0.0,) * LAYERS, 2),
             "From layer 3 on “red” has at least half of its final probability of 90 %, and the picture moves the text "
-            "no further than a blank one; K = 2 comes before the answer can be read in the text, and withdrawn there "
-            "its probability ends at 90 %.",
+            "no further than a blank one. Withdrawn at layer 2, before the answer can be read in the text, its "
+            "probability ends at 90 %.",
         ),
     ],
 )

@@ -88,14 +88,15 @@ def test_axes_say_what_they_show():
 def test_the_reading_says_which_looks_longer():
     # 0.8 of 1.5 by layer 0; 1.2 of 2.3 by layer 3.
     assert overlay_reading(EARLY, LATE) == (
-        "Half of the attention to the picture is given by layer 0 of 4 in “early” and by layer 3 of 6 in “late <b>”: "
-        "“late <b>” looks at it longer; withdrawn, the next token moves by KL 0.02 at K = 2 and by KL 2 at K = 1."
+        "Half of the attention to the picture is given by layer 0 of 4 in “early” and by layer 3 of 6 in “late <b>”. "
+        "“late <b>” looks at it longer. Withdrawn, the next token moves by a KL divergence of 0.02 at K = 2 and of 2 "
+        "at K = 1."
     )
     assert "“late <b>” looks at it longer" in overlay_reading(LATE, EARLY)
-    assert "neither looks at it longer" in overlay_reading(EARLY, dataclasses.replace(EARLY, name="another"))
-    assert "moves by KL 0 at K = 4" in overlay_reading(at_the_end(EARLY), LATE)
+    assert "Neither looks at it longer" in overlay_reading(EARLY, dataclasses.replace(EARLY, name="another"))
+    assert "moves by a KL divergence of 0 at K = 4" in overlay_reading(at_the_end(EARLY), LATE)
     small = dataclasses.replace(EARLY, kl=(0.5, 0.00002, 0.0))
-    assert "moves by KL less than 0.0001 at K = 2" in overlay_reading(small, LATE)
+    assert "moves by a KL divergence of less than 0.0001 at K = 2" in overlay_reading(small, LATE)
 
 
 def test_a_long_name_is_cut():

@@ -10,7 +10,7 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.plots import attention
 from vtw_demo.plots.report import plot_html, report_data, report_html
 from vtw_demo.plots.tab import View
-from vtw_demo.plots.tabs import all_plots
+from vtw_demo.plots.tabs import GROUPS, all_plots
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,21 @@ def test_numbers_in_plots_are_those_of_the_json(opened, analysis):
             expected = [100 * layer[index] for layer in data["attention"][run]["last_prompt"]]
             assert shares == pytest.approx(expected, abs=1e-4)
     assert data["comparison"]["layer"] == 4
+    assert data["verdict"] == opened.locator(".verdict").inner_text()
     assert data["machine"]["versions"]["torch"]
+
+
+def test_a_listener_can_follow_each_sentence(analysis):
+    for plot in all_plots(analysis, View())[0]:
+        assert not re.search(r";|\(|KL [\d.]|e-\d", plot.reading), plot.reading
+
+
+def test_sections_stand_under_their_groups(opened):
+    headings = opened.locator("main h2, main h3").all()
+    groups = [heading.inner_text() for heading in headings if heading.evaluate("h => h.tagName") == "H2"]
+    assert groups == list(GROUPS)
+    first = opened.locator("h2", has_text=groups[1]).locator("xpath=following-sibling::section[1]")
+    assert first.get_attribute("id") == GROUPS[groups[1]][0].name
 
 
 def test_csv_links_hold_each_plots_numbers(opened, analysis):
@@ -101,6 +115,6 @@ def test_one_plot_is_a_page_of_its_own(analysis):
 def test_data_is_complete_and_plain(analysis):
     data = report_data(analysis, None, this_machine())
     assert json.loads(json.dumps(data)).keys() == {
-        "made", "machine", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
+        "made", "machine", "verdict", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
         "layer_times", "timing", "sweep", "probabilities", "calibration",
     }  # fmt: skip

@@ -42,7 +42,7 @@ def stairs_of(figure):
         (
             "KV cache bytes",
             {"full: 6 kB in all": [1.5] * 4, "withdrawn at layer 2: 3.6 kB in all": [1.5, 1.5, 0.3, 0.3]},
-            "KV cache in kB",
+            "prompt's KV cache in kB",
         ),
     ],
 )
@@ -105,10 +105,13 @@ def test_without_times_there_is_one_panel():
 
 def test_the_reading_says_what_is_saved_and_what_was_measured():
     # FLOPs: 10 of 16 million are left; cache: 3.6 of 6 kB; time of layers 2 and 3: 3.5 of 10 ms.
-    expected = "From layer 2 on 30 of 226 tokens are left: 38 % of all layers' FLOPs and 40 % of the KV cache are saved"
-    assert staircase_reading(STAIRS, None) == f"{expected}."
+    expected = (
+        "From layer 2 on 30 of the prompt's 226 tokens are left. That saves 38 % of the FLOPs of all layers, the "
+        "head's not counted, and 40 % of the prompt's KV cache."
+    )
+    assert staircase_reading(STAIRS, None) == expected
     assert staircase_reading(STAIRS, TIMES) == (
-        f"{expected}; measured, layers 2 to 3 take 35 % of the time that they take with the picture."
+        f"{expected} In the median of {TIMES.rounds} rounds, layers 2 to 3 take 35 % of the time with all tokens."
     )
 
 

@@ -89,9 +89,9 @@ def test_the_timing_reading_names_both_times(make_comparison, make_run):
 def test_the_reading_of_rounds_gives_the_ratio_and_its_range(make_comparison):
     # Prefill: 0.5, 0.75 and 0.6; decode: 1, 1.25 and 1.
     sentence = timing_reading(make_comparison(), REPEATED)
-    assert sentence.startswith("Median of 3 interleaved rounds: withdrawn,")
-    assert "prefill takes 0.60 times as long (0.50 to 0.75)" in sentence
-    assert "each further token takes 1.00 times as long (1.00 to 1.25)" in sentence
+    assert sentence.startswith("In the median of 3 interleaved rounds, withdrawn,")
+    assert "prefill takes 0.60 times as long, from 0.50 to 0.75" in sentence
+    assert "each further token takes 1.00 times as long, from 1.00 to 1.25" in sentence
     assert "each further token" not in timing_reading(make_comparison(), ONE_TOKEN)
 
 
@@ -107,3 +107,17 @@ def test_the_table_has_the_plots_numbers(make_comparison):
     assert table.rows[-1] == ("total", "withdrawn", 60, 40, 80, 40, 80, 60)
     none = timing_table(make_comparison(), ONE_TOKEN).rows[4]
     assert none == ("decode, per token", "full", *[None] * 6)
+
+
+def test_one_round_is_no_median(make_comparison):
+    one = StageTimes((5.0,), (40.0,), (4.0,), (60.0,))
+    repeated = RepeatedTiming(6, one, one)
+    assert timing_reading(make_comparison(), repeated).startswith("In one round, withdrawn, prefill takes 1.00 times")
+    assert timing_figure(make_comparison(), repeated).layout.yaxis.title.text == "time in ms, one run"
+
+
+@pytest.mark.parametrize("repeated", [None, REPEATED])
+def test_totals_of_answers_of_different_lengths_are_marked(make_comparison, make_run, repeated):
+    comparison = make_comparison(make_run(tokens=(1, 2)), make_run(tokens=(1, 2, 3, 4, 5)))
+    assert "The totals are of answers of 2 and 5 tokens" in timing_reading(comparison, repeated)
+    assert "totals" not in timing_reading(make_comparison(), repeated)

@@ -154,12 +154,32 @@ def test_a_calibration_lets_others_go_first(engine, address, visit):
     ask(address)
     with held_back(engine, 0.05):
         page.locator("#calibrate").click()
-        expect(page.locator("#verdict")).to_contain_text("Measured", timeout=WAIT)
+        expect(page.locator("#choose-k-reading")).to_contain_text("samples at every K.", timeout=WAIT)
         ask(address)
         # It was answered between two samples, and the calibration goes on.
-        expect(page.locator("#verdict")).to_contain_text(" samples at every K.")
+        expect(page.locator("#choose-k-reading")).to_contain_text("samples at every K.")
         page.locator("#stop").click()
-        expect(page.locator("#verdict")).to_contain_text("Stopped.", timeout=WAIT)
+        expect(page.locator("#choose-k-reading")).to_contain_text("Stopped.", timeout=WAIT)
+
+
+def test_a_stopped_answer_keeps_its_text_and_what_is_ended_is_said(engine, address, visit):
+    page = visit()
+    ask(address)
+    with held_back(engine, 0.05):
+        for ended_by in ("#stop", "#calibrate"):
+            page.locator("#run").click()
+            expect(page.locator("#full .progress")).to_contain_text("so far", timeout=WAIT)
+            expect(page.locator("#full .answer")).not_to_have_text("", timeout=WAIT)
+            page.locator(ended_by).click()
+            expect(page.locator("#full .progress")).to_contain_text("Stopped after", timeout=WAIT)
+            expect(page.locator("#verdict")).to_contain_text("Stopped before both answers", timeout=WAIT)
+            expect(page.locator("#full .answer")).not_to_have_text("")
+            expect(page.locator(".running")).to_have_count(0)
+        expect(page.get_by_text("This ended the comparison in hand.")).to_be_visible(timeout=WAIT)
+        expect(page.locator("#choose-k-reading")).to_contain_text("samples at every K.", timeout=WAIT)
+        expect(page.locator(".running")).to_have_count(0)
+        page.locator("#stop").click()
+        expect(page.locator("#choose-k-reading")).to_contain_text("Stopped.", timeout=WAIT)
 
 
 def stopped_after(engine, passes, leave):

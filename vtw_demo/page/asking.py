@@ -53,6 +53,7 @@ class Asking:
             [layout.picture, layout.clip],
             [layout.suggestions, layout.origin, layout.picture],
             preprocess=False,
+            trigger_mode="always_last",
         )
 
     def start(self, session: Session, history: Any, request: gr.Request) -> Shown:
@@ -83,12 +84,12 @@ class Asking:
     def own_picture(self, picture: Any, clip: Any) -> tuple[Any, ...]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
         told of it here so that it is the session's from its upload on. Browsers show no HEIC and no TIFF: a copy."""
-        shown: Any = gr.update(placeholder=None)
+        shown: Any = gr.update(placeholder="")
         path = picture.get("path") if isinstance(picture, dict) else None
         try:
             if isinstance(path, str):
                 opened = open_picture(path)
-                shown = gr.skip() if shown_by_browsers(path) else opened
+                shown = shown if shown_by_browsers(path) else opened
         except (UserError, OSError) as error:
             shown = gr.Image(None, placeholder=str(error))
         return _suggestions(GENERAL_QUESTIONS), {}, shown

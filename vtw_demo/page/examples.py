@@ -91,4 +91,4 @@ def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: s
             layer = int(text)
         else:
             problems.append(f"The link's withdrawal layer must be from 1 to {layers}; this is {text!r}.")
-    return Restored(example, question, layer, tuple(problems), parameters.get("picture") == "own")
+    return Restored(example, question, layer, tuple(problems), "picture" in parameters)

@@ -15,7 +15,7 @@ opener.onclick = () => open(1, "tour");
 const numbers = steps.map((section, index) => {
   const button = document.createElement("button");
   button.type = "button";
-  button.innerHTML = `<b>${index + 1}</b> <span>${section.dataset.name}</span>`;
+  button.innerHTML = `<b>${index + 1}</b><i> of ${steps.length}</i> <span>${section.dataset.name}</span>`;
   button.ariaLabel = `Step ${index + 1}: ${section.dataset.name}`;
   button.onclick = () => open(index + 1);
   const item = document.createElement("li");
@@ -24,15 +24,20 @@ const numbers = steps.map((section, index) => {
   return button;
 });
 
-// The plot fills what is left of the window; on stage it is magnified by a style sheet, which says how much.
+// The plot fills what is left of the window; on stage it is magnified.
 const fit = () => {
+  const type = parseFloat(getComputedStyle(root).fontSize) / 16;
+  const magnified = root.dataset.view === "stage" ? Math.max(window.innerWidth / 1024, type) : type;
   for (const plot of document.querySelectorAll("#tabs .js-plotly-plot")) {
     if (!plot.layout || !plot.offsetParent) continue;
-    const given = Number(plot.dataset.height);
-    const magnified = Number(getComputedStyle(root).getPropertyValue("--magnified")) || 1;
-    const height = step && wide.matches ? Math.floor(plot.parentElement.clientHeight / magnified) : given;
-    if (!height || Math.abs(height - plot.layout.height) < 2) continue;
-    if (!given) plot.dataset.height = plot.layout.height;
+    // Without what sizes.js has made of it.
+    const grown = plot.layout.grown ?? 1;
+    plot.dataset.height ??= plot.layout.height / grown;
+    const isFilling = step && wide.matches;
+    const more = magnified / grown;
+    plot.style.setProperty("--magnified", isFilling ? more : 1);
+    const height = isFilling ? plot.parentElement.clientHeight / more : plot.dataset.height * grown;
+    if (Math.abs(height - plot.layout.height) < 2) continue;
     window.Plotly.relayout(plot, { height });
   }
 };
@@ -53,15 +58,15 @@ const show = (view) => {
   numbers.forEach((button, index) => (button.ariaCurrent = index === step - 1 ? "step" : null));
   find(".tour-back").disabled = step === 1;
   find(".tour-next").textContent = step === steps.length ? "Finish" : "Next";
-  find(".tour-size").textContent = view === "stage" ? "Small" : "Stage";
+  find(".tour-size").textContent = view === "stage" ? "Tour" : "Stage";
   const url = new URL(window.location.href);
   url.searchParams.delete("stage");
   url.searchParams.delete("tour");
   if (step) url.searchParams.set("tour", step);
   if (step && view === "stage") url.searchParams.set("stage", "");
   window.history.replaceState(window.history.state, "", url);
+  fit();
   window.dispatchEvent(new Event("resize")); // plots are as wide as their place
-  fitSoon();
 };
 
 const open = (number, view = root.dataset.view) => {

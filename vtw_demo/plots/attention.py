@@ -9,7 +9,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
-from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
+from vtw_demo.plots.style import LEGEND_BELOW, SEGMENT_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
@@ -50,22 +50,28 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
     figure.update_xaxes(title="decoder layer")
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
     figure.update_yaxes(title="share of attention", row=1, col=1)
-    return styled(figure, barmode="stack", bargap=0.08, height=275, legend_y=-0.3)
+    return styled(figure, barmode="stack", bargap=0.08, height=275, legend=LEGEND_BELOW)
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
+    """What the picture gets before K and after it, and how the first token's share changes without it."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    image = full.segments.index(Segment.IMAGE)
-    shares = [of_layer[image] for of_layer in shares_by_layer(full, query)]
     asker = _asker(query)
+
+    def share(mass: AttentionMass, segment: Segment, first: int, last: int | None = None) -> str:
+        index = mass.segments.index(segment)
+        return percent(fmean(of_layer[index] for of_layer in shares_by_layer(mass, query)[first:last]))
+
     if layer == full.layers:
-        return f"Over all layers the picture gets {percent(fmean(shares))} of the attention of {asker}."
-    early, late = fmean(shares[:layer]), fmean(shares[layer:])
+        picture, sink = (share(full, segment, 0) for segment in (Segment.IMAGE, Segment.FIRST_TOKEN))
+        return f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
+    early, late = share(full, Segment.IMAGE, 0, layer), share(full, Segment.IMAGE, layer)
+    before, after = (share(mass, Segment.FIRST_TOKEN, layer) for mass in (full, withdrawn))
     return (
-        f"Seen by every layer, the picture gets {percent(late)} of the attention of {asker} in "
-        f"{_layers(layer, full.layers - 1)}, after {percent(early)} in {_layers(0, layer - 1)}; "
-        f"withdrawn at layer {layer}, it gets none from there on."
+        f"The picture gets {early} of the attention of {asker} in {_layers(0, layer - 1)} and {late} in "
+        f"{_layers(layer, full.layers - 1)}. Withdrawn at layer {layer}, it gets none from there on, and the first "
+        f"token gets {after} there instead of {before}."
     )
 
 

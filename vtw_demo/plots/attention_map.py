@@ -75,18 +75,19 @@ def attention_map_html(
 
 
 def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
-    """Whether the attention that the picture gets is on a few of its patches, before and after K."""
+    """Which layer looks at the picture most, and whether it looks at a few patches, before and after K."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    before = _brightest_tenth(full.weights[:layer])
+    before, shares = _brightest_tenth(full.weights[:layer]), full.weights.sum(1)
     span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
     said = (
-        f"In {span} the brightest tenth of the patches takes {percent(before)} of the attention that the picture gets"
+        f"Layer {shares.argmax()} looks at the picture most. In {span} the brightest tenth of the patches takes "
+        f"{percent(before)} of the attention that the picture gets"
     )
     if layer == full.layers:
-        return f"{said}; nothing is withdrawn."
-    rest = percent(float(full.weights[layer:].sum(1).mean()))
-    return f"{said}; from layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
+        return f"{said}. Nothing is withdrawn."
+    rest = percent(float(shares[layer:].mean()))
+    return f"{said}. From layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:

@@ -36,13 +36,13 @@ def differences_reading(probabilities: AnswerProbabilities) -> str:
         if len(probabilities.full) == 1:
             return f"Both runs give the same token, “{names[least.text]}”, which has {shares}."
         same = f"Both runs give the same {len(probabilities.full)} tokens"
-        return f"{same}; the least certain, “{names[least.text]}”, has {shares}."
+        return f"{same}. The least certain, “{names[least.text]}”, has {shares}."
     full, withdrawn = probabilities.full[first - 1 :], probabilities.withdrawn[first - 1 :]
     said = f"The answers part at token {first}"
     if full and withdrawn:
         return (
-            f"{said}: the full model gives “{names[full[0].text]}” {percent(full[0].full)} and "
-            f"“{names[withdrawn[0].text]}” {percent(withdrawn[0].full)}, withdrawn at layer {layer} it gives "
+            f"{said}. There the full model gives “{names[full[0].text]}” {percent(full[0].full)} and "
+            f"“{names[withdrawn[0].text]}” {percent(withdrawn[0].full)}, and withdrawn at layer {layer} it gives them "
             f"{percent(full[0].withdrawn)} and {percent(withdrawn[0].withdrawn)}."
         )
     longer, token = ("full", full[0]) if full else ("withdrawn", withdrawn[0])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -16,6 +17,11 @@ from vtw_demo.plots.table import Cell, Table
 
 # As many as have room below each other.
 LABELLED_TOKENS = 16
+# The curves often lie on each other: the full run's is seen on both sides of the other, and between its dashes.
+LOOKS: dict[RunName, tuple[dict[str, Any], dict[str, Any]]] = {
+    "full": ({"color": RUN_COLOURS["full"], "width": 6}, {"symbol": "circle", "size": 13}),
+    "withdrawn": ({"color": RUN_COLOURS["withdrawn"], "width": 2, "dash": "dash"}, {"symbol": "diamond", "size": 7}),
+}
 # Distances below it are of rounding.
 FLOOR = 1e-5
 
@@ -35,11 +41,12 @@ def migration_figure(migration: Migration) -> go.Figure:
     }
     for run, (title, rows) in runs.items():
         said = "after layer %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>"
-        name, look = f"“{escape(shown_token(migration.answer[0]), quote=False)}”, {title}", {"color": RUN_COLOURS[run]}
-        add_line(figure, layers, [100 * row[0] for row in rows], name, look, said, row=1, col=1)
+        name = f"“{escape(shown_token(migration.answer[0]), quote=False)}”, {title}"
+        look, marker = LOOKS[run]
+        add_line(figure, layers, [100 * row[0] for row in rows], name, look, said, marker=marker, row=1, col=1)
         if len(migration.answer) > 1:
             means = [100 * sum(row) / len(row) for row in rows]
-            name, dotted = f"mean of {count(len(migration.answer), 'token')}, {title}", {"dash": "dot", "width": 1.5}
+            name, dotted = f"mean of {count(len(migration.answer), 'token')}, {title}", {"dash": "dot"}
             add_line(figure, layers, means, name, look | dotted, said, mode="lines", row=1, col=1)
     places = list(range(len(migration.tokens)))
     labels = [escape(shown_token(token), quote=False) for token in migration.tokens]
@@ -96,14 +103,14 @@ def migration_reading(migration: Migration) -> str:
     else:
         said = f"{said}, and by layer {moved} the picture has moved the text at least half as far as it ever does"
     if layer == layers:
-        return f"{said}; at K = {layer} nothing is withdrawn."
-    place = "comes after that" if moved is None else "comes after both"
+        return f"{said}. Nothing is withdrawn."
+    place = "after that" if moved is None else "after both"
     if layer <= risen:
-        place = "comes before the answer can be read in the text"
+        place = "before the answer can be read in the text"
     elif moved is not None and layer <= moved:
-        place = "comes between the two"
+        place = "between the two"
     ends = percent(migration.withdrawn_probability[-1][0])
-    return f"{said}; K = {layer} {place}, and withdrawn there its probability ends at {ends}."
+    return f"{said}. Withdrawn at layer {layer}, {place}, its probability ends at {ends}."
 
 
 def rise(lens: Sequence[float]) -> int:

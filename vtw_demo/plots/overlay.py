@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import exponent, floored
-from vtw_demo.plots.style import add_line, styled
+from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -91,20 +91,20 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
         range=[min(exponents) - 0.7, max(exponents) + 1.2],
         col=2,
     )
-    return styled(figure, height=360, legend_y=-0.22, margin_r=64)
+    return styled(figure, height=360, legend=LEGEND_BELOW, margin_r=64)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:
     """Which full model looks at the picture longer, and what withdrawal moves in both."""
     half_first, half_second = _half(first), _half(second)
     depth_first, depth_second = half_first / first.layers, half_second / second.layers
-    longer = "neither looks at it longer"
+    longer = "Neither looks at it longer"
     if depth_first != depth_second:
         longer = f"“{_short((first if depth_first > depth_second else second).name)}” looks at it longer"
     return (
         f"Half of the attention to the picture is given by layer {half_first} of {first.layers} in "
-        f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”: {longer}; "
-        f"withdrawn, the next token moves by KL {_divergence(first)} at K = {first.layer} and by KL "
+        f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”. {longer}. "
+        f"Withdrawn, the next token moves by a KL divergence of {_divergence(first)} at K = {first.layer} and of "
         f"{_divergence(second)} at K = {second.layer}."
     )
 

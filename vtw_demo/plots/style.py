@@ -27,6 +27,7 @@ FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
 LEGEND_ABOVE = {"x": 0, "y": 1.02, "yanchor": "bottom"}
+LEGEND_BELOW = {"x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}
 
 
 def styled(figure: go.Figure, **layout: Any) -> go.Figure:
@@ -40,6 +41,7 @@ def styled(figure: go.Figure, **layout: Any) -> go.Figure:
         autosize=True,
         legend={"orientation": "h", "x": 0},
     )
+    figure.update_xaxes(automargin=True)
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(title_standoff=4, selector=lambda axis: axis.title.standoff is None)
     return figure.update_layout(**layout)

@@ -62,18 +62,16 @@ def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = Non
         if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
             before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
             parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
-        return f"In one run each, withdrawn, {', '.join(parts)}; {_same(comparison)}"
+        return f"In one run each, withdrawn, {' and '.join(parts)}. {_same(comparison)}"
     assert repeated.layer == comparison.layer
     named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
     parts = []
     for stage, name in named:
         if (ratio := repeated.ratio(stage)) is not None:
-            spread = f" ({ratio.lowest:.2f} to {ratio.highest:.2f})" if repeated.rounds > 1 else ""
+            spread = f", from {ratio.lowest:.2f} to {ratio.highest:.2f}" if repeated.rounds > 1 else ""
             parts.append(f"{name} takes {ratio.median:.2f} times as long{spread}")
-    of = (
-        f"Median of {repeated.rounds} interleaved rounds (lowest to highest)" if repeated.rounds > 1 else "In one round"
-    )
-    return f"{of}: withdrawn, {', '.join(parts)}; {_same(comparison)}"
+    of = f"In the median of {repeated.rounds} interleaved rounds" if repeated.rounds > 1 else "In one round"
+    return f"{of}, withdrawn, {', and '.join(parts)}. {_same(comparison)}"
 
 
 def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
@@ -109,7 +107,7 @@ def _same(comparison: Comparison) -> str:
     """What is to be known of the stages that one would compare in vain."""
     full, withdrawn = len(comparison.full.tokens), len(comparison.withdrawn.tokens)
     lengths = f" The totals are of answers of {full} and {withdrawn} tokens: compare the times per token."
-    return f"encoding the image is the same work in both.{lengths if full != withdrawn else ''}"
+    return f"Encoding the image is the same work in both.{lengths if full != withdrawn else ''}"
 
 
 def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:
