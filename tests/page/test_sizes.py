@@ -27,7 +27,7 @@ def never_run(tab):
 
 def expect_no_faults(page, width):
     """Once what a window's new size changes has been drawn."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT / 1000
     while True:
         found = page.evaluate(LAYOUT_FAULTS)
         faults = found["covered"] + found["outside"] + (found["small"] if width < 700 else [])

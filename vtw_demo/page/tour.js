@@ -32,8 +32,9 @@ const fit = () => {
     if (!plot.layout || !plot.offsetParent) continue;
     // Without what sizes.js has made of it.
     const grown = plot.layout.grown ?? 1;
-    plot.dataset.height ??= plot.layout.height / grown;
     const isFilling = step && wide.matches;
+    if (!isFilling && !plot.dataset.height) continue;
+    plot.dataset.height ??= plot._fullLayout.height / grown;
     const more = magnified / grown;
     plot.style.setProperty("--magnified", isFilling ? more : 1);
     const height = isFilling ? plot.parentElement.clientHeight / more : plot.dataset.height * grown;
