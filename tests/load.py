@@ -251,8 +251,10 @@ def _wrong(comparison: dict[str, Any], answered: Sequence[Request], alone: Answe
 
 def _wrong_on_page(shown: dict[str, Any], answered: Sequence[Request], alone: Answers) -> Iterator[str]:
     found = [re.search(r'<p class="answer"[^>]*>(.*?)</p>', shown[run], re.DOTALL) for run in ("full", "withdrawn")]
-    cards = [unescape(answer[1]).strip() if answer else None for answer in found]
-    if cards != [answer for answer, _ in alone]:
+    # Their words: the first that differs is marked.
+    texts = [re.sub("<mark>⌀</mark>|<[^>]*>", "", answer[1]) if answer else "" for answer in found]
+    cards = [unescape(text).split() for text in texts]
+    if cards != [answer.split() for answer, _ in alone]:
         yield f"{answered[-1]}, on the page: {cards}"
     rows = re.findall(r"<tr><th[^>]*>\d+</th><td>(.*?)</td><td>(\d+)</td>", shown["history-table"] or "", re.DOTALL)
     history = [(unescape(question), int(layer)) for question, layer in rows]

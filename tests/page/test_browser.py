@@ -63,7 +63,7 @@ def test_a_question_is_answered_twice_and_the_slider_reruns_the_withdrawn_side(e
     page = either_page
     wait_for_attention(page, 8)
     ask(page, "How many objects are there?")
-    expect(page.locator("#full .figures")).to_have_count(0, timeout=WAIT)
+    expect(page.locator("#verdict [data-of*='How many objects']")).to_be_visible(timeout=WAIT)
     wait_for_verdict(page)
     wait_for_attention(page, 8)
     full = page.locator("#full").inner_text()

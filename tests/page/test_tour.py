@@ -109,9 +109,9 @@ def test_a_link_opens_any_step_and_it_is_left_there(open_page, server, number):
 def test_no_step_scrolls_sideways(open_page, server, width):
     page = open_page(f"{server}/?tour=1", width, 900)
     for number in range(1, len(STEPS) + 1):
-        page.get_by_role("button", name=f"Step {number}:").click()
         wait_for_step(page, number)
         assert is_no_wider_than_the_window(page), number
+        page.get_by_role("button", name="Next").or_(page.get_by_role("button", name="Finish")).click()
 
 
 @pytest.mark.parametrize(("width", "height"), PROJECTORS)

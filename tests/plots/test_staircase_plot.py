@@ -42,7 +42,7 @@ def stairs_of(figure):
         (
             "KV cache bytes",
             {"full: 6 kB in all": [1.5] * 4, "withdrawn at layer 2: 3.6 kB in all": [1.5, 1.5, 0.3, 0.3]},
-            "KV cache in kB",
+            "prompt's KV cache in kB",
         ),
     ],
 )
@@ -111,14 +111,14 @@ def test_the_reading_says_what_is_saved_and_what_was_measured():
     )
     assert staircase_reading(STAIRS, None) == expected
     assert staircase_reading(STAIRS, TIMES) == (
-        f"{expected} Measured, layers 2 to 3 take 35 % of the time that they take with the picture."
+        f"{expected} In the median of {TIMES.rounds} rounds, layers 2 to 3 take 35 % of the time with all tokens."
     )
 
 
 def test_the_reading_of_the_last_layer_alone():
     stairs = Staircase(3, (WHOLE,) * 4, (WHOLE, WHOLE, WHOLE, LEFT))
     sentence = staircase_reading(stairs, dataclasses.replace(TIMES, layer=3))
-    assert sentence.endswith("layer 3 takes 25 % of the time that it takes with the picture.")
+    assert sentence.endswith("layer 3 takes 25 % of the time with all tokens.")
 
 
 def test_the_reading_says_where_nothing_is_withdrawn():

@@ -53,6 +53,7 @@ class Asking:
             [layout.picture, layout.clip],
             [layout.suggestions, layout.origin, layout.picture],
             preprocess=False,
+            trigger_mode="always_last",
         )
 
     def start(self, session: Session, history: Any, request: gr.Request) -> Shown:

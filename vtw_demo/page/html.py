@@ -95,12 +95,12 @@ def answers_table(full: Run, answers: Sequence[LayerAnswer], is_complete: bool) 
         kind = f"{'same' if same else 'differs'}{' stable' if answer.layer == stable else ''}"
         rows.append(_answer_row(kind, f"K = {answer.layer}", text, note, answer.run))
     rows.append(_answer_row("full", "full", escape(full.answer), "no withdrawal", full))
-    return _table(("layer", "answer", "prefill", "total"), rows)
+    return _table(("layer", "answer", "prefill, one run", "total"), rows)
 
 
 def history_table(history: Sequence[PastComparison]) -> str:
     """A row for each of the visitor's comparisons, the latest first."""
-    names = ("", "question", "K", "full", "withdrawn", "same", "prefill, full", "prefill, withdrawn")
+    names = ("", "question", "K", "full", "withdrawn", "same", "prefill in one run, full", "withdrawn")
     return _table(names, [_history_row(past) for past in reversed(history)])
 
 

@@ -51,7 +51,7 @@ def layer_info(layers: int, starting: StartingLayer, calibration: Calibration | 
     said = f"No layer from K on holds a visual token; {layers} withdraws none."
     if calibration is None:
         return f"{said} {starting}"
-    samples = count(len(calibration.samples), "sample")
+    samples = count(len(calibration.samples), "sample") if len(calibration.samples) > 1 else "1 sample, too few"
     nearest = "" if calibration.layer else "nearest to the threshold, "
     return f"{said} Calibrated on {samples}: {nearest}K = {calibration.nearest_layer}."
 

@@ -1,17 +1,27 @@
-// Plots grow with the page's type, and are drawn anew when that changes.
+// Plots grow with the page's type. After a window has got another size they are laid out anew: Plotly leaves a legend
+// where it was.
 (() => {
-  const grow = () => {
+  const SIDES = ["l", "r", "t", "b"];
+  const fit = (isResized) => {
     const root = document.documentElement;
-    // On stage they are magnified as a whole.
-    const factor = root.dataset.view === "stage" ? 1 : parseFloat(getComputedStyle(root).fontSize) / 16;
+    if (root.dataset.view) return; // there the tour fits them
+    const factor = parseFloat(getComputedStyle(root).fontSize) / 16;
     for (const plot of document.querySelectorAll(".js-plotly-plot")) {
-      const by = factor / (plot.layout?.grown ?? 1);
-      if (!plot.layout || by === 1) continue;
-      const { font, height, margin } = plot.layout;
-      const sides = Object.entries(margin).map(([side, width]) => [`margin.${side}`, width * by]);
-      window.Plotly.relayout(plot, { grown: factor, height: height * by, "font.size": font.size * by, ...Object.fromEntries(sides) });
+      if (!plot._fullLayout?.height || !plot.offsetParent) continue;
+      const by = factor / (plot.layout.grown ?? 1);
+      if (by === 1 && !isResized) continue;
+      const { font, height, margin } = plot._fullLayout;
+      const margins = Object.fromEntries(SIDES.map((side) => [side, margin[side] * by]));
+      const sizes = { grown: factor, width: plot.clientWidth, height: height * by, margin: margins };
+      Object.assign(plot.layout, sizes, { font: { ...plot.layout.font, size: font.size * by } });
+      // Its width goes on following the window's.
+      window.Plotly.redraw(plot).then(() => Object.assign(plot.layout, { autosize: true, width: undefined }));
     }
   };
-  window.addEventListener("resize", grow);
-  new MutationObserver(grow).observe(document.body, { childList: true, subtree: true });
+  let due = 0;
+  window.addEventListener("resize", () => {
+    clearTimeout(due);
+    due = setTimeout(fit, 300, true); // after Plotly itself
+  });
+  new MutationObserver(() => fit(false)).observe(document.body, { childList: true, subtree: true });
 })();

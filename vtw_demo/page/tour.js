@@ -15,7 +15,7 @@ opener.onclick = () => open(1, "tour");
 const numbers = steps.map((section, index) => {
   const button = document.createElement("button");
   button.type = "button";
-  button.innerHTML = `<b>${index + 1}</b> <span>${section.dataset.name}</span>`;
+  button.innerHTML = `<b>${index + 1}</b><i> of ${steps.length}</i> <span>${section.dataset.name}</span>`;
   button.ariaLabel = `Step ${index + 1}: ${section.dataset.name}`;
   button.onclick = () => open(index + 1);
   const item = document.createElement("li");
@@ -26,15 +26,18 @@ const numbers = steps.map((section, index) => {
 
 // The plot fills what is left of the window; on stage it is magnified.
 const fit = () => {
-  const magnified = root.dataset.view === "stage" ? Math.max(window.innerWidth / 1024, 1) : 1;
-  root.style.setProperty("--magnified", magnified);
+  const type = parseFloat(getComputedStyle(root).fontSize) / 16;
+  const magnified = root.dataset.view === "stage" ? Math.max(window.innerWidth / 1024, type) : type;
   for (const plot of document.querySelectorAll("#tabs .js-plotly-plot")) {
     if (!plot.layout || !plot.offsetParent) continue;
     // Without what sizes.js has made of it.
     const grown = plot.layout.grown ?? 1;
-    plot.dataset.height ??= plot.layout.height / grown;
     const isFilling = step && wide.matches;
-    const height = isFilling ? plot.parentElement.clientHeight / magnified : plot.dataset.height * grown;
+    if (!isFilling && !plot.dataset.height) continue;
+    plot.dataset.height ??= plot._fullLayout.height / grown;
+    const more = magnified / grown;
+    plot.style.setProperty("--magnified", isFilling ? more : 1);
+    const height = isFilling ? plot.parentElement.clientHeight / more : plot.dataset.height * grown;
     if (Math.abs(height - plot.layout.height) < 2) continue;
     window.Plotly.relayout(plot, { height });
   }

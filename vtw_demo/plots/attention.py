@@ -50,7 +50,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
     figure.update_xaxes(title="decoder layer")
     figure.update_yaxes(range=[0, 100], ticksuffix=" %")
     figure.update_yaxes(title="share of attention", row=1, col=1)
-    return styled(figure, barmode="stack", bargap=0.08, height=275, legend=LEGEND_BELOW, margin_b=64)
+    return styled(figure, barmode="stack", bargap=0.08, height=275, legend=LEGEND_BELOW)
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:

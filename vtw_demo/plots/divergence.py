@@ -71,7 +71,7 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
     figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
     figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
     figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
-    return styled(figure, height=380, legend=LEGEND_BELOW, margin_b=64, margin_r=64)
+    return styled(figure, height=380, legend=LEGEND_BELOW, margin_r=64)
 
 
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:

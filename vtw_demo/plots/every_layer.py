@@ -33,7 +33,7 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
         )
     figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
     figure.update_yaxes(title="time in ms, one run each", rangemode="tozero")
-    return styled(figure, height=330, legend=LEGEND_BELOW, margin_b=64)
+    return styled(figure, height=330, legend=LEGEND_BELOW)
 
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:

@@ -91,7 +91,7 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
         range=[min(exponents) - 0.7, max(exponents) + 1.2],
         col=2,
     )
-    return styled(figure, height=360, legend=LEGEND_BELOW, margin_b=64, margin_r=64)
+    return styled(figure, height=360, legend=LEGEND_BELOW, margin_r=64)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:

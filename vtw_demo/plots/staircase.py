@@ -71,7 +71,7 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
     mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
     figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
-    heading = f"KV cache in {unit}" if surface == "KV cache bytes" else unit
+    heading = f"prompt's KV cache in {unit}" if surface == "KV cache bytes" else unit
     figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)
     if times is not None:
         figure.update_yaxes(title="time in ms", rangemode="tozero", row=2, col=1)
@@ -94,11 +94,9 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
     if times is None:
         return sentence
     last = layers - 1
-    these, take, they = (
-        (f"layer {layer}", "takes", "it") if layer == last else (f"layers {layer} to {last}", "take", "they")
-    )
+    these = f"layer {layer} takes" if layer == last else f"layers {layer} to {last} take"
     share = sum(times.withdrawn[layer:]) / sum(times.full[layer:])
-    return f"{sentence} Measured, {these} {take} {percent(share)} of the time that {they} {take} with the picture."
+    return f"{sentence} In the median of {times.rounds} rounds, {these} {percent(share)} of the time with all tokens."
 
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:

@@ -41,6 +41,7 @@ def styled(figure: go.Figure, **layout: Any) -> go.Figure:
         autosize=True,
         legend={"orientation": "h", "x": 0},
     )
+    figure.update_xaxes(automargin=True)
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(title_standoff=4, selector=lambda axis: axis.title.standoff is None)
     return figure.update_layout(**layout)
