@@ -30,11 +30,14 @@ class HistoryTab(PageTab):
             self.drawn = gr.Plot(show_label=False, container=False, elem_id="overlay")
 
     def connect(self) -> None:
-        session = self.page.layout.session
-        self.page.at_once(self.opened.select, self.listed, [session], [self.table, self.first, self.second])
-        chosen = partial(gr.on, [self.first.change, self.second.change])
-        drawn = [self.drawn, self.reading, self.page.layout.verdict]
-        self.page.at_once(chosen, self.overlay, [session, self.first, self.second], drawn)
+        listed = [self.table, self.first, self.second]
+        self.page.at_once(self.opened.select, self.listed, [self.page.layout.session], listed)
+        self.page.at_once(
+            partial(gr.on, [self.first.change, self.second.change]),
+            self.overlay,
+            [self.page.layout.session, self.first, self.second],
+            [self.drawn, self.reading, self.page.layout.verdict],
+        )
 
     def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """The comparison is remembered, with what its overlay shows."""
