@@ -67,9 +67,8 @@ def token_strip(analysis: Analysis, chosen: AttentionQuery, has_mean: bool) -> s
     buttons: dict[AttentionQuery, str] = {LAST_PROMPT: "last prompt token"}
     if has_mean:
         buttons[ANSWER_MEAN] = "mean over the answer"
-    buttons |= {
-        index: " / ".join(shown_tokens(*pair).values()) for index, pair in enumerate(zip(*answers, strict=False))
-    }
+    for index, pair in enumerate(zip(*answers, strict=False)):
+        buttons[index] = " / ".join(shown_tokens(*pair).values())
     return TEMPLATES.get_template("token_strip.html").render(buttons=buttons, chosen=chosen)
 
 
