@@ -118,7 +118,7 @@ def test_the_reading_says_what_is_saved_and_what_was_measured():
 def test_the_reading_of_the_last_layer_alone():
     stairs = Staircase(3, (WHOLE,) * 4, (WHOLE, WHOLE, WHOLE, LEFT))
     sentence = staircase_reading(stairs, dataclasses.replace(TIMES, layer=3))
-    assert sentence.endswith("layer 3 takes 25 % of the time that it takes with the picture.")
+    assert sentence.endswith("layer 3 takes 25 % of the time with all tokens.")
 
 
 def test_the_reading_says_where_nothing_is_withdrawn():
