@@ -141,7 +141,10 @@ def open_page(tab):
 
     def go(address, width=1440, height=1000):
         if tab.url.startswith("http"):
-            tab.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
+            tab.evaluate("() => sessionStorage.clear()")
+        tab.goto("about:blank")  # the page before might still write
+        where = {"origin": "/".join(address.split("/")[:3]), "storageTypes": "local_storage"}
+        tab.context.new_cdp_session(tab).send("Storage.clearDataForOrigin", where)
         tab.context.clear_cookies()
         tab.set_viewport_size({"width": width, "height": height})
         tab.on("pageerror", note)

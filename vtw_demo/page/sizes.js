@@ -12,9 +12,10 @@
       if (by === 1 && !isResized) continue;
       const { font, height, margin } = plot._fullLayout;
       const margins = Object.fromEntries(SIDES.map((side) => [side, margin[side] * by]));
-      const sizes = { grown: factor, height: height * by, width: undefined, margin: margins };
+      const sizes = { grown: factor, width: plot.clientWidth, height: height * by, margin: margins };
       Object.assign(plot.layout, sizes, { font: { ...plot.layout.font, size: font.size * by } });
-      window.Plotly.redraw(plot);
+      // Its width goes on following the window's.
+      window.Plotly.redraw(plot).then(() => Object.assign(plot.layout, { autosize: true, width: undefined }));
     }
   };
   let due = 0;

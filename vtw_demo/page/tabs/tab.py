@@ -54,9 +54,9 @@ class PageTab:
 
     def connect(self) -> None:
         """Bind the events, once all tabs are made."""
-        self.page.at_once(self.opened.select, self.look, [self.page.layout.session], None)
+        self.page.at_once(self.opened.select, self._open, [self.page.layout.session], None)
 
-    def look(self, session: Session) -> None:
+    def _open(self, session: Session) -> Any:
         session.look_at(self.name)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
