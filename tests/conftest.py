@@ -19,19 +19,17 @@ PROCESSES = 2
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """With pytest-xdist, two processes unless another number is asked for: `-n 0` is one."""
+    """With pytest-xdist, two processes unless another number is asked for: `-n 0` is one. A file's tests share one."""
     is_worker = hasattr(config, "workerinput")
     if getattr(config.option, "numprocesses", 0) is None and not is_worker and not config.getoption("usepdb"):
-        config.option.numprocesses, config.option.dist = PROCESSES, "loadgroup"
+        config.option.numprocesses, config.option.dist = PROCESSES, "loadfile"
+        config.option.loadscopereorder = False
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """A file's tests share a process, with its fixtures; and so do those of all files that ask the one server."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            is_asked = {"server", "embedded_server"} & set(item.fixturenames)
-            item.add_marker(pytest.mark.xdist_group("server" if is_asked else item.path.stem))
+    """Files that start servers take longest, and come first: one process would be left with the last of them."""
+    items.sort(key=lambda item: not {"page", "server", "test_load.py"} & set(item.path.parts))
 
 
 @pytest.fixture(scope="module")

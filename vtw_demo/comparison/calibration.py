@@ -259,7 +259,9 @@ def calibrate(
         if stop is not None and stop.is_set():
             return
         if (measurement := known.get(sample.fingerprint)) is None:
-            measurement = _measure(vlm, sample)
+            prompt = vlm.prompt(sample.picture, sample.question)
+            kl = on_model_thread(_divergence, vlm, prompt, sample.answer_tokens)
+            measurement = Measurement(kl, flops_left(vlm.model.config, prompt.length, prompt.visual_tokens))
             if store is not None:
                 store.keep_measurement(sample.fingerprint, measurement)
         done.append(measurement)
@@ -277,12 +279,6 @@ def calibrate(
     if store is not None:
         store.keep_result(so_far)
     yield so_far
-
-
-def _measure(vlm: VisionLanguageModel, sample: Sample) -> Measurement:
-    prompt = vlm.prompt(sample.picture, sample.question)
-    kl = on_model_thread(_divergence, vlm, prompt, sample.answer_tokens)
-    return Measurement(kl, flops_left(vlm.model.config, prompt.length, prompt.visual_tokens))
 
 
 def _divergence(vlm: VisionLanguageModel, prompt: Prompt, answer_tokens: int) -> tuple[float, ...]:

@@ -55,7 +55,9 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
         raise UserError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {', '.join(unknown)}.")
     parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
     if "video_processor" in names:
-        parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], _video_settings(folder))
+        video = _read(folder / "processor_config.json").get("video_processor")
+        video = video or _read(folder / "video_preprocessor_config.json") or _read(folder / "preprocessor_config.json")
+        parts["video_processor"] = ClipProcessor(config.model_type, parts["image_processor"], video)
     settings = {name: value for name, value in kind.get_processor_dict(folder)[0].items() if value is not None}
     counted = {*inspect.signature(kind).parameters} & {*_COUNTED}
     if "vision_feature_select_strategy" in counted and not counted <= settings.keys():
@@ -90,11 +92,6 @@ def _processor_class(folder: Path, config: PreTrainedConfig) -> type[ProcessorMi
     if type(config) not in by_model:
         raise UserError("Its files name no processor that transformers has.")
     return by_model[type(config)]
-
-
-def _video_settings(folder: Path) -> dict[str, Any]:
-    nested = _read(folder / "processor_config.json").get("video_processor")
-    return nested or _read(folder / "video_preprocessor_config.json") or _read(folder / "preprocessor_config.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
