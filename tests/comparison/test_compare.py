@@ -81,6 +81,8 @@ def test_stop_ends_within_a_token_and_leaves_the_model_clean(vlm, picture):
         if len(events) == 2:
             stop.set()
     assert len(events) <= 4
+    assert events[-1].is_stopped
+    assert (events[-1].text, events[-1].new_tokens) == (events[-2].text, events[-2].new_tokens)
     assert not any(isinstance(event, RunFinished | Comparison) for event in events)
     assert hooks(vlm) == before
     assert isinstance(list(compare(vlm, picture, QUESTION, 6, max_new_tokens=2))[-1], Comparison)

@@ -28,6 +28,7 @@ def test_compare_gives_both_runs_and_what_they_were(client, picture):
     result = client.predict(picture, "Describe the picture.", 6, 8, api_name="/compare")
     assert result["full"].keys() >= RUN_FIELDS
     assert result["withdrawn"].keys() >= RUN_FIELDS
+    assert "In one run, prefill" in result["verdict"]
     assert (result["layer"], result["layers"], result["visual_tokens"]) == (6, 12, 196)
     assert result["text_tokens"] > 3
     assert 1 <= len(result["full"]["tokens"]) <= 8

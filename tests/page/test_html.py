@@ -85,3 +85,18 @@ def test_a_button_for_each_token_that_both_answers_have(analysis):
         assert (" / " in text) == (full != withdrawn)
         assert text.startswith(token_text(full).strip())
     assert "mean" not in token_strip(analysis, 1, has_mean=False)
+
+
+def test_totals_say_of_how_many_tokens_they_are(make_run):
+    table = answers_table(make_run(), [LayerAnswer(1, make_run(tokens=(1,)))], is_complete=True)
+    assert "<td>49.0 ms, 1 token</td>" in table
+    assert "<td>49.0 ms, 2 tokens</td>" in table
+
+
+def test_tokens_that_differ_in_a_space_are_told_apart(make_run, make_comparison):
+    texts = {1: "red", 2: " red", 3: " star"}
+    comparison = make_comparison(make_run(tokens=(1, 3)), make_run(tokens=(2, 3)))
+    analysis = SimpleNamespace(comparison=comparison, vlm=SimpleNamespace(token_text=texts.get))
+    strip = token_strip(analysis, "last prompt token", has_mean=False)
+    assert ">red / ␣red</button>" in strip
+    assert ">star</button>" in strip

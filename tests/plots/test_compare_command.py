@@ -27,7 +27,8 @@ def test_both_answers_report_and_json(image, tmp_path, capsys):
     shown, written = capsys.readouterr().out, json.loads(data.read_text())
     for run in ("full", "withdrawn"):
         assert written["comparison"][run]["answer"] in shown
-    assert "FLOPs" in shown
+    assert written["verdict"] in shown
+    assert "Median of 2 rounds" in written["verdict"]
     assert len(written["timing"]["full"]["prefill_ms"]) == 2
     assert written["comparison"]["question"] in report.read_text(encoding="utf-8")
 

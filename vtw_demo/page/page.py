@@ -132,13 +132,16 @@ class Page:
         @wraps(steps)
         def said(*values: Any) -> Iterator[Shown]:
             # Gradio empties every output of what ends without a step, as a run does that a newer one has ended.
-            shown = {self.layout.verdict: gr.skip()}
+            shown: Shown = {self.layout.verdict: gr.skip()}
             try:
                 yield from steps(*values)
             except StoppedError:  # by the visitor's next request, which says itself what goes on, or by their own click
                 pass
             except Exception as error:
-                shown = {says or self.layout.verdict: problem_line(self.engine.monitoring.fault_of(error).sentence)}
+                line = problem_line(self.engine.monitoring.fault_of(error).sentence)
+                shown = {says or self.layout.verdict: line}
+                if values[0].analysis is None:  # a comparison that it needed has come to nothing
+                    shown[self.layout.verdict] = line
             yield shown  # here nothing hangs on the error any more
 
         return said

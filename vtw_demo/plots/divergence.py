@@ -100,8 +100,7 @@ def divergence_reading(query: QuerySweep | None, calibration: Calibration | None
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
     """A row for each K: of this question, and of the calibration where there is one."""
-    columns = ["K", "KL of this question (nats)", "mean KL of its answer (nats)", "prefill FLOPs left (%)"]
-    columns.append("KV cache of the prompt left (%)")
+    columns = ["K", "first token KL (nats)", "mean answer KL (nats)", "prefill FLOPs left (%)", "prompt cache left (%)"]
     left = [
         [None if shares is None else 100 * shares[i] for shares in (query.flops_left, query.cache_left)]
         for i in range(len(query.kl))

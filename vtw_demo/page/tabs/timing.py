@@ -51,7 +51,6 @@ class TimingTab(PlottedTab):
             plot = self.plot(session, analysis)
             done = waiting_line(f"Measured {made} of {rounds} rounds of both runs.", session.of)
             yield {**self.show(session, plot), self.reading: done}
-        said = waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)
-        if made == rounds:
-            said = reading_line(plot.reading, session.of)
+        stopped = waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)
+        said = reading_line(plot.reading, session.of) if made == rounds else stopped
         yield {self.reading: said, **(page.answered(session) if session.analysis is analysis else {})}
