@@ -47,6 +47,10 @@ def test_axe_finds_nothing_in_any_tab(coloured_page, embedded_server):
         assert findings(page) == [], title
     page.get_by_text("What am I looking at?").click()
     assert findings(page) == []
+    # What is shown is of an older question now.
+    page.get_by_label("Question").fill("What is the red thing?")
+    expect(page.locator("#full [data-older], #full[data-older]").first).to_be_visible(timeout=WAIT)
+    assert findings(page) == []
 
 
 def focused(page):

@@ -28,18 +28,20 @@ const numbers = steps.map((section, index) => {
 const fit = () => {
   const type = parseFloat(getComputedStyle(root).fontSize) / 16;
   const magnified = root.dataset.view === "stage" ? Math.max(window.innerWidth / 1024, type) : type;
+  const isFilling = step && wide.matches;
+  root.style.setProperty("--magnified", isFilling ? magnified : 1); // of what is drawn from now on
   for (const plot of document.querySelectorAll("#tabs .js-plotly-plot")) {
-    if (!plot.layout || !plot.offsetParent) continue;
+    const drawn = plot._fullLayout;
+    if (!drawn?.height || !plot.offsetParent || !(isFilling || plot.dataset.height)) continue;
     // Without what sizes.js has made of it.
     const grown = plot.layout.grown ?? 1;
-    const isFilling = step && wide.matches;
-    if (!isFilling && !plot.dataset.height) continue;
-    plot.dataset.height ??= plot._fullLayout.height / grown;
+    plot.dataset.height ||= drawn.height / grown;
     const more = magnified / grown;
     plot.style.setProperty("--magnified", isFilling ? more : 1);
     const height = isFilling ? plot.parentElement.clientHeight / more : plot.dataset.height * grown;
-    if (Math.abs(height - plot.layout.height) < 2) continue;
-    window.Plotly.relayout(plot, { height });
+    if (!isFilling) delete plot.dataset.height;
+    if (Math.abs(height - drawn.height) < 2 && Math.abs(plot.clientWidth - drawn.width) < 2) continue;
+    window.Plotly.relayout(plot, { height, autosize: true });
   }
 };
 let isDue = false;
@@ -67,7 +69,6 @@ const show = (view) => {
   if (step && view === "stage") url.searchParams.set("stage", "");
   window.history.replaceState(window.history.state, "", url);
   fit();
-  window.dispatchEvent(new Event("resize")); // plots are as wide as their place
 };
 
 const open = (number, view = root.dataset.view) => {
