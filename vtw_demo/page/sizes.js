@@ -1,7 +1,9 @@
-// Plots grow with the page's type. After a window has got another size they are laid out anew: Plotly leaves a legend
-// where it was.
+// Plots grow with the page's type, and where they stand beside what is asked, to the window's foot. After a window has got
+// another size they are laid out anew: Plotly leaves a legend where it was.
 (() => {
   const SIDES = ["l", "r", "t", "b"];
+  const FOOT = 80;
+  const isBeside = window.matchMedia("(min-width: 1800px)"); // as sizes.css has it
   const fit = (isResized) => {
     const root = document.documentElement;
     if (root.dataset.view) return; // there the tour fits them
@@ -10,9 +12,12 @@
       if (!plot._fullLayout?.height || !plot.offsetParent) continue;
       const by = factor / (plot.layout.grown ?? 1);
       if (by === 1 && !isResized) continue;
-      const { font, height, margin } = plot._fullLayout;
+      const { font, margin } = plot._fullLayout;
+      const drawn = plot.layout.drawn ?? plot._fullLayout.height;
+      const room = window.innerHeight - (plot.getBoundingClientRect().top + window.scrollY) - FOOT;
+      const height = Math.max(drawn * factor, isBeside.matches ? room : 0);
       const margins = Object.fromEntries(SIDES.map((side) => [side, margin[side] * by]));
-      const sizes = { grown: factor, width: plot.clientWidth, height: height * by, margin: margins };
+      const sizes = { drawn, grown: factor, width: plot.clientWidth, height, margin: margins };
       Object.assign(plot.layout, sizes, { font: { ...plot.layout.font, size: font.size * by } });
       // Its width goes on following the window's.
       window.Plotly.redraw(plot).then(() => Object.assign(plot.layout, { autosize: true, width: undefined }));
