@@ -41,7 +41,8 @@ class Asking:
         page.in_browser(partial(gr.on, told), TELL, layout.query)
         example = page.at_once(layout.examples.click, self.choose_example, [layout.examples], chosen)
         page.run_after(example.then, page.run)
-        asked = page.at_once(layout.suggestions.click, _question, [layout.suggestions], [layout.question])
+        said = layout.suggestions
+        asked = page.at_once(said.click, lambda sample: sample[1][0], [said], [layout.question])
         page.run_after(asked.then, page.run)
         # Programs may ask for one, too.
         scene = page.at_once(layout.random_scene.click, self.random_scene, None, chosen, api_visibility="public")
@@ -98,10 +99,6 @@ class Asking:
 def _chosen(example: Example) -> tuple[Any, ...]:
     picture = str(example.picture) if isinstance(example.picture, Path) else example.picture
     return picture, None, example.origin, example.question, _suggestions(example.suggestions)
-
-
-def _question(sample: tuple[int, Sequence[str]]) -> str:
-    return sample[1][0]
 
 
 def _suggestions(questions: Sequence[str]) -> gr.Dataset:

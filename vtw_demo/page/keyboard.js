@@ -2,10 +2,11 @@
 (() => {
   const ARROWS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
   // Each of these is one stop of the Tab key; the arrows lead through it.
-  const ROVING = "#examples .gallery, #suggestions .gallery, [role=tablist], #groups, .token-strip, .map-sheet";
+  const ROVING =
+    "#examples .gallery, #suggestions .gallery, .figures, [role=tablist], #groups, .token-strip, .map-sheet";
   const CHOSEN = "[aria-selected=true], [aria-pressed=true], [aria-current=true]";
 
-  const buttons = (group) => [...group.querySelectorAll("button")].filter((button) => button.offsetParent);
+  const buttons = (group) => [...group.querySelectorAll("button, .term")].filter((one) => one.offsetParent);
 
   const arrange = () => {
     for (const group of document.querySelectorAll(ROVING)) {

@@ -42,9 +42,23 @@ const line = (swept, layer) => {
 };
 
 let layer = props.layer;
+// The slider's K, in the plot of every K, whenever that is drawn anew.
+const mark = () => {
+  const plot = document.querySelector("#choose-k .js-plotly-plot");
+  const shapes = plot?._fullLayout ? (plot.layout.shapes ?? []) : null;
+  if (!shapes || shapes.some((shape) => shape.name === "slider" && shape.x0 === layer)) return;
+  const slider = { name: "slider", type: "line", x0: layer, x1: layer, y0: 0, y1: 1, yref: "paper" };
+  const side = layer > props.value?.kl?.length / 2 ? "right" : "left";
+  const label = { text: ` K = ${layer} `, textposition: "end", textangle: 0, xanchor: side, yanchor: "top" };
+  const look = { line: { width: 2, color: "#D55E00" }, label };
+  const others = shapes.filter((shape) => shape.name !== "slider");
+  window.Plotly.relayout(plot, { shapes: [...others, { ...slider, ...look }] });
+};
 const show = () => {
   element.innerHTML = line(props.value, layer);
+  mark();
 };
+new MutationObserver(mark).observe(document.body, { childList: true, subtree: true });
 // asking.py tells it what the controls hold.
 window.addEventListener("controls", (event) => {
   if (layer === event.detail[3]) return;

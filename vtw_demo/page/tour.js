@@ -115,7 +115,7 @@ const begin = () => {
   if (!bar?.querySelector('[role="tab"]')) return requestAnimationFrame(begin);
   bar.append(opener);
   new MutationObserver(fitSoon).observe(bar.parentElement, { childList: true, subtree: true });
-  window.addEventListener("resize", fitSoon);
+  new ResizeObserver(fitSoon).observe(bar.parentElement);
   const asked = new URLSearchParams(window.location.search);
   const view = asked.has("stage") ? "stage" : asked.has("tour") ? "tour" : null;
   if (view) open(Number(asked.get("tour")) || 1, view);

@@ -77,10 +77,7 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
     """The figure in words: what the calibration chose, and whether this question needs more layers or fewer. An answer
     of several words is judged as a whole."""
-    if calibration is None:
-        said = "This model isn't calibrated yet: “Choose K for me” measures it on a few samples."
-    else:
-        said = calibration.sentence()
+    said = "This model isn't calibrated yet." if calibration is None else calibration.sentence()
     if query is None:
         return said
     threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
