@@ -169,6 +169,15 @@ def test_times_are_measured_again_in_rounds(page):
     expect(page.locator("#verdict")).to_contain_text("Median of 3 rounds")
 
 
+def test_the_sliders_k_stands_in_the_plot_of_every_k(page):
+    wait_for_attention(page, 8)
+    wait_for_section(page, "Choose K")
+    marked = page.locator("#choose-k .shapelayer .shape-label", has_text="K = ")
+    expect(marked).to_have_text("K = 8", timeout=WAIT)
+    move_slider(page, 3)
+    expect(marked).to_have_text("K = 3", timeout=WAIT)
+
+
 def test_measuring_again_can_be_stopped(page):
     wait_for_attention(page, 8)
     open_tab(page, "Timing")
