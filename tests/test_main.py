@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,15 +72,26 @@ def test_a_benchmark_shows_how_far_it_is_and_ends_with_ctrl_c():
     command = [sys.executable, "-m", "vtw_demo", "bench", "--model", "embedded", "--layers", "6", "--rounds", "50"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=writing, start_new_session=True)
     os.close(writing)
+    said = []
+
+    def read():
+        # To the end: a program waits for its terminal's reader.
+        with suppress(OSError):
+            while True:
+                said.append(os.read(reading, 1024))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
-        said = b""
-        while b"answers:" not in said:
-            said += os.read(reading, 1024)
+        while b"answers:" not in b"".join(said):
+            assert process.poll() is None
+            time.sleep(0.1)
         time.sleep(1)  # in the middle of a run
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130  # all of its rounds take longer
     finally:
         process.kill()
+        reader.join()
         os.close(reading)
 
 
