@@ -231,7 +231,8 @@ def opened(browser, url):
 
 
 def choose(page, name):
-    page.get_by_role("button", name="Toggle Sidebar").click()
+    if page.locator("#load-model").bounding_box()["x"] < 0:  # the sidebar is closed
+        page.get_by_role("button", name="Toggle Sidebar").click()
     page.locator("#model-name input").fill(name)
     page.keyboard.press("Enter")
     page.locator("#load-model").click()

@@ -75,7 +75,8 @@ const open = (number, view = root.dataset.view) => {
   step = Math.min(Math.max(number, 1), steps.length);
   show(view);
   const section = steps[step - 1];
-  document.querySelector(`#tabs [role="tab"][data-tab-id="${section.dataset.tab}"]`).click();
+  const tab = document.querySelector(`#tabs [role="tab"][data-tab-id="${section.dataset.tab}"]`);
+  if (tab.getAttribute("aria-selected") !== "true") tab.click();
   window.scrollTo(0, 0);
   section.querySelector("h2").focus({ preventScroll: true });
 };
