@@ -104,6 +104,10 @@ def test_escape_closes_what_opened(page):
     page.keyboard.press("Escape")
     expect(opened).not_to_have_attribute("open", "")
     expect(opened.locator("summary")).to_be_focused()
+    page.get_by_role("button", name="Toggle Sidebar").click()
+    expect(page.locator("#load-model")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(page.locator("#load-model")).not_to_be_in_viewport()
     term = page.locator("#full .term").first
     term.focus()
     explanation = "element => getComputedStyle(element, '::after').display"

@@ -60,6 +60,7 @@
     }
     if (event.key === "Escape") {
       document.documentElement.classList.add("escaped"); // no term is explained
+      document.querySelector("#model-sidebar.open .toggle-button")?.click();
       const opened = document.querySelector("details[open]");
       if (opened) {
         opened.open = false;
