@@ -89,10 +89,12 @@ class Page:
             **options,
         )
 
-    def at_once(self, event: Any, function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> Any:
-        """At `event`, what needs no model, and waits for nobody."""
+    def at_once(
+        self, event: Any, function: Callable[..., Any], inputs: Any, outputs: Any, says: Any = None, **options: Any
+    ) -> Any:
+        """At `event`, what needs no model, and waits for nobody. What goes wrong it `says`, or the verdict does."""
         if inspect.isgeneratorfunction(function):
-            function = self._in_sentences(function)
+            function = self._in_sentences(function, says)
         settings: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private", **options}
         return event(function, inputs, outputs, **settings)
 

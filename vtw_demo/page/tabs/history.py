@@ -33,12 +33,10 @@ class HistoryTab(PageTab):
         super().connect()
         listed = [self.table, self.first, self.second]
         self.page.at_once(self.opened.select, self.listed, [self.page.layout.session], listed)
-        self.page.at_once(
-            partial(gr.on, [self.first.change, self.second.change]),
-            self.overlay,
-            [self.page.layout.session, self.first, self.second],
-            [self.drawn, self.reading, self.page.layout.verdict],
-        )
+        chosen = [self.page.layout.session, self.first, self.second]
+        shown = [self.drawn, self.reading, self.page.layout.verdict]
+        changed = partial(gr.on, [self.first.change, self.second.change])
+        self.page.at_once(changed, self.overlay, chosen, shown, says=self.reading)
 
     def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """The comparison is remembered, with what its overlay shows."""
