@@ -306,3 +306,32 @@ def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
     heatmap = page.evaluate("document.querySelector('#word-by-word .js-plotly-plot').data[0]")
     assert len(heatmap["customdata"]) == 11
     assert "".join(cell[0] for cell in heatmap["customdata"][0]).replace("(end)", "").strip() == answer(page, "full")
+
+
+# The word that Gradio's stream of results is closed comes late, as on a slow way to the server.
+CLOSE_LATE = """{
+  const ask = window.fetch;
+  window.fetch = async (...given) => {
+    const answer = await ask(...given);
+    if (!String(given[0]?.url ?? given[0]).includes("/queue/data")) return answer;
+    const late = new TransformStream({
+      async transform(chunk, out) {
+        if (new TextDecoder().decode(chunk).includes("close_stream")) await new Promise((go) => setTimeout(go, 60));
+        out.enqueue(chunk);
+      },
+    });
+    return new Response(answer.body.pipeThrough(late), {headers: answer.headers, status: answer.status});
+  };
+}"""
+
+
+def test_an_event_that_joins_while_the_stream_closes_is_answered(browser, server):
+    context = browser.new_context()
+    context.add_init_script(CLOSE_LATE)
+    page = context.new_page()
+    page.goto(server)
+    wait_for_attention(page, 8)
+    for layer in (3, 5, 8):
+        move_slider(page, layer)
+        wait_for_attention(page, layer)
+    context.close()

@@ -37,7 +37,7 @@ THEME = gr.themes.Base(
 
 CSS = PLOTS_CSS + asset("page.css")
 # Gradio changes the rules that it is given within @media: those for sizes stand in the page's head.
-_SCRIPTS = "".join(asset(f"{name}.js") for name in ("keyboard", "file_types", "older", "sizes"))
+_SCRIPTS = "".join(asset(f"{name}.js") for name in ("join", "keyboard", "file_types", "older", "sizes"))
 HEAD = f"<style>{asset('sizes.css')}{asset('tour.css')}</style><script>{_SCRIPTS}{ATTENTION_MAP_SCRIPT}</script>"
 
 

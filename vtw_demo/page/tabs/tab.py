@@ -165,7 +165,7 @@ class PlottedTab(PageTab):
             yield {**self.show(session, plot), **self.show_controls(session)}
 
     def _draw_in_view(self, session: Session) -> Iterator[Shown]:
-        if session.open_tab == self.name and not session.left.wait(QUICK_SECONDS):
+        if self._is_to_be_drawn(session) and session.open_tab == self.name and not session.left.wait(QUICK_SECONDS):
             yield from self.draw(session)
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
