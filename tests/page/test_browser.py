@@ -316,7 +316,10 @@ CLOSE_LATE = """{
     if (!String(given[0]?.url ?? given[0]).includes("/queue/data")) return answer;
     const late = new TransformStream({
       async transform(chunk, out) {
-        if (new TextDecoder().decode(chunk).includes("close_stream")) await new Promise((go) => setTimeout(go, 60));
+        if (new TextDecoder().decode(chunk).includes("close_stream")) {
+          window.closing?.();
+          await new Promise((go) => setTimeout(go, 60));
+        }
         out.enqueue(chunk);
       },
     });
@@ -331,7 +334,12 @@ def test_an_event_that_joins_while_the_stream_closes_is_answered(browser, server
     page = context.new_page()
     page.goto(server)
     wait_for_attention(page, 8)
-    for layer in (3, 5, 8):
-        move_slider(page, layer)
-        wait_for_attention(page, layer)
+    wait_for_sweep(page)
+    mean, first = (page.locator("#attention-strip button").nth(index) for index in (1, 2))
+    page.evaluate("""() => {
+      const mean = document.querySelectorAll("#attention-strip button")[1];
+      window.closing = () => { window.closing = null; mean.click(); };
+    }""")
+    first.click()
+    expect(mean).to_have_attribute("aria-pressed", "true", timeout=WAIT)
     context.close()

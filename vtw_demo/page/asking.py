@@ -41,8 +41,8 @@ class Asking:
         page.in_browser(partial(gr.on, told), TELL, layout.query)
         example = page.at_once(layout.examples.click, self.choose_example, [layout.examples], chosen)
         page.run_after(example.then, page.run)
-        said = layout.suggestions
-        asked = page.at_once(said.click, lambda sample: sample[1][0], [said], [layout.question])
+        offered = layout.suggestions
+        asked = page.at_once(offered.click, lambda sample: sample[1][0], [offered], [layout.question])
         page.run_after(asked.then, page.run)
         # Programs may ask for one, too.
         scene = page.at_once(layout.random_scene.click, self.random_scene, None, chosen, api_visibility="public")

@@ -39,8 +39,8 @@ class ChooseKTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        clicked, said = self.page.layout.calibrate.click, self.reading
-        self.page.run_after(clicked, self.calibrate, self.threshold, named="the calibration", says=said)
+        clicked = self.page.layout.calibrate.click
+        self.page.run_after(clicked, self.calibrate, self.threshold, named="the calibration", says=self.reading)
 
     def calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""

@@ -1,7 +1,6 @@
 """The tab in which a question is answered at every K of a range."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -28,8 +27,9 @@ class EveryKTab(PlottedTab):
 
     def connect(self) -> None:
         super().connect()
-        begin = partial(self.page.run_after, named="answering at every K", says=self.reading)
-        begin(self.answer.click, self.answer_at_layers, self.first_layer, self.last_layer)
+        asked = self.first_layer, self.last_layer
+        named = "answering at every K"
+        self.page.run_after(self.answer.click, self.answer_at_layers, *asked, named=named, says=self.reading)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         return {self.last_layer: vlm.layers - 1}

@@ -58,8 +58,7 @@ class TimingTab(PlottedTab):
                 done = waiting_line(f"Measured {made} of {rounds} rounds of both runs.", session.of)
                 yield {**drawn, self.reading: done}
                 drawn_at = time.monotonic()
-        stopped = {self.reading: waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)}
-        drawn = {}
         if session.analysis is analysis:
-            drawn = {**page.answered(session), **self.show(session, self.plot(session, analysis))}
-        yield drawn if made == rounds and drawn else {**drawn, **stopped}
+            yield {**page.answered(session), **self.show(session, self.plot(session, analysis))}
+        if made < rounds:
+            yield {self.reading: waiting_line(f"Stopped after {made} of {rounds} rounds.", session.of)}
