@@ -343,3 +343,27 @@ def test_an_event_that_joins_while_the_stream_closes_is_answered(browser, server
     first.click()
     expect(mean).to_have_attribute("aria-pressed", "true", timeout=WAIT)
     context.close()
+
+
+# The word of the next tab that is chosen comes half a second late.
+OPENED_LATE = """() => {
+  const ask = window.fetch;
+  window.fetch = async (...given) => {
+    if (!String(given[0]?.url ?? given[0]).includes("/run/predict")) return ask(...given);
+    window.fetch = ask;
+    await new Promise((go) => setTimeout(go, 500));
+    const answer = await ask(...given);
+    window.hasCome = true;
+    return answer;
+  };
+}"""
+
+
+def test_of_two_tabs_chosen_in_quick_succession_the_later_is_drawn(page):
+    wait_for_verdict(page)
+    page.evaluate(OPENED_LATE)
+    page.get_by_role("tab", name="Where it looks").click()
+    page.get_by_role("button", name="What it saves").click()
+    page.wait_for_function("window.hasCome")
+    move_slider(page, 6)
+    expect(page.locator("#staircase-reading")).to_contain_text("From layer 6 on", timeout=WAIT)

@@ -63,6 +63,7 @@ class Layout:
         self, examples: Sequence[Example], vlm: VisionLanguageModel, layer: int, calibration: Calibration | None
     ) -> None:
         self.session = gr.State(Session())
+        self.clicked = gr.Number(visible=False)
         # In the visitor's browser alone, so that the key keeps nothing from anybody.
         self.history = gr.BrowserState("", storage_key="vtw-demo-history", secret="vtw-demo")
         self.header = gr.HTML(header(vlm), padding=False)

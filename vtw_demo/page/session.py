@@ -60,6 +60,7 @@ class Session:
         self.note = ""
         self.plots: dict[str, Plot] = {}
         self.open_tab = attention.TAB.name
+        self._seen_since = 0.0
         self.left = threading.Event()
         self.queries: dict[str, AttentionQuery] = {}
         self.surface: Surface = "tokens"
@@ -76,7 +77,7 @@ class Session:
         self.ended = f"This ended {self.in_hand}." if self.in_hand not in ("", named) else ""
         self.stop = threading.Event()
         self.in_hand = named
-        self.look_at(self.open_tab)
+        self.leave()
 
     def halt(self) -> None:
         """End what is running for this visitor; what they ask for next begins."""
@@ -85,9 +86,16 @@ class Session:
         self.measuring = threading.Event()
         self.left.set()
 
-    def look_at(self, tab: str) -> None:
-        """That tab is in view from now on; what was measured for the view before gives up its place."""
+    def look_at(self, tab: str, since: float = 0) -> None:
+        """That tab is in view, unless a word that came before this one is of a later click: `since`, by its clock."""
+        if 0 < since < self._seen_since:
+            return
+        self._seen_since = since or self._seen_since
         self.open_tab = tab
+        self.leave()
+
+    def leave(self) -> None:
+        """What is measured for the tab in view gives up its place."""
         self.left.set()
         self.left = threading.Event()
 

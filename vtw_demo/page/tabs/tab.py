@@ -27,6 +27,8 @@ Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
 # A tab that is left within this time isn't measured.
 QUICK_SECONDS = 0.25
+# Words of two clicks may come in the other order: each says when it was, in ms since the page came.
+CLICKED = "(session) => [session, performance.now()]"
 _numbers = itertools.count()
 
 
@@ -54,10 +56,14 @@ class PageTab:
 
     def connect(self) -> None:
         """Bind the events, once all tabs are made."""
-        self.page.at_once(self.opened.select, self._open, [self.page.layout.session], None)
+        self._at_opening(None)
 
-    def _open(self, session: Session) -> Any:
-        session.look_at(self.name)
+    def _at_opening(self, outputs: Any) -> Any:
+        layout = self.page.layout
+        return self.page.at_once(self.opened.select, self._open, [layout.session, layout.clicked], outputs, js=CLICKED)
+
+    def _open(self, session: Session, since: float) -> Any:
+        session.look_at(self.name, since)
 
     def about_model(self, vlm: VisionLanguageModel) -> Shown:
         """What changes with the model."""
@@ -114,8 +120,7 @@ class PlottedTab(PageTab):
 
     def connect(self) -> None:
         page, layout = self.page, self.page.layout
-        opened = page.at_once(self.opened.select, self._open, [layout.session], [self.reading])
-        page.on_model(opened.then, self._draw_in_view, outputs=self.shown)
+        page.on_model(self._at_opening([self.reading]).then, self._draw_in_view, outputs=self.shown)
         for kind, button in self.buttons.items():
             if kind == "png" and not self.tab.is_html:
                 page.in_browser(button.click, asset("plot_png.js").replace("NAME", self.name))
@@ -123,8 +128,8 @@ class PlottedTab(PageTab):
                 take = partial(self._take, kind=kind)
                 page.at_once(button.click, take, [layout.session], [layout.file, layout.verdict])
 
-    def _open(self, session: Session) -> Any:
-        session.look_at(self.name)
+    def _open(self, session: Session, since: float) -> Any:
+        super()._open(session, since)
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
