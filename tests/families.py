@@ -5,7 +5,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -16,8 +17,8 @@ import transformers as hf
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tests.oracles import visual_keys_blocked
-from vtw_demo.withdrawal.segments import visual_token_mask
+from tests.oracles import kept_tokens_alone, visual_keys_blocked
+from vtw_demo.withdrawal.segments import visual_token_ids, visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = 4
@@ -144,6 +145,8 @@ class Family:
     """Whether videos have the placeholders of images; such a family takes one or the other in a prompt."""
     vision: Callable[[Any], nn.Module] | None = None
     """Makes a stand-in for a vision encoder that needs a package which isn't there."""
+    masks: bool = True
+    """Whether a token that no other attends to is one that is gone. Not so in recurrent layers, nor in indexers."""
 
 
 NEEDS_TIMM = ("timm_wrapper", "gemma3n_vision", "gemma3n_audio")
@@ -168,16 +171,18 @@ class ConvolutionSequence(Convolution):
         return BaseModelOutputWithPooling(last_hidden_state=nn.functional.pad(features, (0, 0, 1, 0)))
 
 
-def llava_like(config: type, model_type: str = "llama", vision: dict = CLIP, **options: Any) -> Callable:
+def llava_like(
+    config: Any, model_type: str = "llama", vision: dict = CLIP, text_options: Mapping[str, Any] = {}, **options: Any
+) -> Callable:
     return lambda: config(
         vision_config=vision,
-        text_config=text(model_type),
+        text_config=text(model_type, **text_options),
         image_token_index=IMAGE,
         **{"vision_feature_layer": -1} | options,
     )
 
 
-def qwen_like(config: type, vision: dict[str, Any], **options: Any) -> Callable:
+def qwen_like(config: Any, vision: dict[str, Any], **options: Any) -> Callable:
     common = {"hidden_size": 16, "patch_size": 4, "num_heads": 2, "depth": 2, "intermediate_size": 16}
     return lambda: config(
         vision_config={**common, **vision},
@@ -212,6 +217,61 @@ GEMMA_SHARED = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
+
+LINEAR_AND_FULL = {
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "head_dim": 8,
+    "partial_rotary_factor": 1.0,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+QWEN3_5_VISION = {"out_hidden_size": HIDDEN, "num_position_embeddings": 16}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+# With few heads, many of an indexer's scores would be 0, and it would choose at random among them.
+INDEXER = {"index_n_heads": 16, "index_head_dim": 8, "index_topk": 5}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+}
+
+
+def minicpm(config: Any, **options: Any) -> Callable:
+    # Four by four patches of a picture become two by two tokens.
+    return lambda: config(
+        vision_config={**VISION, "insert_layer_id": 0},
+        text_config={"model_type": "qwen3_5_text", **TEXT, **MROPE, **LINEAR_AND_FULL},
+        insert_layer_id=0,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        downsample_mode="4x",
+        **options,
+    )
+
+
+def packed_patches(count: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixels(1, 3, 4, count * 16 * 4), "target_sizes": torch.tensor([[4, 4]] * count)}
+
+
+def padded_patches(count: int) -> dict[str, torch.Tensor]:
+    return {
+        "pixel_values": pixels(count, 16, 3 * 4 * 4),
+        "pixel_attention_mask": torch.ones(count, 16, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4]] * count),
+    }
+
 
 QWEN_IMAGES = patches("pixel_values", "image_grid_thw", 1)
 QWEN_VIDEOS = patches("pixel_values_videos", "video_grid_thw", 2)
@@ -554,6 +614,205 @@ _FAMILIES: dict[str, Family] = {
         ),
         lambda count: {"pixel_values": pixels(count, 3, 16, 16)},
     ),
+    "qwen3_5": Family(
+        "Qwen3_5ForConditionalGeneration",
+        qwen_like(getattr(hf, "Qwen3_5Config", None), QWEN3_5_VISION, **LINEAR_AND_FULL),
+        QWEN_IMAGES,
+        ONE_FRAME,
+        around=True,
+        token_types="mm_token_type_ids",
+        masks=False,
+    ),
+    "qwen3_5_moe": Family(
+        "Qwen3_5MoeForConditionalGeneration",
+        qwen_like(getattr(hf, "Qwen3_5MoeConfig", None), QWEN3_5_VISION, **LINEAR_AND_FULL, **EXPERTS),
+        QWEN_IMAGES,
+        ONE_FRAME,
+        around=True,
+        token_types="mm_token_type_ids",
+        masks=False,
+    ),
+    "minicpm_ocr": Family(
+        "MiniCPMOcrForConditionalGeneration",
+        minicpm(getattr(hf, "MiniCPMOcrConfig", None)),
+        packed_patches,
+        around=True,
+        masks=False,
+    ),
+    "minicpmv4_6": Family(
+        "MiniCPMV4_6ForConditionalGeneration",
+        minicpm(getattr(hf, "MiniCPMV4_6Config", None)),
+        packed_patches,
+        around=True,
+        masks=False,
+    ),
+    "minicpmv4_7": Family(
+        "MiniCPMV4_7ForConditionalGeneration",
+        minicpm(
+            getattr(hf, "MiniCPMV4_7Config", None),
+            image_start_id=START,
+            image_end_id=END,
+            slice_start_id=90,
+            slice_end_id=91,
+            newline_id=92,
+        ),
+        packed_patches,
+        around=True,
+        token_types="mm_token_type_ids",
+        masks=False,
+    ),
+    "lfm2_vl": Family(
+        "Lfm2VlForConditionalGeneration",
+        lambda: hf.Lfm2VlConfig(
+            # From the last layer on none attends.
+            text_config=text("lfm2", layer_types=["conv", "full_attention", "full_attention", "conv"]),
+            vision_config={"model_type": "siglip2_vision_model", **VISION, "num_patches": 16},
+            image_token_id=IMAGE,
+            projector_hidden_size=16,
+        ),
+        padded_patches,
+        masks=False,
+    ),
+    "lfm3_vl": Family(
+        "Lfm3VlForConditionalGeneration",
+        lambda: hf.Lfm3VlConfig(
+            text_config=text(
+                "lfm3",
+                head_dim=8,
+                sliding_window=8,
+                layer_types=["conv", "sliding_attention", "conv", "full_attention"],
+            ),
+            vision_config={**VISION, "num_key_value_heads": 1},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+            projector_hidden_size=16,
+        ),
+        QWEN_IMAGES,
+        ONE_FRAME,
+        masks=False,
+    ),
+    "nemotron_h_omni": Family(
+        "NemotronH_Omni_Reasoning_V3",
+        lambda: hf.NemotronH_Omni_Reasoning_V3_Config(
+            text_config=text(
+                "nemotron_h",
+                layer_types=["mlp", "linear_attention", "full_attention", "moe"],
+                head_dim=8,
+                ssm_state_size=8,
+                mamba_num_heads=4,
+                mamba_head_dim=16,
+                n_groups=2,
+                chunk_size=4,
+                time_step_min=1e-12,  # by which it clamps in prefill, but not in decoding
+                n_routed_experts=4,
+                moe_intermediate_size=16,
+                moe_shared_expert_intermediate_size=16,
+            ),
+            vision_config={
+                "model_type": "radio",
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "mlp_ratio": 1.0,
+                "patch_size": 4,
+                "image_size": 16,
+                "max_img_size": 16,
+                "video_temporal_patch_size": 2,
+            },
+            vision_hidden_size=16,
+            projector_hidden_size=16,
+            image_token_id=IMAGE,
+        ),
+        lambda count: {
+            "pixel_values": pixels(count * 16, 3 * 4 * 4),
+            "image_grid_hw": torch.tensor([[4, 4]] * count),
+        },
+        masks=False,
+    ),
+    "granite-4 (in llava_next)": Family(
+        "LlavaNextForConditionalGeneration",
+        lambda: hf.LlavaNextConfig(
+            vision_config=CLIP,
+            text_config=text(
+                "granitemoehybrid",
+                layer_types=["linear_attention", "full_attention"] * 2,
+                mamba_n_heads=4,
+                mamba_d_state=8,
+                mamba_chunk_size=4,
+                shared_intermediate_size=16,
+                num_local_experts=4,
+                num_experts_per_tok=2,
+            ),
+            image_token_index=IMAGE,
+            vision_feature_layer=-1,
+            image_grid_pinpoints=[[16, 8]],
+        ),
+        tiled_pictures,
+        masks=False,
+    ),
+    "dots3_note": Family(
+        "Dots3NoteForConditionalGeneration",
+        lambda: hf.Dots3NoteConfig(
+            text_config={
+                **TEXT,
+                **LATENT,
+                **INDEXER,
+                "q_lora_rank": 16,
+                "head_dim": 12,
+                "shared_experts_intermediate_size": 16,
+                "layer_types": ["indexed_attention", "sliding_attention"] * 2,
+                "sliding_window": 8,
+                "swa_num_attention_heads": 2,
+                "swa_num_key_value_heads": 2,
+                "swa_q_lora_rank": 16,
+                "swa_kv_lora_rank": 8,
+                "swa_head_dim": 12,
+                "swa_qk_nope_head_dim": 8,
+                "swa_v_head_dim": 8,
+            },
+            vision_config={
+                **VISION,
+                "adapter_in_dim": 16,
+                "adapter_out_dim": HIDDEN,
+                "mlp_layer_types": ["dense", "dense"],
+            },
+            audio_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "downsample_hidden_size": 4,
+                "feature_size": 8,
+                "adapter_input_size": 16,
+                "adapter_out_dim": HIDDEN,
+            },
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            audio_token_id=95,
+        ),
+        lambda count: {
+            "pixel_values": pixels(count * 16, 3 * 4 * 4),
+            "image_grid_thw": torch.tensor([[1, 4, 4]] * count),
+        },
+        masks=False,
+    ),
+    "mistral_large4": Family(
+        "MistralLarge4ForConditionalGeneration",
+        llava_like(
+            getattr(hf, "MistralLarge4Config", None),
+            "mistral_large4_text",
+            {**PIXTRAL, "image_size": 16},
+            text_options={**LATENT, **INDEXER},
+            spatial_merge_size=2,
+        ),
+        lambda count: {
+            "pixel_values": pixels(count, 3, 16, 16),
+            "image_sizes": torch.tensor([[16, 16]] * count),
+        },
+        masks=False,
+    ),
 }
 
 FAILING = {"llama4": ("5.0.", "5.24."), "gemma3n": ("5.0.",)}
@@ -582,12 +841,17 @@ BRANCHES = tuple(
         "qwen2_vl",
         "qwen3_vl",
         "llama4",
+        "qwen3_5",
+        "lfm2_vl",
+        "nemotron_h_omni",
+        "mistral_large4",
     )
     if name in FAMILIES
 )
 """One family for each thing that `vtw_demo.withdrawal.architectures` and `segments` tell apart: none of them, attention
 in both directions, sliding windows, shared keys with several streams and with several inputs, placeholders by another
-name, positions in three dimensions, features added between layers, attention scaled by position."""
+name, positions in three dimensions, features added between layers, attention scaled by position, recurrent layers,
+a convolution as the last layer, layers that do one thing each, indexers."""
 
 
 def nightly_but(daily: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
@@ -730,6 +994,10 @@ def prompts_of(name: str) -> list[str]:
     ]
 
 
+CACHING = {"use_cache", "cache_implementation", "prefill_chunk_size"}
+"""Options of `generate` for which the oracle without a cache has no use."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A prompt generated from with withdrawal, and by the oracle."""
@@ -750,13 +1018,21 @@ class Comparison:
         return ((logits - expected).abs().max() / expected.std()).item()
 
 
+def oracle(tiny: TinyModel, layer: int, visual: torch.Tensor) -> AbstractContextManager[None]:
+    """What withdrawal at `layer` must give, where the visual tokens of a prompt are at `visual`, (batch, prompt)."""
+    if tiny.family.masks:
+        return visual_keys_blocked(tiny.model, layer, visual)
+    return kept_tokens_alone(tiny.model, layer, visual_token_ids(tiny.model.config))
+
+
 def compare(tiny: TinyModel, rows: list[list[int | str]], layer: int, **options: Any) -> Comparison:
     """Generate with withdrawal at `layer`, and by the oracle."""
     inputs = tiny.prompt(*rows)
     visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
-    with visual_keys_blocked(tiny.model, layer, visual):
+    with oracle(tiny, layer, visual):
         torch.manual_seed(0)
-        expected = tiny.model.generate(**inputs, **OPTIONS | options)
+        known = options if tiny.family.masks else {name: options[name] for name in options.keys() - CACHING}
+        expected = tiny.model.generate(**inputs, **OPTIONS | known)
     with withdraw(tiny.model, layer=layer):
         torch.manual_seed(0)
         out = tiny.model.generate(**inputs, **OPTIONS | options)

@@ -1,17 +1,22 @@
-"""Withdrawal without removing anything: the unmodified model, its attention to visual keys blocked.
+"""Two ways to what withdrawal must give that share nothing with `vtw_demo.withdrawal`.
 
-Nothing here is shared with `vtw_demo.withdrawal`: all tokens go through all layers, and in layers from K on
-visual keys get a weight of zero through transformers' attention interface, in prefill and
-decode. What text positions then hold is what withdrawal must give.
+- Nothing is removed: all tokens go through all layers, and in layers from K on visual keys get a weight of zero through
+  transformers' attention interface, in prefill and decode. What text positions then hold is what withdrawal must give.
+- The kept tokens alone run through the layers from K on, from what entered layer K with all of them there. It needs no
+  attention, and neither cache nor padding.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, flash_attention_mask
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 @contextmanager
@@ -43,6 +48,95 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
 
     with attention_implementation(model, "visual_keys_blocked", attention, mask_of_all_keys):
         yield
+
+
+@contextmanager
+def kept_tokens_alone(model: PreTrainedModel, layer: int, visual_token_ids: tuple[int, ...]) -> Iterator[None]:
+    """Inside the block, the model's forward pass, which takes no cache, gives what its decoder makes of the kept tokens
+    alone from layer `layer` on, row by row: logits, of text positions only.
+    """
+    whole = model.forward
+    decoder = model.get_decoder()
+    decoder = decoder if hasattr(decoder, "layers") else decoder.model
+    caught: dict[str, Any] = {}
+
+    def catch_positions(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        caught["positions"] = kwargs.get("position_ids")
+
+    def catch_states(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        caught["states"] = args[0] if args else kwargs["hidden_states"]
+
+    @functools.wraps(whole)
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Any:
+        keep, labels = inputs.pop("logits_to_keep", 0), inputs.pop("labels", None)
+        inputs = {name: value for name, value in inputs.items() if name not in ("use_cache", "past_key_values")}
+        with hooked((decoder, catch_positions), (decoder.layers[layer], catch_states)):
+            out = whole(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs)
+        states, positions = caught["states"], caught["positions"]
+        logits = torch.zeros_like(out.logits).expand(-1, input_ids.shape[1], -1).clone()
+        text = ~torch.isin(input_ids, torch.tensor(visual_token_ids))
+        text = text if attention_mask is None else text & attention_mask.bool()
+        if positions is None:
+            positions = torch.arange(input_ids.shape[1])[None]
+        for row, kept in enumerate(text):
+            own = positions if positions.shape[-2] == 1 else positions[..., row : row + 1, :]
+            ids, at = input_ids[row, kept][None], kept.nonzero()[:, 0]
+            logits[row, kept] = of_row(ids, states[row, kept][None], own[..., kept], at)
+        loss = None if labels is None else model.loss_function(logits, labels, logits.shape[-1])
+        return CausalLMOutputWithPast(loss=loss, logits=logits[:, -keep:], hidden_states=out.hidden_states)
+
+    def of_row(
+        input_ids: torch.Tensor, states: torch.Tensor, positions: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
+        def set_positions(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+            mask = torch.ones_like(input_ids)  # without one, gaps between positions would part sequences
+            return args, {**kwargs, "position_ids": positions, "attention_mask": mask}
+
+        def set_states(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+            kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            return (states, *args[1:]), kwargs
+
+        def skipped(below: Any, *args: Any, **kwargs: Any) -> Any:
+            return (states, None) if type(below).__name__.startswith("MistralLarge4") else states
+
+        def set_window(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+            age = at[:, None] - at  # a window is counted in the prompt's tokens
+            visible = (age >= 0) & (age < module.self_attn.sliding_window)
+            mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(states.dtype).min)
+            return args, {**kwargs, "attention_mask": mask[None, None].to(states.dtype)}
+
+        windows = [
+            (module, set_window)
+            for module in decoder.layers
+            if getattr(getattr(module, "self_attn", None), "sliding_window", None)
+        ]
+        for below in decoder.layers[:layer]:
+            below.forward = functools.partial(skipped, below)
+        try:
+            with hooked((decoder, set_positions), (decoder.layers[layer], set_states), *windows):
+                return whole(input_ids=input_ids, use_cache=False).logits[0]
+        finally:
+            for below in decoder.layers[:layer]:
+                del below.forward
+
+    settings = model.generation_config
+    cached, settings.use_cache = settings.use_cache, False
+    model.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.forward
+        settings.use_cache = cached
+
+
+@contextmanager
+def hooked(*hooks: tuple[nn.Module, Callable]) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Every K in one pass gives what a pass for each K gives: the golden numbers, and the oracle that removes nothing."""
 
+from contextlib import nullcontext
 from unittest import mock
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, nightly_but, prompts_of
+from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, nightly_but, oracle, prompts_of
 from tests.golden import GOLDEN
-from tests.oracles import flash_attention_stand_in, visual_keys_blocked
+from tests.oracles import flash_attention_stand_in
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -30,11 +31,11 @@ def divergence(withdrawn, full):
 
 
 @torch.no_grad()
-def logits_by_masking(model, inputs, layer, positions=1):
-    """(batch, positions, vocabulary): the last positions' logits, nothing removed, visual keys blocked from K on."""
-    visual = visual_token_mask(model.config, inputs["input_ids"])
-    with visual_keys_blocked(model, layer, visual):
-        return model(**inputs).logits[:, -positions:].float()
+def logits_by_oracle(tiny, inputs, layer, positions=1):
+    """(batch, positions, vocabulary): the last positions' logits."""
+    visual = visual_token_mask(tiny.model.config, inputs["input_ids"])
+    with oracle(tiny, layer, visual) if layer < LAYERS else nullcontext():
+        return tiny.model(**inputs).logits[:, -positions:].float()
 
 
 def with_answer(inputs, answer, token_type=0):
@@ -78,12 +79,12 @@ def test_families(family, name, attention):
     tiny = tiny_model(family, attention)
     inputs = tiny.prompt(*PROMPTS[name])
     swept = sweep(tiny.model, inputs)
-    full = logits_by_masking(tiny.model, inputs, LAYERS)[:, -1]
+    full = logits_by_oracle(tiny, inputs, LAYERS)[:, -1]
     deviation = full.std()
     assert ((swept.full_logits - full).abs().max() / deviation) < 1e-4
     assert swept.layers == tuple(range(1, LAYERS))
     for layer in swept.layers:
-        withdrawn = logits_by_masking(tiny.model, inputs, layer)[:, -1]
+        withdrawn = logits_by_oracle(tiny, inputs, layer)[:, -1]
         assert ((swept.logits[:, layer - 1] - withdrawn).abs().max() / deviation) < 1e-4
         torch.testing.assert_close(swept.kl[:, layer - 1], divergence(withdrawn, full), atol=1e-4, rtol=1e-4)
     if name != "no image":
@@ -98,9 +99,9 @@ def test_answer_tokens(family):
     swept = sweep(tiny.model, inputs, ANSWER)
     # The last answer token predicts nothing that is asked for.
     whole = with_answer(inputs, ANSWER[:, :-1], token_type=int(family == "paligemma"))  # 1: its causal suffix
-    full = logits_by_masking(tiny.model, whole, LAYERS, positions=3)
+    full = logits_by_oracle(tiny, whole, LAYERS, positions=3)
     for layer in swept.layers:
-        withdrawn = logits_by_masking(tiny.model, whole, layer, positions=3)
+        withdrawn = logits_by_oracle(tiny, whole, layer, positions=3)
         expected = divergence(withdrawn, full)
         torch.testing.assert_close(swept.answer_kl[:, layer - 1], expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(swept.answer_choices[:, layer - 1], withdrawn.argmax(-1))
@@ -128,7 +129,7 @@ def test_rows_of_one_length_with_different_numbers_of_visual_tokens(family):
     assert inputs["attention_mask"].all()
     swept = sweep(tiny.model, inputs)
     for layer in swept.layers:
-        expected = logits_by_masking(tiny.model, inputs, layer)[:, -1]
+        expected = logits_by_oracle(tiny, inputs, layer)[:, -1]
         torch.testing.assert_close(swept.logits[:, layer - 1], expected, atol=1e-3, rtol=1e-3)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests import saved_models
-from tests.families import BRANCHES, FAMILIES, LAYERS, TinyModel, build, nightly_but
+from tests.families import BRANCHES, FAMILIES, LAYERS, TinyModel, build, nightly_but, oracle
 from tests.oracles import visual_keys_blocked
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.models.loading import VisionLanguageModel
@@ -83,18 +83,17 @@ def ends_after(model, layer):
         yield
 
 
-def early_exits(model, inputs, answer, layer=None):
+def early_exits(model, inputs, answer, layer=None, withdrawn=visual_keys_blocked):
     """(layers, answer): the probability of each token if the model ended after each layer.
 
-    With `layer`, its attention to visual keys is blocked from there on.
+    With `layer`, as the oracle `withdrawn` has it from there on.
     """
     whole = with_answer(inputs, answer)
     visual = visual_token_mask(model.config, whole["input_ids"])
     first = inputs["input_ids"].shape[1] - 1
     rows = []
     for last in range(len(decoder_layers(model))):
-        blocked = nullcontext() if layer is None else visual_keys_blocked(model, layer, visual)
-        with torch.no_grad(), ends_after(model, last), blocked:
+        with torch.no_grad(), ends_after(model, last), withdrawn(model, layer, visual) if layer else nullcontext():
             probabilities = model(**whole).logits[0].float().softmax(-1)
         rows.append([probabilities[first + index, token].item() for index, token in enumerate(answer)])
     return np.array(rows)
@@ -106,7 +105,7 @@ def hidden_states(model, inputs):
     entered = []
     decoder = model.get_decoder()
     decoder = decoder if hasattr(decoder, "layers") else decoder.model
-    norm = decoder.norm if hasattr(decoder, "norm") else decoder.ln_f
+    norm = next(part for name, part in decoder.named_children() if name in ("norm", "ln_f", "norm_f", "embedding_norm"))
     handle = norm.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
     try:
         with torch.no_grad():
@@ -144,11 +143,16 @@ def generated(vlm, picture, question=QUESTION, max_new_tokens=6):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", nightly_but(BRANCHES, FAMILIES))
 def test_the_lens_is_the_models_own_early_exit_in_every_family(name, rows):
-    """Withdrawn, that of a model whose attention to visual keys is blocked."""
+    """Withdrawn, that of the oracle."""
     vlm = tiny_vision(name)
+
+    def withdrawn_by_oracle(model, layer, visual):
+        return oracle(build(name), layer, visual)
+
     inputs = vlm.prepare(plain(), rows)
     measured = measure_migration(vlm, vlm.prompt(plain(), rows), ANSWER, 2)
-    full, withdrawn = early_exits(vlm.model, inputs, ANSWER), early_exits(vlm.model, inputs, ANSWER, 2)
+    full = early_exits(vlm.model, inputs, ANSWER)
+    withdrawn = early_exits(vlm.model, inputs, ANSWER, 2, withdrawn_by_oracle)
     np.testing.assert_allclose(measured.probability, full, atol=1e-6, rtol=1e-4)
     np.testing.assert_allclose(measured.withdrawn_probability, withdrawn, atol=1e-6, rtol=1e-4)
     assert not np.allclose(full[2:], withdrawn[2:], atol=1e-5, rtol=1e-2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, TinyModel, build, prompts_of
+from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, TinyModel, build, oracle, prompts_of
 from tests.golden import GOLDEN
 from tests.oracles import visual_keys_blocked
 from vtw_demo.withdrawal.baselines import blind, remove_at_random, withdraw_renumbered
@@ -75,7 +75,7 @@ def test_blind_equals_masking_the_picture_everywhere(name):
     tiny = build(name)
     for kind in set(prompts_of(name)) & {"one image", "several images"}:
         inputs = tiny.prompt(*PROMPTS[kind])
-        with visual_keys_blocked(tiny.model, 0, visual_token_mask(tiny.model.config, inputs["input_ids"])):
+        with oracle(tiny, 0, visual_token_mask(tiny.model.config, inputs["input_ids"])):
             expected = tiny.model.generate(**inputs, **OPTIONS)
         with blind(tiny.model):
             out = tiny.model.generate(**inputs, **OPTIONS)

@@ -248,5 +248,5 @@ def test_measuring_leaves_other_threads_alone(attention):
     torch.testing.assert_close(torch.stack(told), torch.stack([full] * len(told)))
     torch.testing.assert_close(swept.kl, sweep(TINY.model, inputs).kl)
     assert mass == measure_attention(TINY.model, inputs, layer=2)
-    assert logits_of(TINY.model, torch.zeros(3, TINY.model.config.text_config.hidden_size), 1).shape[0] == 3
+    assert logits_of(TINY.model, torch.zeros(3, TINY.model.config.text_config.hidden_size), 1, None).shape[0] == 3
     TINY.model.set_attn_implementation("sdpa")

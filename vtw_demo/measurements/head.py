@@ -15,11 +15,20 @@ POSITIONS_AT_ONCE = 128
 """Bounds the memory for logits of long answers: positions that the head should run on at the same time."""
 
 
-def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int) -> torch.Tensor:
+Rest = tuple[None, ...] | None
+"""In place of what decoder layers hand on beside hidden states; None where they hand on these alone."""
+
+
+def rest_of(output: Any) -> Rest:
+    return (None,) * (len(output) - 1) if isinstance(output, tuple) else None
+
+
+def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int, rest: Rest) -> torch.Tensor:
     """The logits that `model` makes of hidden states as its last decoder layer hands them on.
 
     - `hidden_states`, shape (..., positions, hidden).
     - `token_id`: of any text token; the forward pass that this takes begins with so many of them.
+    - `rest`: `rest_of` what a decoder layer of this model hands on.
 
     The result has the shape (positions, vocabulary). All but the decoder layers runs, in the model's own forward
     pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
@@ -28,23 +37,18 @@ def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int
     input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=hidden_states.device)
 
     this_thread = threading.get_ident()
+    whole = hidden_states.unsqueeze(-3)
+    handed_on = whole if rest is None else (whole, *rest)
 
-    def run(handed_on: Any) -> torch.Tensor:
-        def stand_in(forward: Any, *args: Any, **kwargs: Any) -> Any:
-            return handed_on if threading.get_ident() == this_thread else forward(*args, **kwargs)
+    def stand_in(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        return handed_on if threading.get_ident() == this_thread else forward(*args, **kwargs)
 
-        for layer, forward in forwards:
-            layer.forward = partial(stand_in, forward)
-        return check_finite(model(input_ids=input_ids, use_cache=False).logits[0])
-
-    forwards = [(layer, layer.forward) for layer in layers]
     replaced = [(layer, layer.__dict__.get("forward")) for layer in layers]
     try:
         with uncompiled():
-            try:
-                return run(hidden_states.unsqueeze(-3))
-            except IndexError:  # in transformers 5.0 the layers of qwen2_vl return tuples
-                return run((hidden_states.unsqueeze(-3),))
+            for layer in layers:
+                layer.forward = partial(stand_in, layer.forward)
+            return check_finite(model(input_ids=input_ids, use_cache=False).logits[0])
     finally:
         for layer, forward in replaced:
             if forward is None:

@@ -91,7 +91,7 @@ def _read(streams: SweepStreams, text_token: int, answer_length: int | None) -> 
 
     def logits_of_rows(hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., rows, positions, hidden) -> (rows / batch, batch, positions, vocabulary)"""
-        logits = logits_of(streams.model, hidden_states.flatten(-3, -2), text_token)
+        logits = logits_of(streams.model, hidden_states.flatten(-3, -2), text_token, streams.rest)
         return logits.view(-1, batch, positions, logits.shape[-1]).float()
 
     full_logits = logits_of_rows(streams.full)

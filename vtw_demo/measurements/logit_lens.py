@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.head import POSITIONS_AT_ONCE, logits_of
+from vtw_demo.measurements.head import POSITIONS_AT_ONCE, Rest, logits_of, rest_of
 from vtw_demo.models.devices import check_finite
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
@@ -84,9 +84,9 @@ def measure_migration(
     # Counted from the end, which is the same with the visual tokens withdrawn.
     of_text = text - len(ids) - len(given)
     of_answer = torch.arange(-len(answer_token_ids), 0, device=ids.device)
-    withdrawn_states = _states(vlm, seen, layer, of_answer)
-    states = _states(vlm, seen, vlm.layers, torch.cat([of_text, of_answer]))
-    blank_states = _states(vlm, unseen, vlm.layers, of_text)
+    withdrawn_states, rest = _states(vlm, seen, layer, of_answer)
+    states, _ = _states(vlm, seen, vlm.layers, torch.cat([of_text, of_answer]))
+    blank_states, _ = _states(vlm, unseen, vlm.layers, of_text)
     answer = torch.as_tensor(answer_token_ids, device=ids.device)
     text_token = int(ids[-1])
     return Migration(
@@ -96,22 +96,24 @@ def measure_migration(
             for with_picture, without in zip(states, blank_states, strict=True)
         ),
         answer=tuple(vlm.token_text(token) for token in answer.tolist()),
-        probability=_lens(vlm, [state[..., len(text) :, :] for state in states], answer, text_token),
-        withdrawn_probability=_lens(vlm, withdrawn_states, answer, text_token),
+        probability=_lens(vlm, [state[..., len(text) :, :] for state in states], answer, text_token, rest),
+        withdrawn_probability=_lens(vlm, withdrawn_states, answer, text_token, rest),
         withdrawal_layer=layer,
     )
 
 
 def _states(
     vlm: VisionLanguageModel, inputs: Mapping[str, Any], layer: int, positions: torch.Tensor
-) -> list[torch.Tensor]:
-    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`; `positions`
-    are negative, counted from the end of the sequence."""
+) -> tuple[list[torch.Tensor], Rest]:
+    """Hidden states after each decoder layer, each of shape (..., positions, hidden), withdrawn at `layer`, and the
+    rest of what layers hand on; `positions` are negative, counted from the end of the sequence."""
     states: list[torch.Tensor] = []
+    rest: list[Rest] = []
 
     def keep(module: torch.nn.Module, args: tuple, output: Any) -> None:
         # Layers from K on hand out the kept positions only; text and answer stand at the end of both.
         states.append(hidden_states_of(output)[..., 0, positions, :])
+        rest.append(rest_of(output))
 
     # At K = L nothing is withdrawn, and other withdrawals are kept off the model.
     with torch.no_grad(), withdraw(vlm.model, layer, this_thread_only=True), ExitStack() as hooks:
@@ -120,7 +122,7 @@ def _states(
         # One position's logits, as none are read here. Handed as a number, they would make gemma4 and `withdraw` cut
         # the last layers' sequence to it; as a tensor they don't.
         check_finite(vlm.model(**inputs, use_cache=False, logits_to_keep=positions[-1:]).logits)
-    return states
+    return states, rest[0]
 
 
 def _distance(states: torch.Tensor, others: torch.Tensor) -> tuple[float, ...]:
@@ -130,13 +132,15 @@ def _distance(states: torch.Tensor, others: torch.Tensor) -> tuple[float, ...]:
     return tuple((1 - cosine_similarity(first, second, dim=-1)).clamp(0, 2).tolist())
 
 
-def _lens(vlm: VisionLanguageModel, states: Sequence[torch.Tensor], answer: torch.Tensor, text_token: int) -> Rows:
+def _lens(
+    vlm: VisionLanguageModel, states: Sequence[torch.Tensor], answer: torch.Tensor, text_token: int, rest: Rest
+) -> Rows:
     """The probability of each of the answer's tokens after each layer, from the states at the positions before it."""
     positions, wanted = torch.cat(tuple(states), dim=-2), answer.repeat(len(states))
     parts = zip(positions.split(POSITIONS_AT_ONCE, dim=-2), wanted.split(POSITIONS_AT_ONCE), strict=True)
     read = []
     with torch.no_grad(), exclusive(vlm.model):
         for part, tokens in parts:
-            log = logits_of(vlm.model, part, text_token).log_softmax(-1, dtype=torch.float32)
+            log = logits_of(vlm.model, part, text_token, rest).log_softmax(-1, dtype=torch.float32)
             read.append(log.gather(-1, tokens[:, None])[:, 0].exp())
     return tuple(map(tuple, torch.cat(read).view(len(states), -1).tolist()))

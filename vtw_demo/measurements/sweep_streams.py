@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from vtw_demo.withdrawal.architectures import shares_keys
+from vtw_demo.measurements.head import Rest, rest_of
+from vtw_demo.withdrawal.architectures import ATTENTION_TYPES, layer_types, shares_keys
 from vtw_demo.withdrawal.cache import cache_parameter
 from vtw_demo.withdrawal.kept_tokens import gather_hidden_states
 from vtw_demo.withdrawal.layer_inputs import hidden_states_of, named_arguments, tile
@@ -28,7 +29,8 @@ class SweepStreams(Withdrawal):
 
     After a forward pass of prompts that don't end with a visual token,
     - `hidden`, shape (..., streams x batch, kept, hidden): the streams' final hidden states; None without any,
-    - `full`, shape (..., batch, `read_positions`, hidden): the last ones of the full sequence.
+    - `full`, shape (..., batch, `read_positions`, hidden): the last ones of the full sequence,
+    - `rest`: of what layers hand on, for `logits_of`.
     """
 
     def __init__(self, model: PreTrainedModel, read_positions: int, positions_at_once: int | None) -> None:
@@ -37,6 +39,7 @@ class SweepStreams(Withdrawal):
         self.positions_at_once = positions_at_once
         self.hidden: torch.Tensor | None = None
         self.full: torch.Tensor | None = None
+        self.rest: Rest = None
         self.prefix: _PrefixCache | None = None
         self.shared: dict[str, tuple[torch.Tensor, ...]] = {}
         """The streams' keys and values that later layers use too, each (streams x batch, ...), by type of layer."""
@@ -46,8 +49,12 @@ class SweepStreams(Withdrawal):
         super().begin_prefill(forward, visual, given)
         is_padded = forward.padding_mask is not None and not forward.padding_mask.all()
         is_ragged = forward.kept is None or forward.kept.valid is not None
-        shares = shares_keys(self.decoder.config, len(self.layers))
-        if not (is_padded or is_ragged or shares or cache_parameter(type(self.model).forward) is None):
+        config = self.decoder.config
+        shares = shares_keys(config, len(self.layers))
+        # The state that the first text leaves, and what an indexer makes of it, isn't in keys and values.
+        is_other = not set(layer_types(config, len(self.layers))) <= ATTENTION_TYPES
+        is_unlike = is_padded or is_ragged or shares or is_other
+        if not (is_unlike or cache_parameter(type(self.model).forward) is None):
             self.prefix = _PrefixCache(length=int(visual.any(0).byte().argmax()))
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
@@ -85,6 +92,7 @@ class SweepStreams(Withdrawal):
                     self.prefix.times = 0
         if index == len(self.layers) - 1:
             self.full = hidden_states_of(output)[..., -self.read_positions :, :]
+            self.rest = rest_of(output)
 
     def after_query_projection(self, *args: Any) -> torch.Tensor | None:
         return super().after_query_projection(*args) if self.runs_streams else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, masking_utils
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.segments import visual_token_ids
@@ -18,6 +18,14 @@ INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "ko
 
 ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of decoder layers in which a token that is gone is one that no other attends to."""
+
+INDEXED_ATTENTION = "indexed_attention"
+"""Layers that attend to what an indexer chooses among the keys there are."""
+
+STATE_TYPES = {"linear_attention", "conv"}
+"""Recurrent layers and convolutions, whose state is that of the tokens which they have run on."""
+
+_KNOWN_TYPES = ATTENTION_TYPES | STATE_TYPES | {INDEXED_ATTENTION, "mlp", "moe"}
 
 
 def find_decoder(model: PreTrainedModel) -> Any:
@@ -69,20 +77,41 @@ def check_family(model: PreTrainedModel) -> None:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"{refused} its decoder, a {type(decoder).__name__}, has no decoder layers in `layers`.")
-    kinds = set(getattr(decoder.config, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
-    without = next((layer for layer in layers if not hasattr(layer, "self_attn")), None)
-    if kinds or without is not None:
-        found = f"layers of type {sorted(kinds)}" if kinds else f"a {type(without).__name__}"
+    kinds = layer_types(decoder.config, len(layers))
+    if unknown := set(kinds) - _KNOWN_TYPES:
+        raise UserError(f"{refused} it has decoder layers of type {sorted(unknown)}, which aren't understood.")
+    for layer, kind in zip(layers, kinds, strict=True):
+        if kind in ATTENTION_TYPES and find_attention(layer) is None:
+            raise UserError(
+                f"{refused} not all of its decoder layers attend to the tokens of their own sequence; it has a "
+                f"{type(layer).__name__} (cross-attention)."
+            )
+    if STATE_TYPES & set(kinds) and not hasattr(masking_utils, "create_recurrent_attention_mask"):
+        raise UserError(f"{refused} of its recurrent layers withdrawal knows those of transformers from 5.17 on.")
+    if INDEXED_ATTENTION in kinds and (
+        shares_keys(decoder.config, len(layers)) or "shared" in (getattr(decoder.config, "indexer_types", None) or ())
+    ):
         raise UserError(
-            f"{refused} not all of its decoder layers attend to the tokens of their own sequence; it has {found} "
-            "(cross-attention, convolution or linear attention)."
+            f"{refused} its decoder layers share what an indexer has chosen, or the keys it chooses among, by places "
+            "that aren't the same once tokens have left."
         )
     visual_token_ids(config)
 
 
+def layer_types(config: PreTrainedConfig, layer_count: int) -> list[str]:
+    """What kind each decoder layer is of."""
+    return list(getattr(config, "layer_types", None) or ["full_attention"] * layer_count)
+
+
+def find_attention(layer: Any) -> Any:
+    """The module by which a decoder layer attends; None for a recurrent layer, a convolution or an MLP alone."""
+    attention, mixer = (getattr(layer, name, None) for name in ("self_attn", "mixer"))
+    return mixer if attention is None and hasattr(mixer, "q_proj") else attention
+
+
 def check_flash_window(module: nn.Module, sequence_length: int) -> None:
     """Raise RuntimeError where flash attention would count a sliding window in kept tokens."""
-    window = getattr(module.self_attn, "sliding_window", None)
+    window = getattr(find_attention(module), "sliding_window", None)
     if window is not None and sequence_length > window:
         raise RuntimeError(
             f"With flash attention, a sliding window of {window} tokens would be counted without the "
@@ -95,6 +124,8 @@ def unlike_llava(model: PreTrainedModel) -> str | None:
     decoder = find_decoder(model)
     if any(name.startswith("deepstack") for name in inspect.signature(decoder.forward).parameters):
         return "adds visual features between decoder layers"
+    if set(layer_types(decoder.config, len(decoder.layers))) - ATTENTION_TYPES:
+        return "has layers other than plain attention"
     if shares_keys(decoder.config, len(decoder.layers)):
         return "shares keys between decoder layers"
     return "scales attention by position" if any(map(scales_attention_by_position, decoder.layers)) else None
@@ -121,6 +152,8 @@ def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:
     """For each decoder layer, the layer whose keys and values it attends to: itself, but in gemma3n and gemma4 the last
     layers use those of an earlier one of their type. If that is below K, the keys of visual tokens have to be masked.
     """
+    if (sources := getattr(config, "kv_source_layers", None)) is not None:  # mistral_large4
+        return list(sources)
     first_shared = layer_count - (getattr(config, "num_kv_shared_layers", None) or 0)
     sources = list(range(first_shared))
     last_of_type = {config.layer_types[source]: source for source in sources} if first_shared < layer_count else {}
@@ -133,7 +166,7 @@ def shares_keys(config: PreTrainedConfig, layer_count: int) -> bool:
 
 def scales_attention_by_position(layer: Any) -> bool:
     """Whether a layer scales its queries by positions that it counts itself (llama4, layers without RoPE)."""
-    attention = layer.self_attn
+    attention = find_attention(layer)
     return bool(getattr(attention, "attn_temperature_tuning", False)) and not attention.use_rope
 
 

@@ -1,15 +1,39 @@
-"""KV caches whose layers from K on hold the keys and values of kept tokens only."""
+"""KV caches whose layers from K on hold the keys and values of kept tokens only, or the state that these leave."""
 
 import functools
 import inspect
+from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, cache_utils
 from transformers.cache_utils import CacheLayerMixin, StaticLayer
 
 from vtw_demo.withdrawal.kept_tokens import CachePositions
+
+_StateLayer: Any = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ABC)  # up to transformers 5.9 there is none
+
+
+class PrunedStateLayer(_StateLayer):
+    """Mixed into the class of a KV cache's layer that holds the state of a recurrent layer, or of a convolution."""
+
+    positions: CachePositions | None = None
+    is_expected = False
+
+    @property
+    def conv_states(self) -> Any:
+        _check_expected(self)
+        return self.__dict__["conv_states"]
+
+    def reset(self) -> None:
+        self.positions = None
+        super().reset()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.is_expected = True
+        super().reorder_cache(beam_idx)
+        self.is_expected = False
 
 
 class PrunedCacheLayer(CacheLayerMixin):
@@ -22,11 +46,7 @@ class PrunedCacheLayer(CacheLayerMixin):
     """Whether the next keys come from a layer that has been handed what goes with kept tokens."""
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.is_expected:
-            raise RuntimeError(
-                "This KV cache was filled inside `with withdraw(...)`, and the block has been left since, in this "
-                "thread or another. Leave it when the generations of all threads that began inside have ended."
-            )
+        _check_expected(self)
         self.is_expected = False
         return super().update(*args, **kwargs)  # type: ignore[safe-super]
 
@@ -60,10 +80,22 @@ class PrunedCacheLayer(CacheLayerMixin):
             self.positions = self.positions.rows(rows)
 
 
+_PRUNED = PrunedCacheLayer, PrunedStateLayer
+
+
+def _check_expected(layer: Any) -> None:
+    if layer.positions is not None and not layer.is_expected:
+        raise RuntimeError(
+            "This KV cache was filled inside `with withdraw(...)`, and the block has been left since, in this "
+            "thread or another. Leave it when the generations of all threads that began inside have ended."
+        )
+
+
 @functools.cache
 def _pruned_class(layer_class: type) -> type:
     # Without a layer type of its own, so that transformers doesn't take it for the class of new layers.
-    return type(layer_class)(f"Pruned{layer_class.__name__}", (PrunedCacheLayer, layer_class), {"_layer_type": None})
+    mixed_in = PrunedCacheLayer if issubclass(layer_class, CacheLayerMixin) else PrunedStateLayer
+    return type(layer_class)(f"Pruned{layer_class.__name__}", (mixed_in, layer_class), {"_layer_type": None})
 
 
 def note_positions(cache: Any, index: int, positions: CachePositions) -> None:
@@ -73,25 +105,28 @@ def note_positions(cache: Any, index: int, positions: CachePositions) -> None:
     if index >= len(cache.layers):  # up to transformers 5.17, one that uses another's keys and values
         cache.noted = getattr(cache, "noted", (index, None))[0], positions
         return
-    layer = cache.layers[index]
+    layer: Any = cache.layers[index]
     # A layer that uses another's keys and values has no lengths to answer for.
-    if isinstance(layer, CacheLayerMixin) and not isinstance(layer, PrunedCacheLayer):
-        layer.__class__ = _pruned_class(type(layer))
+    if isinstance(layer, CacheLayerMixin | _StateLayer) and not isinstance(layer, _PRUNED):
+        layer.__class__ = _pruned_class(type(layer))  # type: ignore[arg-type]
     layer.positions = positions
 
 
 def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
     """From which layer on a KV cache holds kept tokens only, and its cache positions; (0, None) if none does."""
-    for index, layer in enumerate(cache.layers):
-        if (positions := getattr(layer, "positions", None)) is not None:
-            return index, positions
-    return getattr(cache, "noted", (0, None))
+    layers: list[Any] = cache.layers
+    noted = [index for index, layer in enumerate(layers) if getattr(layer, "positions", None) is not None]
+    if not noted:
+        return getattr(cache, "noted", (0, None))
+    # Those that hold keys follow where beams reorder rows.
+    source = next((index for index in noted if isinstance(layers[index], PrunedCacheLayer)), noted[0])
+    return noted[0], layers[source].positions
 
 
-def expect_update(layer: Any) -> None:
-    """Let the layer of a KV cache take the keys of one forward pass."""
-    if isinstance(layer, PrunedCacheLayer):
-        layer.is_expected = True
+def expect_update(layer: Any, is_expected: bool = True) -> None:
+    """Let the layer of a KV cache take what one forward pass leaves, or no longer."""
+    if isinstance(layer, _PRUNED):
+        layer.is_expected = is_expected
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:
@@ -121,10 +156,10 @@ def count_positions(cache: Cache | None, sequence_length: int) -> int:
         return length
     # A static cache counts on the device, where asking would wait for it; its sliding layers count here too.
     for layer in cache.layers:
-        if layer.is_sliding:
+        if getattr(layer, "is_sliding", False):
             return layer.get_seq_length()
     # In decoding, masks are as wide as the cache, and an upper bound does.
-    return int(length) if sequence_length > 1 else cache.layers[0].max_cache_len - 1
+    return int(length) if sequence_length > 1 else cache.get_max_length() - 1
 
 
 def key_span(layer: Any, held: int, query_count: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import StaticLayer
 
-from vtw_demo.withdrawal.architectures import check_flash_window
+from vtw_demo.withdrawal.architectures import check_flash_window, find_attention
 from vtw_demo.withdrawal.cache import key_span
 from vtw_demo.withdrawal.kept_tokens import CachePositions, KeptTokens, gather_positions
 
@@ -111,6 +111,8 @@ class LayerInputs:
                 f"withdraw doesn't understand an attention mask of type {type(mask).__name__}. "
                 'Load the model with attn_implementation="sdpa" or "eager".'
             )
+        if find_attention(module) is None:
+            return self.padding(module, mask, query_count)
         positions, kept, after = self.positions, self.kept, self.past_length + self.sequence_length
         assert positions is not None
         aligned = self.is_flash or kept is None or kept.count == positions.count
@@ -121,7 +123,7 @@ class LayerInputs:
         if not sees_all:
             new = self.sequence_length if kept is None else kept.count
             count, first = key_span(cache_layer, positions.count_at(after) - new, new)
-        is_causal = getattr(module.self_attn, "is_causal", True)
+        is_causal = getattr(find_attention(module), "is_causal", True)
 
         def make() -> torch.Tensor | None:
             keys = (positions.of_whole_sequence() if sees_all else positions).span(first, count)
@@ -137,6 +139,17 @@ class LayerInputs:
             return make_mask(keys, at if is_causal else None)
 
         return self._once(("attention_mask", id(mask), query_count, sees_all, first, count, is_causal), mask, make)
+
+    def padding(self, module: nn.Module, mask: torch.Tensor | None, query_count: int) -> torch.Tensor | None:
+        """The mask of a recurrent layer or a convolution: (batch, queries), what of its own sequence isn't padding."""
+        if self.kept is None or query_count != self.kept.count:
+            return mask
+        if self.kept.valid is not None and self.past_length:
+            raise RuntimeError(
+                "In a later part of a prompt, rows keep different numbers of tokens, or none, and the gaps would "
+                f"change what a {type(module).__name__} remembers. Hand the whole prompt in one forward pass."
+            )
+        return self.kept.valid
 
     def _once(self, identity: tuple, value: Any, make: Callable[[], Any]) -> Any:
         if identity not in self._made:
@@ -183,6 +196,8 @@ def make_mask(keys: CachePositions, query_positions: torch.Tensor | None) -> tor
 def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module: nn.Module) -> int | None:
     """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
     if not isinstance(value, torch.Tensor) or sequence_length not in value.shape or sequence_length == 1:
+        return None
+    if name == "prev_topk_indices":  # not read by a layer with an indexer of its own, as `check_family` sees to it
         return None
     if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
         return value.ndim - 1

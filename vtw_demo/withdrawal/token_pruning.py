@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import (
+    find_attention,
     find_decoder,
     key_sources,
     rescale_query,
@@ -154,7 +155,8 @@ class TokenPruning:
             # First of all hooks, so that those that record hidden states record restored ones.
             self.hook_after(module, partial(self.after_layer, index), prepend=True)
             if scales_attention_by_position(module):
-                self.hook_after(module.self_attn.q_proj, partial(self.after_query_projection, module.self_attn))
+                attention = find_attention(module)
+                self.hook_after(attention.q_proj, partial(self.after_query_projection, attention))
         # Last of all: a pass of another thread that finds these hooks finds the others, too.
         self.hook_after(self.model, self.end, always_call=True)
         self.hook_before(self.model, self.begin)
@@ -274,10 +276,14 @@ class TokenPruning:
 
     def after_layer(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         forward = self.forward
-        if forward is None or forward.kept is None:
+        if forward is None:
+            return None
+        given = named_arguments(module, args, kwargs)
+        expect_update(find_cache_layer(given, index), is_expected=False)
+        if forward.kept is None:
             return None
         assert forward.inputs.positions is not None
-        note_positions(find_cache(named_arguments(module, args, kwargs)), index, forward.inputs.positions)
+        note_positions(find_cache(given), index, forward.inputs.positions)
         is_last = index == len(self.layers) - 1
         if forward.is_tail or not (forward.restore_each_layer or is_last):
             return None
@@ -332,4 +338,6 @@ def has_visual_input(given: dict[str, Any]) -> bool:
 def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tensor | None:
     """The part of a two-dimensional attention mask that is about the tokens of this forward pass."""
     mask = given.get("attention_mask")
+    if isinstance(mask, dict):  # with a static cache, by type of layer; that of recurrent layers is of padding alone
+        mask = next((part for part in mask.values() if isinstance(part, torch.Tensor) and part.ndim == 2), None)
     return mask[:, -sequence_length:] if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
