@@ -10,8 +10,20 @@ import torch
 from tests.families import IMAGE, LAYERS, build
 from tests.oracles import visual_keys_blocked
 from vtw_demo.measurements.attention import AttentionMap, measure_attention, measure_attention_map
+from vtw_demo.withdrawal.segments import visual_token_mask
+from vtw_demo.withdrawal.withdraw import withdraw
 
-FAMILIES = ["llava", "llava_next", "gemma3 (window shorter than the prompt)", "paligemma", "qwen2_vl"]
+FAMILIES = [
+    "llava",
+    "llava_next",
+    "gemma3 (window shorter than the prompt)",
+    "paligemma",
+    "qwen2_vl",
+    "gemma3n",  # whose last layers use the keys of earlier ones
+    "gemma4",
+]
+SOME_SILENT = {"qwen3_5": (0, 2), "lfm2_vl": (0, 3), "nemotron_h_omni": (0, 1, 3), "mistral_large4": ()}
+"""Families, and which of their layers don't attend."""
 PROMPTS = {
     "one image": [1, 2, "image", 3, 4, 5],
     "image first": ["image", 3, 4],
@@ -33,13 +45,13 @@ def with_answer(inputs, count):
 
 
 def eager_matrices(model, inputs):
-    """Full attention matrices of all layers, mean over heads, each (sequence, sequence)."""
+    """Full attention matrices of all layers that attend, mean over heads, each (sequence, sequence)."""
     config = model.get_decoder().config
     before = config._attn_implementation
     config._attn_implementation = "eager"
     try:
         with torch.no_grad():
-            return torch.stack([matrix[0].mean(0) for matrix in model(**inputs, output_attentions=True).attentions])
+            return [matrix[0].mean(0) for matrix in model(**inputs, output_attentions=True).attentions]
     finally:
         config._attn_implementation = before
 
@@ -52,7 +64,7 @@ def blocked_matrices(model, inputs, layer):
         for block in model.get_decoder().layers
     ]
     try:
-        with torch.no_grad(), visual_keys_blocked(model, layer, inputs["input_ids"] == IMAGE):
+        with torch.no_grad(), visual_keys_blocked(model, layer, visual_token_mask(model.config, inputs["input_ids"])):
             model(**inputs)
     finally:
         for handle in handles:
@@ -62,9 +74,9 @@ def blocked_matrices(model, inputs, layer):
 
 def expected_weights(model, inputs, layer, answer_token):
     whole = with_answer(inputs, 0 if answer_token is None else len(ANSWER))
-    matrices = eager_matrices(model, whole) if layer is None else blocked_matrices(model, whole, layer)
+    matrices = torch.stack(eager_matrices(model, whole)) if layer is None else blocked_matrices(model, whole, layer)
     row = inputs["input_ids"].shape[1] - 1 + (0 if answer_token is None else answer_token + 1)
-    return matrices[:, row, whole["input_ids"][0] == IMAGE].numpy()
+    return matrices[:, row, visual_token_mask(model.config, whole["input_ids"])[0]].numpy()
 
 
 @pytest.mark.parametrize("layer", [None, 1, 2, LAYERS])
@@ -97,6 +109,39 @@ def test_layers_sum_to_the_images_attention_mass(name, layer):
         measured = measure_attention_map(tiny.model, inputs, ANSWER, answer_token, layer)
         expected = [shares[image] for shares in query]
         np.testing.assert_allclose(measured.weights.sum(1), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [None, 1, 3])
+@pytest.mark.parametrize("name", SOME_SILENT)
+def test_layers_that_do_not_attend_are_left_out(name, layer):
+    """The others are measured as eager attention has them, in the same run."""
+    tiny = build(name)
+    inputs = tiny.prompt(PROMPTS["several images"])
+    mass = measure_attention(tiny.model, inputs, ANSWER, layer=layer)
+    measured = measure_attention_map(tiny.model, inputs, ANSWER, 0, layer)
+    silent = SOME_SILENT[name]
+    assert mass.silent == measured.silent == len(silent)
+    assert [index for index, shares in enumerate(mass.last_prompt) if shares is None] == list(silent)
+    assert [index for index, shares in enumerate(mass.answer_mean) if shares is None] == list(silent)
+    assert np.isnan(measured.weights).all(1).nonzero()[0].tolist() == list(silent)
+    assert [row is None for row in measured.to_json()["weights"]] == [index in silent for index in range(LAYERS)]
+    json.dumps([mass.to_json(), measured.to_json()], allow_nan=False)
+    whole = with_answer(inputs, len(ANSWER))
+    visual = visual_token_mask(tiny.model.config, whole["input_ids"])[0]
+    with withdraw(tiny.model, layer or LAYERS):
+        matrices = iter(eager_matrices(tiny.model, whole))
+    image = mass.segments.index("image")
+    for index in sorted({*range(LAYERS)} - {*silent}):
+        matrix = next(matrices)
+        if layer is not None and index >= layer:
+            assert matrix.shape[-1] == (~visual).sum()
+            assert not measured.weights[index].any()
+        else:
+            np.testing.assert_allclose(measured.weights[index], matrix[-3, visual].numpy(), atol=1e-5, rtol=0)
+        first = mass.segments.index("first token")
+        assert mass.answer[0][index][first] == pytest.approx(matrix[-3, 0].item(), abs=1e-5)
+        assert mass.answer[0][index][image] == pytest.approx(measured.weights[index].sum(), abs=1e-5)
+        assert sum(mass.last_prompt[index]) == pytest.approx(1)
 
 
 def test_padding_on_the_left_changes_nothing():

@@ -145,6 +145,31 @@ def test_a_layer_that_does_not_look_is_clear_but_not_withdrawn():
     assert not any(nothing.overlay("full", layer)[..., 3].any() for layer in range(LAYERS))
 
 
+def test_a_layer_that_does_not_attend_is_clear_and_says_so():
+    weights = WEIGHTS.copy()
+    weights[[1, 3]] = np.nan
+    full, withdrawn = AttentionMap(weights, None, None), AttentionMap(weights.copy(), None, LAYER)
+    withdrawn.weights[2] = 0
+    made = fragment(full, withdrawn)
+    assert not made.overlay("full", 1)[..., 3].any()
+    told = ["layer 0: 60 % of the attention is on the picture", "layer 1: it doesn't attend"]
+    assert made.captions()[0] == [
+        *told,
+        "layer 2: 10 % of the attention is on the picture",
+        "layer 3: it doesn't attend",
+    ]
+    assert made.captions()[1][:2] == told
+    (opened,) = [attributes["value"] for tag, attributes, _ in made.elements if attributes.get("class") == "map-layer"]
+    assert opened == "0"  # the last one before K that attends
+    reading = attention_map_reading(full, withdrawn)
+    assert "Layer 0 looks at the picture most" in reading
+    assert "From layer 2 on the picture gets 10 % of all attention" in reading
+    assert reading.endswith("2 of the 4 layers don't attend, and are left out.")
+    rows = attention_map_table(GEOMETRY, full, withdrawn).rows
+    assert {row[0] for row in rows if row[-2:] == (None, None)} == {1, 3}
+    assert attention_map_png(GEOMETRY, full, withdrawn, PICTURE)
+
+
 def test_both_runs_have_the_same_scale_in_a_layer():
     made = fragment(withdrawn=attention_map(2 * WEIGHTS / 3, LAYER))
     full, withdrawn = (made.overlay(run, 0)[..., 3].max() for run in ("full", "withdrawn"))

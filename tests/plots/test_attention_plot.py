@@ -1,7 +1,8 @@
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.plots.attention import attention_figure, attention_reading
+from vtw_demo.plots.attention import attention_figure, attention_reading, attention_table
+from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT
 from vtw_demo.withdrawal.segments import Segment
 
@@ -61,3 +62,32 @@ def test_the_reading_gives_the_pictures_share_before_and_after_and_the_first_tok
     assert "40 % of the attention of the last prompt token in layers 0 to 1 and 15 % in layers 2 to 3" in sentence
     assert "Withdrawn at layer 2" in sentence
     assert "the first token gets 25 % there instead of 21 %" in sentence
+
+
+def test_layers_that_do_not_attend_leave_gaps_and_the_reading_says_why():
+    def with_gaps(whole):
+        def rows(shares):
+            return (None, shares[1], None, shares[3])
+
+        return AttentionMass(
+            SEGMENTS, rows(whole.last_prompt), tuple(map(rows, whole.answer)), 196, whole.withdrawal_layer
+        )
+
+    full, withdrawn = with_gaps(FULL), with_gaps(WITHDRAWN)
+    for query in (LAST_PROMPT, ANSWER_MEAN, 1):
+        figure = attention_figure(full, withdrawn, query)
+        for trace in figure.data:
+            assert [value is None for value in trace.y] == [True, False, True, False]
+        table = attention_table(full, withdrawn, query)
+        assert [row[:2] for row in table.rows if row[2] is None] == [
+            (run, layer) for run in ("full", "withdrawn") for layer in (0, 2)
+        ]
+        sentence = attention_reading(full, withdrawn, query)
+        assert sentence.endswith("2 of the 4 layers don't attend, and are left out.")
+    assert "30 % of the attention of the last prompt token in layers 0 to 1" in attention_reading(
+        full, withdrawn, LAST_PROMPT
+    )
+    overlaid = Overlaid("one", LAYER, full, withdrawn, (0.5, 0.1, 0.0))
+    shares = [trace.y for trace in overlay_figure(overlaid, overlaid).data if trace.name == "one, full"]
+    assert [[None if share is None else round(share) for share in row] for row in shares] == [[None, 30, None, 10]] * 2
+    assert overlay_reading(overlaid, overlaid).endswith("don't attend, and are left out.")

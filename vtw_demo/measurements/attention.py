@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import check_finite
-from vtw_demo.withdrawal.architectures import find_decoder, find_model
+from vtw_demo.withdrawal.architectures import find_attention, find_decoder, find_model
 from vtw_demo.withdrawal.attention_capture import captured_rows
 from vtw_demo.withdrawal.kept_tokens import keep_tokens
 from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_token_mask
@@ -32,7 +32,8 @@ class AttentionMass:
     """The share of attention, mean over heads, that query positions give to each segment, layer by layer.
 
     - `segments`: names of the segments, in the order of every tuple of shares.
-    - `last_prompt`: (layers, segments), the query that predicts answer token 0.
+    - `last_prompt`: (layers, segments), the query that predicts answer token 0. None for a layer that doesn't attend: a
+      recurrent one, a convolution or an MLP alone.
     - `answer`: (answer tokens, layers, segments); entry i is the position that holds answer token i, the
       query that predicts token i + 1. Empty where no answer was given.
     - `visual_tokens`: how many visual tokens the prompt has.
@@ -43,8 +44,8 @@ class AttentionMass:
     """
 
     segments: tuple[str, ...]
-    last_prompt: tuple[Shares, ...]
-    answer: tuple[tuple[Shares, ...], ...]
+    last_prompt: tuple[Shares | None, ...]
+    answer: tuple[tuple[Shares | None, ...], ...]
     visual_tokens: int
     withdrawal_layer: int | None = None
 
@@ -53,12 +54,18 @@ class AttentionMass:
         return len(self.last_prompt)
 
     @property
-    def answer_mean(self) -> tuple[Shares, ...]:
+    def silent(self) -> int:
+        """How many layers don't attend."""
+        return self.last_prompt.count(None)
+
+    @property
+    def answer_mean(self) -> tuple[Shares | None, ...]:
         """The mean over the answer tokens, (layers, segments); empty where no answer was given."""
-        return tuple(
-            tuple(math.fsum(share) / len(self.answer) for share in zip(*shares, strict=True))
-            for shares in zip(*self.answer, strict=True)
-        )
+
+        def mean(rows: Sequence[Shares]) -> Shares:
+            return tuple(math.fsum(share) / len(rows) for share in zip(*rows, strict=True))
+
+        return tuple(None if rows[0] is None else mean(rows) for rows in zip(*self.answer, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json.dumps` takes: the fields by name, and `answer_mean`."""
@@ -100,7 +107,9 @@ def measure_attention(
         return segment_ids(model.config, whole["input_ids"], whole.get("attention_mask"), prompt_length)[0]
 
     mass = _sum_attention(model, inputs, answer_token_ids, layer, 1 + answer, segments, len(Segment))
-    last_prompt, *of_answer = tuple(tuple(tuple(shares) for shares in row) for row in mass.tolist())
+    last_prompt, *of_answer = tuple(
+        tuple(None if math.isnan(shares[0]) else tuple(shares) for shares in row) for row in mass.tolist()
+    )
     return AttentionMass(
         segments=tuple(segment.value for segment in Segment),
         last_prompt=last_prompt,
@@ -116,7 +125,7 @@ class AttentionMap:
 
     - `weights`, float32, shape (layers, visual tokens), a read-only array (there may be a hundred thousand of them):
       shares of the query's whole attention, 0 to 1, in the order of the prompt; from the withdrawal layer on 0. A
-      layer's sum is the image's attention mass.
+      layer's sum is the image's attention mass. NaN where a layer doesn't attend.
     - `answer_token`: the query is the position of that token of the answer, counted from 0; None: the last prompt
       position.
     - `withdrawal_layer`: K if the visual tokens were withdrawn, else None.
@@ -130,9 +139,15 @@ class AttentionMap:
     def layers(self) -> int:
         return int(self.weights.shape[0])
 
+    @property
+    def silent(self) -> int:
+        """How many layers don't attend."""
+        return int(np.isnan(self.weights[:, 0]).sum())
+
     def to_json(self) -> dict[str, Any]:
         number = None if self.answer_token is None else self.answer_token + 1
-        return {**vars(self), "answer_token": number, "weights": self.weights.tolist()}
+        weights = [None if math.isnan(row[0]) else row for row in self.weights.tolist()]
+        return {**vars(self), "answer_token": number, "weights": weights}
 
 
 def measure_attention_map(
@@ -181,7 +196,7 @@ def _sum_attention(
     labels: int,
 ) -> torch.Tensor:
     """The attention that the last `row_count` positions of prompt and answer give to the positions of each label:
-    float32, shape (rows, layers, labels), on the model's device.
+    float32, shape (rows, layers, labels), on the model's device; NaN for layers that don't attend.
 
     `label` gets the model's inputs, prompt and answer, and the prompt's length; gives each position's label, int64,
     shape (sequence,), 0 to `labels` - 1 or `_NO_LABEL`.
@@ -194,8 +209,8 @@ def _sum_attention(
             f"these have {tuple(inputs['input_ids'].shape)}."
         )
     whole = with_answer(model, inputs, answer_token_ids)
-    layer_count = len(find_decoder(model).layers)
-    if layer not in (None, layer_count):
+    layers = find_decoder(model).layers
+    if layer not in (None, len(layers)):
         check_prompt_end(model, inputs)
     all_labels = label(whole, inputs["input_ids"].shape[1])
     kept = keep_tokens(visual_token_mask(model.config, whole["input_ids"]), whole.get("attention_mask"))
@@ -203,7 +218,9 @@ def _sum_attention(
     sums: dict[int, torch.Tensor] = {}
 
     def add_up(layer_index: int, weights: torch.Tensor) -> None:
-        of_keys = all_labels if layer is None or layer_index < layer else kept_labels
+        # A layer from K on may use the keys of one below, in which visual ones are masked.
+        is_whole = weights.shape[-1] == len(all_labels)
+        of_keys = all_labels if layer is None or layer_index < layer or is_whole else kept_labels
         if weights.shape[-1] != len(of_keys):
             raise RuntimeError(
                 f"A decoder layer attended to {weights.shape[-1]} positions where {len(of_keys)} were "
@@ -218,12 +235,16 @@ def _sum_attention(
         captured_rows(model, row_count, add_up),
         nullcontext() if layer is None else withdraw(model, layer, this_thread_only=True),
     ):
-        # Nothing is decoded after this pass: a cache and further logits would only take memory.
-        check_finite(model(**whole, use_cache=False, logits_to_keep=1).logits)
-    missing = sorted(set(range(layer_count)) - set(sums))
-    if missing:
+        # Nothing is decoded after this pass: a cache and further logits would only take memory. A number would make
+        # gemma4 cut the sequence of its last layers.
+        last = torch.tensor([-1], device=all_labels.device)
+        check_finite(model(**whole, use_cache=False, logits_to_keep=last).logits)
+    for index, module in enumerate(layers):
+        if find_attention(module) is None:
+            sums[index] = next(iter(sums.values())).new_full((row_count, labels), torch.nan)
+    if missing := sorted(set(range(len(layers))) - set(sums)):
         raise RuntimeError(
             f"The attention of decoder layers {missing} of this {type(model).__name__} doesn't run through "
             "transformers' attention interface, so it can't be measured."
         )
-    return torch.stack([sums[index] for index in range(layer_count)], dim=1)
+    return torch.stack([sums[index] for index in range(len(layers))], dim=1)

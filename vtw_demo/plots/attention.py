@@ -8,15 +8,15 @@ from plotly.subplots import make_subplots
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
-from vtw_demo.measurements.attention import AttentionMass, Shares
+from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares
 from vtw_demo.plots.style import LEGEND_BELOW, SEGMENT_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
 
 
-def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
-    """(layers, segments) of the chosen query."""
+def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares | None, ...]:
+    """(layers, segments) of the chosen query; None for layers that don't attend."""
     if isinstance(query, int):
         if not 0 <= query < len(mass.answer):
             raise UserError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
@@ -37,7 +37,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
         for index, name in enumerate(mass.segments):
             figure.add_bar(
                 x=layers,
-                y=[100 * of_layer[index] for of_layer in shares],
+                y=[None if of_layer is None else 100 * of_layer[index] for of_layer in shares],
                 name=name,
                 legendgroup=name,
                 showlegend=column == 1,
@@ -61,24 +61,35 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
 
     def share(mass: AttentionMass, segment: Segment, first: int, last: int | None = None) -> str:
         index = mass.segments.index(segment)
-        return percent(fmean(of_layer[index] for of_layer in shares_by_layer(mass, query)[first:last]))
+        shares = [of_layer[index] for of_layer in shares_by_layer(mass, query)[first:last] if of_layer is not None]
+        return percent(fmean(shares)) if shares else "none"
 
     if layer == full.layers:
         picture, sink = (share(full, segment, 0) for segment in (Segment.IMAGE, Segment.FIRST_TOKEN))
-        return f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
+        return (
+            f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
+            f"{why_gaps(full)}"
+        )
     early, late = share(full, Segment.IMAGE, 0, layer), share(full, Segment.IMAGE, layer)
     before, after = (share(mass, Segment.FIRST_TOKEN, layer) for mass in (full, withdrawn))
     return (
         f"The picture gets {early} of the attention of {asker} in {_layers(0, layer - 1)} and {late} in "
         f"{_layers(layer, full.layers - 1)}. Withdrawn at layer {layer}, it gets none from there on, and the first "
-        f"token gets {after} there instead of {before}."
+        f"token gets {after} there instead of {before}.{why_gaps(full)}"
     )
+
+
+def why_gaps(measured: AttentionMass | AttentionMap) -> str:
+    """The sentence, after a space, on layers that a plot leaves out; empty where there are none."""
+    if not measured.silent:
+        return ""
+    return f" {measured.silent} of the {measured.layers} layers don't attend, and are left out."
 
 
 def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
     """A row for each run and layer, a column for each segment."""
     rows: list[tuple[Cell, ...]] = [
-        (run, layer, *(100 * share for share in shares))
+        (run, layer, *((None,) * len(full.segments) if shares is None else (100 * share for share in shares)))
         for run, mass in (("full", full), ("withdrawn", withdrawn))
         for layer, shares in enumerate(shares_by_layer(mass, query))
     ]

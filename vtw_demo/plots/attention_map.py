@@ -1,6 +1,7 @@
 """Where it looks: the picture with its patches shaded by attention, layer by layer, as HTML that needs no network."""
 
 import io
+import math
 import statistics
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,7 @@ from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
+from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
@@ -65,7 +67,7 @@ def attention_map_html(
         runs=runs,
         seen_in={run: len(of_run) for run, of_run in shades.items()},
         k=layer,
-        opened=layer - 1,
+        opened=max(np.flatnonzero(~np.isnan(full.weights[:layer, 0])), default=layer - 1),
         # The share of attention that each layer's brightest colour stands for.
         on_a_patch=[peak * _patch_cells(geometry) for peak in peaks],
         is_crisp=not _overlap(geometry),
@@ -78,16 +80,20 @@ def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
     """Which layer looks at the picture most, and whether it looks at a few patches, before and after K."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    before, shares = _brightest_tenth(full.weights[:layer]), full.weights.sum(1)
+    before, shares = _brightest_tenth(full.weights[:layer]), np.nan_to_num(full.weights).sum(1)
     span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
     said = (
         f"Layer {shares.argmax()} looks at the picture most. In {span} the brightest tenth of the patches takes "
         f"{percent(before)} of the attention that the picture gets"
     )
     if layer == full.layers:
-        return f"{said}. Nothing is withdrawn."
-    rest = percent(float(shares[layer:].mean()))
-    return f"{said}. From layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
+        return f"{said}. Nothing is withdrawn.{why_gaps(full)}"
+    attending = ~np.isnan(full.weights[layer:, 0])
+    rest = percent(float(shares[layer:].sum() / max(attending.sum(), 1)))
+    return (
+        f"{said}. From layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
+        f"{why_gaps(full)}"
+    )
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
@@ -96,7 +102,8 @@ def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: 
     for layer, shares in enumerate(zip(full.weights.tolist(), withdrawn.weights.tolist(), strict=True)):
         for token, (patch, *both) in enumerate(zip(geometry.patches, *shares, strict=True)):
             box = patch.box or (None,) * 4
-            rows.append((layer, token, patch.picture, *box, *(100 * share for share in both)))
+            percents = (None if math.isnan(share) else 100 * share for share in both)
+            rows.append((layer, token, patch.picture, *box, *percents))
     box_columns = ("left", "top", "right", "bottom")
     columns = ("layer", "visual token", "picture", *box_columns, "full (%)", "withdrawn (%)")
     return Table(columns, tuple(rows))
@@ -132,12 +139,13 @@ def attention_map_png(
 def _brightest_tenth(weights: np.ndarray) -> float:
     """The share of all weights, (layers, visual tokens), that each layer's brightest tenth of the tokens has."""
     tenth = -(-weights.shape[1] // 10)
+    weights = np.nan_to_num(weights)
     return float(np.sort(weights, axis=1)[:, -tenth:].sum() / max(float(weights.sum()), 1e-12))
 
 
 def _shades(geometry: PatchGeometry, attention_map: AttentionMap) -> list[np.ndarray]:
     """The attention in each layer that has visual tokens, a cell for each pixel of the overlay."""
-    held = attention_map.weights[: attention_map.withdrawal_layer]
+    held = np.nan_to_num(attention_map.weights[: attention_map.withdrawal_layer])
     return [geometry.shade(weights, LONGEST_SIDE)[0] for weights in held]
 
 

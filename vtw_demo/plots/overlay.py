@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
+from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.divergence import exponent, floored
 from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
 from vtw_demo.withdrawal.segments import Segment
@@ -50,7 +51,8 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
         withdrawn = f"withdrawn at {overlaid.layer}"
         runs = (("full", "solid", overlaid.mass_full), (withdrawn, "dash", overlaid.mass_withdrawn))
         for run, dash, mass in runs:
-            layers, shares = list(range(mass.layers)), [100 * share for share in _picture_shares(mass)]
+            layers = list(range(mass.layers))
+            shares = [None if share is None else 100 * share for share in _picture_shares(mass)]
             said, look = (
                 "layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>",
                 {**line, "dash": dash},
@@ -105,18 +107,18 @@ def overlay_reading(first: Overlaid, second: Overlaid) -> str:
         f"Half of the attention to the picture is given by layer {half_first} of {first.layers} in "
         f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”. {longer}. "
         f"Withdrawn, the next token moves by a KL divergence of {_divergence(first)} at K = {first.layer} and of "
-        f"{_divergence(second)} at K = {second.layer}."
+        f"{_divergence(second)} at K = {second.layer}.{why_gaps(first.mass_full) or why_gaps(second.mass_full)}"
     )
 
 
-def _picture_shares(mass: AttentionMass) -> list[float]:
+def _picture_shares(mass: AttentionMass) -> list[float | None]:
     image = mass.segments.index(Segment.IMAGE)
-    return [shares[image] for shares in mass.last_prompt]
+    return [None if shares is None else shares[image] for shares in mass.last_prompt]
 
 
 def _half(overlaid: Overlaid) -> int:
     """The layer by which half of the full model's attention to the picture is given."""
-    given = list(accumulate(_picture_shares(overlaid.mass_full)))
+    given = list(accumulate(share or 0 for share in _picture_shares(overlaid.mass_full)))
     return next(layer for layer, so_far in enumerate(given) if so_far >= given[-1] / 2)
 
 

@@ -107,6 +107,8 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if (chosen := options.pop("indices", None)) is not None and attention_mask is not None:
+        attention_mask = _with_chosen(attention_mask, chosen)
     if (capture := _capture.get()) is None:
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", sdpa_attention_forward)
         compute = eager if _ordinary == "eager" else AttentionInterface()[_ordinary]
@@ -123,6 +125,13 @@ def _attention(
     weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
     receive(module.layer_idx, weights)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def _with_chosen(mask: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """A mask, (batch, heads or 1, queries, keys), that leaves of the keys those which an indexer has chosen, (batch,
+    queries, chosen): models leave them out themselves for sdpa and eager attention only."""
+    others = torch.ones_like(mask[:, 0], dtype=torch.bool).scatter(-1, chosen.long(), False)[:, None]
+    return mask & ~others if mask.dtype == torch.bool else mask.masked_fill(others, torch.finfo(mask.dtype).min)
 
 
 def _mask(*args: Any, **options: Any) -> Any:

@@ -197,8 +197,8 @@ def sequence_dim(name: str, value: Any, batch: int, sequence_length: int, module
     """Along which dimension an argument of a decoder layer has an entry for each token; None for none."""
     if not isinstance(value, torch.Tensor) or sequence_length not in value.shape or sequence_length == 1:
         return None
-    if name == "prev_topk_indices":  # not read by a layer with an indexer of its own, as `check_family` sees to it
-        return None
+    if name == "prev_topk_indices" and getattr(find_attention(module), "indexer", None) is not None:
+        return None  # of another layer; one with an indexer of its own doesn't read it
     if name == "position_ids":  # (batch or 1, sequence), or three or four of these for M-RoPE
         return value.ndim - 1
     if name in ("position_embeddings", "per_layer_input"):  # (batch or 1, sequence, dim), or three of these for M-RoPE
