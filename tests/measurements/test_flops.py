@@ -204,7 +204,11 @@ def count_flops(model: Any, inputs: dict[str, torch.Tensor], layer: int) -> tupl
         return sum(counted[names[id(module)]].values())
 
     decoder = find_decoder(model)
-    return [of(module) for module in decoder.layers], of(model.get_output_embeddings()), of(decoder)
+    return (
+        [of(module) for module in decoder.layers],
+        of(model.get_output_embeddings() or model.language_model.lm_head),
+        of(decoder),
+    )
 
 
 def check_flops(
@@ -220,6 +224,15 @@ def check_flops(
     return costs
 
 
+def held_bytes(layer: Any) -> int:
+    """Keys, values, an indexer's keys, and the states of recurrent layers and convolutions."""
+    parts = [getattr(layer, name, None) for name in ("keys", "values", "indexer_keys")]
+    # Behind the property that keeps a state to its own block.
+    states = [vars(layer).get(name) or {} for name in ("conv_states", "recurrent_states")]
+    parts += [part for state in states for part in state.values()]
+    return sum(part.nbytes for part in parts if part is not None)
+
+
 def check_cache(model: Any, inputs: dict[str, torch.Tensor], visual: int, layer: int) -> None:
     with withdraw(model, layer=layer):
         out = model.generate(
@@ -230,10 +243,7 @@ def check_cache(model: Any, inputs: dict[str, torch.Tensor], visual: int, layer:
             suppress_tokens=list(SPECIAL),
             return_dict_in_generate=True,
         )
-    measured = tuple(
-        sum(part.nbytes for part in (layer.keys, layer.values) if part is not None)
-        for layer in out.past_key_values.layers
-    )
+    measured = tuple(map(held_bytes, out.past_key_values.layers))
     arguments = (model.config, inputs["input_ids"].shape[1], visual, layer, NEW_TOKENS - 1, 4)
     assert kv_cache_bytes_by_layer(*arguments) == measured
     assert kv_cache_bytes(*arguments) == sum(measured) > 0
@@ -260,6 +270,17 @@ def test_families(name, layer):
         assert needed.layers[0].mlp < run.layers[0].mlp
     check_flops(tiny.model, inputs, visual, layer, config)
     check_cache(tiny.model, inputs, visual, layer)
+
+
+@pytest.mark.parametrize("text", [1, 90])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].masks])
+def test_recurrent_layers_and_indexers(name, text):
+    """Of a prompt that is shorter than a chunk and a convolution's kernel, and of one that has several chunks."""
+    tiny = build(name)
+    inputs, visual = tiny.prompt(["image", *[3] * text]), tiny.counts["image"]
+    for layer in (1, 2, LAYERS):
+        check_flops(tiny.model, inputs, visual, layer)
+        check_cache(tiny.model, inputs, visual, layer)
 
 
 @functools.cache

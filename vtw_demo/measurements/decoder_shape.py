@@ -15,9 +15,35 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, Dy
 from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import ATTENTION_TYPES, find_decoder, key_sources
+from vtw_demo.withdrawal.architectures import LAYER_TYPES, find_attention, find_decoder, key_sources
 
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
+_DELTA_RULE_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What a recurrent layer, or a convolution, does from token to token, and what it keeps of it.
+
+    - `channels`, `kernel`: of its convolution along the sequence.
+    - `chunk`: linear attention and Mamba run on chunks of so many tokens, of which the last one is filled up.
+    - `per_token`: multiply-adds for each token of a chunk, all heads together; 0 for a convolution alone.
+    - `per_pair`: multiply-adds for each pair of the states before, between and after chunks.
+    - `state`: numbers in the cache, however many tokens there have been.
+    """
+
+    channels: int
+    kernel: int
+    chunk: int
+    per_token: int
+    per_pair: int
+    state: int
+
+    def multiply_adds(self, tokens: int) -> int:
+        convolved = max(tokens, self.kernel) + self.kernel - 1
+        chunks = -(-tokens // self.chunk)
+        scanned = chunks * self.chunk * self.per_token + (chunks + 1) ** 2 * self.per_pair
+        return convolved * self.channels * self.kernel + scanned
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,7 @@ class LayerShape:
     - `only_last_position`: whether it runs at the last position of a prompt alone (gemma4's last layers).
     - `cached`: numbers in the KV cache for each token that it holds; 0 where another layer's are shared.
     - `window`: the sliding window or chunk of the KV cache; None where it holds all tokens.
+    - `recurrence`: what goes on between tokens in a layer that doesn't attend; None for one that does, and for an MLP.
     """
 
     projections: int
@@ -43,6 +70,7 @@ class LayerShape:
     only_last_position: bool
     cached: int
     window: int | None
+    recurrence: Recurrence | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +79,14 @@ class DecoderShape:
 
     - `before`, `after`: numbers in its matrices before the first layer and after the last; 0 but in gemma3n, gemma4.
     - `head`: numbers in the language model head.
+    - `reads_all`: whether it runs at all positions in `generate` too (minicpmv4_6, minicpm_ocr).
     """
 
     layers: tuple[LayerShape, ...]
     before: int
     after: int
     head: int
+    reads_all: bool
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
@@ -76,11 +106,9 @@ _known: dict[tuple[type, str | None, str], DecoderShape] = {}
 
 def _read(config: PreTrainedConfig) -> DecoderShape:
     text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ATTENTION_TYPES) - ATTENTION_TYPES
+    kinds = set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES
     if kinds:
-        raise UserError(
-            f"{type(text).__name__} has layers of the kinds {sorted(kinds)}; costs are known for layers of attention."
-        )
+        raise UserError(f"{type(text).__name__} has layers of the kinds {sorted(kinds)}, whose costs aren't known.")
     decoder = _on_the_meta_device(config)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -106,7 +134,11 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
                 after += matrix.weight.numel()
             elif isinstance(matrix, nn.Linear):
                 before += matrix.weight.numel()
-    return DecoderShape(shapes, before, after, text.hidden_size * text.vocab_size)
+    known: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    model: Any = known.get(type(config), None)
+    has_head = "lm_head.weight" in (getattr(model, "_tied_weights_keys", None) or ())  # not that of a model inside
+    reads_all = has_head and "logits_to_keep" not in inspect.signature(model.forward).parameters
+    return DecoderShape(shapes, before, after, text.hidden_size * text.vocab_size, reads_all)
 
 
 def _on_the_meta_device(config: PreTrainedConfig) -> Any:
@@ -123,7 +155,10 @@ def _on_the_meta_device(config: PreTrainedConfig) -> Any:
 
 
 def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -> LayerShape:
-    attention: Any = getattr(layer, "self_attn", None)
+    attention = find_attention(layer)
+    sizes = {name: _numbers_per_token(module, layer) for name, module in layer.named_modules()}
+    if attention is None:
+        return _read_other_layer(layer, source, sizes)
     output = next((getattr(attention, name) for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
     key_dim = getattr(attention, "qk_head_dim", None) or getattr(attention, "head_dim", None)
     if not isinstance(output, nn.Linear) or key_dim is None:
@@ -137,8 +172,11 @@ def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -
     else:
         cached = heads // getattr(attention, "num_key_value_groups", 1) * (key_dim + value_dim)
     passes = 2 if hasattr(attention, "lambda_q1") else 1  # diffllama attends to each half of the values
-    sizes = {name: _numbers_per_token(module, layer) for name, module in layer.named_modules()}
-    projections = sum(size for name, size in sizes.items() if name.startswith("self_attn."))
+    pairs = passes * heads * (key_dim + value_dim)
+    if (indexer := getattr(attention, "indexer", None)) is not None:
+        pairs += indexer.n_heads * (indexer.head_dim + 1)
+        cached += indexer.head_dim
+    projections = _size_of(layer, attention, sizes)
     other = sum(sizes.values()) - projections
     if hasattr(layer, "altup"):
         # gemma3n's alternating updates use one of their matrices again, and multiply their inputs with each other.
@@ -151,7 +189,7 @@ def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -
         projections=projections,
         mlp=other - visual_experts,
         visual_mlp=other - text_experts,
-        attention=passes * heads * (key_dim + value_dim),
+        attention=pairs,
         keys_of=source,
         only_last_position=only_last_position,
         cached=cached,
@@ -159,10 +197,42 @@ def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -
     )
 
 
+def _read_other_layer(layer: Any, source: int, sizes: dict[str, int]) -> LayerShape:
+    """Of a recurrent layer, a convolution, or an MLP alone."""
+    for mixer in layer.children():
+        convolution = next((part for part in mixer.children() if isinstance(part, nn.Conv1d)), None)
+        if convolution is None:
+            continue
+        chunk, per_token, per_pair, state = 1, 0, 0, 0
+        if hasattr(mixer, "head_k_dim"):  # the gated delta rule, whose triangular systems torch's counter leaves out
+            heads, key_dim, value_dim = mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim
+            chunk, state = _DELTA_RULE_CHUNK, heads * key_dim * value_dim
+            per_token = heads * chunk * (2 * key_dim + value_dim) + 3 * state
+        elif hasattr(mixer, "ssm_state_size"):  # Mamba 2
+            heads, head_dim, state_dim = mixer.num_heads, mixer.head_dim, mixer.ssm_state_size
+            chunk, state = mixer.chunk_size, heads * head_dim * state_dim
+            per_token = heads * chunk * (state_dim + head_dim) + 2 * state
+            per_pair = state
+        channels, (kernel,) = convolution.out_channels, convolution.kernel_size
+        recurrence = Recurrence(channels, kernel, chunk, per_token, per_pair, state + channels * kernel)
+        projections = _size_of(layer, mixer, sizes)
+        mlp = sum(sizes.values()) - projections
+        return LayerShape(projections, mlp, mlp, 0, source, False, 0, None, recurrence)
+    mlp = sum(sizes.values())
+    return LayerShape(0, mlp, mlp, 0, source, False, 0, None)
+
+
+def _size_of(layer: nn.Module, part: nn.Module, sizes: dict[str, int]) -> int:
+    name = next(name for name, child in layer.named_children() if child is part)
+    return sum(size for inner, size in sizes.items() if inner.startswith(f"{name}."))
+
+
 def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
     """How many numbers of a module's own matrices a token is multiplied with."""
     if isinstance(module, nn.Linear):
         return module.weight.numel()
+    if isinstance(module, nn.Conv1d):
+        return 0
     matrices = {
         name: parameter
         for name, parameter in module.named_parameters(recurse=False)

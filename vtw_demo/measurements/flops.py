@@ -21,9 +21,11 @@ class LayerFlops:
     """FLOPs of one decoder layer in a prefill, two for each multiply-add.
 
     - `tokens`: positions that this layer runs on.
-    - `projections`: the matrices of attention: query, key, value and output projection, latent ones, gates.
+    - `projections`: the matrices of attention, or of what stands in its place: query, key, value and output projection,
+      latent ones, indexers', gates.
     - `attention`: query times key and weights times value, counted for every query with every key, though a
-      causal kernel may skip the half above the diagonal. So does torch's FLOP counter.
+      causal kernel may skip the half above the diagonal. So does torch's FLOP counter. In a recurrent layer what goes
+      from token to token instead: its convolution and the products of its scan.
     - `mlp`: the layer's other matrices: an MLP's two, or three where it is gated; of a mixture of experts the
       router, the shared experts and those that a token is sent to; and further ones, such as gemma3n has.
     """
@@ -102,7 +104,8 @@ def kv_cache_bytes_by_layer(
 
     They are those of transformers' growing cache. A layer with a sliding window or chunks of w tokens holds the last
     w - 1 of them at most; one that uses another's keys and values holds nothing; latent attention holds the latent
-    vector and the rotary part of the key, which all heads share.
+    vector and the rotary part of the key, which all heads share; an indexer holds a key of its own. A recurrent layer
+    or a convolution holds a state of one size, here counted in `bytes_per_element` too.
     """
     _check_count("decoded_tokens", decoded_tokens)
     _check_count("bytes_per_element", bytes_per_element, at_least=1)
@@ -200,18 +203,22 @@ def _prefill_flops(decoder: DecoderShape, prompt_tokens: int, visual_tokens: int
     for index, shape in enumerate(decoder.layers):
         queries = 1 if shape.only_last_position else tokens[index]
         visual = visual_tokens if index < layer and not shape.only_last_position else 0
+        between = queries * tokens[shape.keys_of] * shape.attention
+        if shape.recurrence is not None:
+            between = shape.recurrence.multiply_adds(queries)
         layers.append(
             LayerFlops(
                 tokens=queries,
                 projections=2 * queries * shape.projections,
-                attention=2 * queries * tokens[shape.keys_of] * shape.attention,
+                attention=2 * between,
                 mlp=2 * ((queries - visual) * shape.mlp + visual * shape.visual_mlp),
             )
         )
     # A withdrawal hands on what the head reads, and no more.
     after = 1 if visual_tokens and layer < len(layers) else prompt_tokens
     around = 2 * (prompt_tokens * decoder.before + after * decoder.after)
-    return PrefillFlops(layers=tuple(layers), head=2 * decoder.head, around=around)
+    head = 2 * decoder.head * (prompt_tokens if decoder.reads_all else 1)
+    return PrefillFlops(layers=tuple(layers), head=head, around=around)
 
 
 def _cached_numbers(
@@ -222,6 +229,7 @@ def _cached_numbers(
     held = [count + decoded_tokens for count in tokens]
     return [
         shape.cached * (count if shape.window is None else min(count, shape.window - 1))
+        + (0 if shape.recurrence is None else shape.recurrence.state)
         for shape, count in zip(decoder.layers, held, strict=True)
     ]
 

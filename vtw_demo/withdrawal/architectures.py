@@ -25,7 +25,7 @@ INDEXED_ATTENTION = "indexed_attention"
 STATE_TYPES = {"linear_attention", "conv"}
 """Recurrent layers and convolutions, whose state is that of the tokens which they have run on."""
 
-_KNOWN_TYPES = ATTENTION_TYPES | STATE_TYPES | {INDEXED_ATTENTION, "mlp", "moe"}
+LAYER_TYPES = ATTENTION_TYPES | STATE_TYPES | {INDEXED_ATTENTION, "mlp", "moe"}
 
 
 def find_decoder(model: PreTrainedModel) -> Any:
@@ -78,7 +78,7 @@ def check_family(model: PreTrainedModel) -> None:
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"{refused} its decoder, a {type(decoder).__name__}, has no decoder layers in `layers`.")
     kinds = layer_types(decoder.config, len(layers))
-    if unknown := set(kinds) - _KNOWN_TYPES:
+    if unknown := set(kinds) - LAYER_TYPES:
         raise UserError(f"{refused} it has decoder layers of type {sorted(unknown)}, which aren't understood.")
     for layer, kind in zip(layers, kinds, strict=True):
         if kind in ATTENTION_TYPES and find_attention(layer) is None:
