@@ -99,6 +99,7 @@ HUB_TOKENIZERS: dict[str, Callable[[], hf.PreTrainedTokenizerFast]] = {
     "video_llava": video_llama,
     "qwen2_5_vl": qwen2,
     "qwen3_vl": lambda: qwen2(added=QWEN2_ADDED + QWEN3_ADDED),
+    "qwen3_5": lambda: qwen2(added=QWEN2_ADDED + QWEN3_ADDED),
     "internvl": internvl,
     "smolvlm": smolvlm,
     "gemma3": gemma3,
@@ -133,5 +134,5 @@ CHAT_TEMPLATES: dict[str, str] = {
     "video_llava": VICUNA,
     "smolvlm": SMOLVLM,
     "gemma3": GEMMA,
-} | dict.fromkeys(("llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl"), CHATML)
+} | dict.fromkeys(("llava_onevision", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl"), CHATML)
 """What a published chat template does with one message, with IMAGE and VIDEO where a picture or a clip stands."""

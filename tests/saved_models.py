@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from tests.families import CLIP, HIDDEN, MROPE, PIXTRAL, SIGLIP, TEXT, VISION
+from tests.families import CLIP, HIDDEN, LINEAR_AND_FULL, MROPE, PIXTRAL, SIGLIP, TEXT, VISION
 from tests.hub_tokenizers import CHAT_TEMPLATES, HUB_TOKENIZERS
 
 SIDE, PATCH = 48, 8
@@ -243,6 +243,14 @@ SAVED: dict[str, SavedFamily] = {
             {"out_hidden_size": HIDDEN, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
             head_dim=8,
         ),
+        qwen_processor("Qwen3VLProcessor"),
+        special=QWEN,
+        image=QWEN_IMAGE,
+        video=QWEN_VIDEO,
+    ),
+    "qwen3_5": SavedFamily(
+        "Qwen3_5ForConditionalGeneration",
+        qwen_like(hf.Qwen3_5Config, {"out_hidden_size": HIDDEN, "num_position_embeddings": 16}, **LINEAR_AND_FULL),
         qwen_processor("Qwen3VLProcessor"),
         special=QWEN,
         image=QWEN_IMAGE,

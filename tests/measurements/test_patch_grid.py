@@ -16,7 +16,7 @@ SIZES = [(200, 50), (37, 113), (64, 64), (151, 100)]
 SQUARE = 8
 ATTENTION_OUTPUTS = (".out_proj", ".o_proj", ".projection_layer", "attn.proj")
 ENCODERS = ("vision_tower", "image_tower", "vision_model", "visual")
-MERGED = ("internvl", "idefics3", "smolvlm", "gemma3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MERGED = ("internvl", "idefics3", "smolvlm", "gemma3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 """Families that merge 2 by 2 patches into a visual token, in the models of `saved_models`."""
 # How far a resampling kernel reaches, in pixels of the picture or of the model, whichever are larger: 2 for a bicubic
 # one, 3 for a Lanczos one, which the Idefics families use twice.

@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 
 ROW_BY_ROW = (
     "llava", "vipllava", "video_llava", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma", "mistral3",
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe",
 )  # fmt: skip
 """Model types in which each view of a picture (the picture or a tile) gives its tokens row by row, view after view."""
 

@@ -32,7 +32,7 @@ _NAMED_IN = (
 
 _COUNTED = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_image_tokens")
 FRAMES_APART = ("video_llava",)
-FRAMES_IN_PAIRS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+FRAMES_IN_PAIRS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 TAKES_CLIPS = FRAMES_APART + FRAMES_IN_PAIRS
 """Types of models that this module prepares clips for."""
 
