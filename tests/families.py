@@ -145,6 +145,8 @@ class Family:
     """Whether videos have the placeholders of images; such a family takes one or the other in a prompt."""
     vision: Callable[[Any], nn.Module] | None = None
     """Makes a stand-in for a vision encoder that needs a package which isn't there."""
+    tokens: int | None = None
+    """How many tokens a picture becomes, where the model doesn't tell."""
     masks: bool = True
     """Whether a token that no other attends to is one that is gone. Not so in recurrent layers, nor in indexers."""
 
@@ -208,6 +210,17 @@ def gemma3(sliding_window: int) -> Callable:
     )
 
 
+GEMMA_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "patch_size": 4,
+    "pooling_kernel_size": 2,
+    "position_embedding_size": 16,
+}
 GEMMA_SHARED = {
     **TEXT,
     "head_dim": 8,
@@ -403,17 +416,7 @@ _FAMILIES: dict[str, Family] = {
         "Gemma4ForConditionalGeneration",
         lambda: hf.Gemma4Config(
             text_config=GEMMA_SHARED,
-            vision_config={
-                "hidden_size": 16,
-                "intermediate_size": 16,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "head_dim": 8,
-                "patch_size": 4,
-                "pooling_kernel_size": 2,
-                "position_embedding_size": 16,
-            },
+            vision_config=GEMMA_VISION,
             image_token_id=IMAGE,
             video_token_id=VIDEO,
             boi_token_id=START,
@@ -889,7 +892,8 @@ class TinyModel:
                     part_ids, part_types = [part], [0]
                 else:
                     is_image = part == "image" or self.family.video_is_image
-                    token = config.image_token_id if is_image else config.video_token_id
+                    named = config if hasattr(config, "image_token_id") else config.vision_config
+                    token = named.image_token_id if is_image else config.video_token_id
                     count, around = self.counts[part], int(self.family.around)
                     part_ids = [START] * around + [token] * count + [END] * around
                     part_types = [0] * around + [1 if part == "image" else 2] * count + [0] * around
@@ -905,6 +909,8 @@ class TinyModel:
         if self.family.token_types in self.parameters:
             padded = torch.tensor([[0] * (length - len(row)) + row for row in types])
             inputs[self.family.token_types] = padded * (not self.family.one_type)
+            if "moe_mm_token_type_ids" in self.parameters:
+                inputs["moe_mm_token_type_ids"] = padded
         for name, make in (("image", self.family.images), ("video", self.family.videos)):
             count = sum(row.count(name) for row in rows)
             if count and make is not None:
@@ -923,7 +929,10 @@ class TinyModel:
 @functools.cache
 def build(name: str, dtype: torch.dtype = torch.float32) -> TinyModel:
     """The tiny model of a family, always with the same random weights."""
-    family = FAMILIES[name]
+    return make(FAMILIES[name], dtype)
+
+
+def make(family: Family, dtype: torch.dtype = torch.float32) -> TinyModel:
     torch.manual_seed(0)
     config = family.config()
     model_class = getattr(hf, family.model)
@@ -947,14 +956,15 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> TinyModel:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         tiny = TinyModel(family, model)
         encoder = getattr(model, "model", model)
-        images = encoder.get_image_features
         # Older versions of llama4 want it, and don't use it.
-        unused = {"vision_feature_select_strategy": "default"} if name == "llama4" else {}
-        tiny.counts["image"] = count_features(images(**tiny.cast(family.images(1)), **unused))
+        unused = {"vision_feature_select_strategy": "default"} if family.model.startswith("Llama4") else {}
+        if family.tokens is None:
+            encoded = encoder.get_image_features(**tiny.cast(family.images(1)), **unused)
+        tiny.counts["image"] = family.tokens or count_features(encoded)
         if family.videos is not None:
             encode = getattr(encoder, "get_video_features", encoder.get_image_features)
             tiny.counts["video"] = count_features(encode(*tiny.cast(family.videos(1)).values()))
-            if name == "llava_onevision":
+            if family.model.startswith("LlavaOnevision"):
                 tiny.counts["video"] = 3  # older versions count the two frames, not the token that ends a video
     return tiny
 

@@ -52,7 +52,7 @@ class LayerShape:
 
     - `projections`: numbers in the matrices of attention that a token is multiplied with.
     - `mlp`: numbers in all other matrices of the layer that a token is multiplied with; of a mixture of experts the
-      router, the shared experts, and as many experts as a token is sent to.
+      router, the shared experts, and as many experts as run on a token.
     - `visual_mlp`: the same for a visual token; it differs where these have experts of their own (ernie4_5_vl_moe).
     - `attention`: multiply-adds for each pair of a query and a key, all heads together.
     - `keys_of`: the layer whose keys and values this one attends to: itself, but where it shares another's.
@@ -241,7 +241,9 @@ def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
     if not matrices or "Norm" in type(module).__name__:
         return 0
     if {matrix.ndim for matrix in matrices.values()} == {3}:
-        return _experts_per_token(layer) * sum(matrix[0].numel() for matrix in matrices.values())
+        # llama4 runs every expert on every token.
+        count = module.num_experts if type(module).__name__ == "Llama4TextExperts" else _experts_per_token(layer)
+        return count * sum(matrix[0].numel() for matrix in matrices.values())
     if "Router" in type(module).__name__ and matrices.keys() == {"weight"}:
         return matrices["weight"].numel()
     raise UserError(

@@ -27,7 +27,7 @@ class LayerFlops:
       causal kernel may skip the half above the diagonal. So does torch's FLOP counter. In a recurrent layer what goes
       from token to token instead: its convolution and the products of its scan.
     - `mlp`: the layer's other matrices: an MLP's two, or three where it is gated; of a mixture of experts the
-      router, the shared experts and those that a token is sent to; and further ones, such as gemma3n has.
+      router, the shared experts and those that run on a token; and further ones, such as gemma3n has.
     """
 
     tokens: int
@@ -75,8 +75,9 @@ def prefill_flops_by_layer(
     (no half is taken off for causality, nothing for a sliding window), the MLP, and the head at the last position
     only, as `generate` runs it. Embeddings, norms, rotary embeddings, biases, activations and softmax aren't.
 
-    - Of a mixture of experts those count that a token is sent to, whatever an implementation runs besides:
-      transformers' llama4 runs every expert on every token.
+    - Of a mixture of experts those count that a token is sent to; in llama4 all of them, since transformers runs every
+      expert on every token there.
+    - ernie4_5_vl_moe's marks around a picture are counted as text, though a picture's smaller experts run on them.
     - A layer that uses another's keys and values (gemma3n, gemma4) has as many keys as that one; if that one is
       below K, they include the visual tokens', which are masked.
     - gemma4's last layers run at the last position alone, as they do in `generate` without flash attention.

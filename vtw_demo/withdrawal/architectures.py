@@ -16,6 +16,22 @@ from vtw_demo.withdrawal.segments import visual_token_ids
 INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
 """Model types whose `generate` hands embeddings to a language model's own `generate`, past the model's forward."""
 
+_STREAMS = "its hidden states have several streams to a token, (batch, sequence, streams, width)"
+_FROM_CACHE = "its layers count positions by the keys in the KV cache, of which there are fewer once tokens have left"
+NOT_UNDERSTOOD = {
+    "glm5_next": _STREAMS,
+    "hy_v4_vl": _STREAMS,
+    "inkling_mm_model": _FROM_CACHE,
+    "inkling2": _FROM_CACHE,
+    "minimax_m3_vl": "its sparse attention counts blocks in positions, and chooses keys by their place in the KV cache",
+    "qwen4_exp": "its position embeddings have an entry for each key in the KV cache, those of earlier passes too",
+    "unlimited_ocr": (
+        "its reference sliding attention holds the prompt beside a window, and which keys these are isn't known once "
+        "tokens have left"
+    ),
+}
+"""By model type, what stands in the way of withdrawal. A token could leave there, too; it isn't written yet."""
+
 ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of decoder layers in which a token that is gone is one that no other attends to."""
 
@@ -73,6 +89,12 @@ def check_family(model: PreTrainedModel) -> None:
             f"{refused} its generate hands embeddings, not token ids, to the generate of its language model, where "
             "visual tokens can't be found."
         )
+    if (reason := NOT_UNDERSTOOD.get(config.model_type)) is not None:
+        raise UserError(f"{refused} {reason}.")
+    if isinstance(getattr(model, "thinker", None), PreTrainedModel):
+        raise UserError(f"{refused} a model inside it answers in text. Hand over that one, `.thinker`.")
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        raise UserError(f"{refused} its visual tokens run through an encoder's layers, not through its decoder's.")
     decoder = find_decoder(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):

@@ -109,7 +109,8 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     if (chosen := options.pop("indices", None)) is not None and attention_mask is not None:
         attention_mask = _with_chosen(attention_mask, chosen)
-    if (capture := _capture.get()) is None:
+    # phi4_multimodal's vision encoder attends by the decoder's setting.
+    if (capture := _capture.get()) is None or not hasattr(module, "layer_idx"):
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", sdpa_attention_forward)
         compute = eager if _ordinary == "eager" else AttentionInterface()[_ordinary]
         return compute(module, query, key, value, attention_mask, **options)

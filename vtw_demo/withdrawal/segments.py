@@ -35,9 +35,11 @@ class Segment(StrEnum):
 
 def visual_token_ids(config: PreTrainedConfig) -> tuple[int, ...]:
     """The token ids that a model replaces by features of an image or a video, in ascending order."""
-    found = {getattr(config, name, None) for name in _PLACEHOLDER_NAMES}
-    ids = tuple(sorted(token_id for token_id in found if isinstance(token_id, int)))
-    if not ids:
+    for part in (config, getattr(config, "vision_config", None)):  # phi4_multimodal names them in the latter
+        found = {getattr(part, name, None) for name in _PLACEHOLDER_NAMES}
+        if ids := tuple(sorted(token_id for token_id in found if isinstance(token_id, int))):
+            break
+    else:
         raise UserError(
             f"{type(config).__name__} names no placeholder token for images or videos "
             f"(looked for {', '.join(_PLACEHOLDER_NAMES)}), so its visual tokens can't be found."

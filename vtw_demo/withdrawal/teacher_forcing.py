@@ -70,7 +70,7 @@ def with_answer(
     whole = {**inputs, "input_ids": torch.cat([input_ids, answer], dim=1)}
     if attention_mask is not None:
         whole["attention_mask"] = torch.cat([attention_mask, attention_mask.new_ones(answer.shape)], dim=1)
-    for name in ("token_type_ids", "mm_token_type_ids"):
+    for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
         if name in inputs:
             whole[name] = pad(inputs[name], (0, answer.shape[1]), value=answer_token_type(model.config))
     return whole

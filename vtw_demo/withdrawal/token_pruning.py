@@ -245,6 +245,7 @@ class TokenPruning:
         if forward.kept is not None:
             forward.is_pruned = True
             if index == self.layer:
+                self.check_entering(forward, hidden_states)
                 forward.full = hidden_states
             is_whole = index == self.layer or forward.restore_each_layer
             expected = forward.inputs.sequence_length if is_whole else forward.kept.count
@@ -260,6 +261,15 @@ class TokenPruning:
             sees_all=source < self.layer,
         )
         return (hidden_states,), replaced
+
+    def check_entering(self, forward: ForwardPass, hidden_states: torch.Tensor) -> None:
+        """Raise RuntimeError unless the prompt's visual tokens enter layer K, or the model has cut it to its tail."""
+        count, expected = hidden_states.shape[-2], forward.inputs.sequence_length
+        if count not in (expected, forward.tail):
+            raise RuntimeError(
+                f"{count} tokens entered decoder layer {self.layer} of this {type(self.model).__name__}, for a prompt "
+                f"of {expected}. Which of them are visual isn't known, so {self.name} can't be used with it."
+            )
 
     def is_in_plain_pass(self) -> bool:
         """Whether this thread is in a forward pass of the model that began before the context, or after it."""
@@ -331,7 +341,7 @@ def has_visual_input(given: dict[str, Any]) -> bool:
     """Whether a forward pass is handed pictures or videos, or what the vision encoder made of them."""
     encoded = given.get("mm_encoder_outputs") or {}
     return any(encoded.get(name) is not None for name in ("image", "video")) or any(
-        value is not None for name, value in given.items() if name.startswith(("pixel_values", "image_patches"))
+        value is not None for name, value in given.items() if "pixel_values" in name or name.startswith("image_patches")
     )
 
 

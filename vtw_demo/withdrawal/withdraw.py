@@ -50,9 +50,9 @@ def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = Fal
     - TypeError if `layer` isn't an integer (Python's, NumPy's or torch's),
     - ValueError unless 1 <= layer <= L,
     - ValueError for what is no model of transformers, or sharded by FSDP,
-    - ValueError for a model in which withdrawal can't mean anything: cross-attention, an encoder-decoder,
-      convolution or linear attention layers, embeddings handed to an inner `generate`; and for one whose
-      configuration names no placeholder tokens,
+    - ValueError for a model in which withdrawal can't mean anything (cross-attention, an encoder-decoder, embeddings
+      handed to an inner `generate`) or that isn't understood; and for one whose configuration names no placeholder
+      tokens,
     - RuntimeError if a withdrawal is active on this model already,
     and from forward passes inside the block
     - ValueError if visual tokens can't be found: `inputs_embeds` without `input_ids`, or visual input without
@@ -96,7 +96,8 @@ class Withdrawal(TokenPruning):
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
         self.prune(forward, self.leaving(forward, visual))
-        if forward.kept is None and has_visual_input(given):
+        # phi4_multimodal is handed its pictures again while it decodes.
+        if forward.kept is None and not forward.inputs.past_length and has_visual_input(given):
             raise UserError(
                 f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "
                 f"its tokens is one of the placeholders {visual_token_ids(self.model.config)}, so the "

@@ -1,0 +1,342 @@
+"""Further families of `tests.every_name`, which differ from those of `tests.families` in nothing that withdrawal sees,
+or need no more than a look at them once a night."""
+
+import torch
+import transformers as hf
+
+from tests.families import (
+    END,
+    EXPERTS,
+    HIDDEN,
+    IMAGE,
+    MROPE,
+    ONE_FRAME,
+    PIXTRAL,
+    QWEN_IMAGES,
+    START,
+    TEXT,
+    VIDEO,
+    VISION,
+    Family,
+    pixels,
+    qwen_like,
+    text,
+)
+
+WHOLE = {"rope_parameters": {**MROPE["rope_parameters"], "partial_rotary_factor": 1.0}}
+"""Rotary embeddings of all of a head, where half of one is usual."""
+EXPERTS_OF_GLM = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+}
+
+
+def grid_patches(temporal: int = 1):
+    """Four by four flattened patches of 4 pixels."""
+
+    def make(count: int) -> dict[str, torch.Tensor]:
+        return {
+            "pixel_values": pixels(count * 16, 3 * temporal * 4 * 4),
+            "image_grid_thw": torch.tensor([[1, 4, 4]] * count),
+        }
+
+    return make
+
+
+def large_pictures(count: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixels(count, 3, 16, 16)}
+
+
+def phi_pictures(count: int) -> dict[str, torch.Tensor]:
+    """An overview and one tile, each of four by four patches."""
+    return {
+        "image_pixel_values": pixels(count, 2, 3, 16, 16),
+        "image_sizes": torch.tensor([[16, 16]] * count),
+        "image_attention_mask": torch.ones(count, 2, 4, 4),
+    }
+
+
+MORE: dict[str, Family] = {
+    "ernie4_5_vl_moe": Family(
+        "Ernie4_5_VLMoeForConditionalGeneration",
+        lambda: hf.Ernie4_5_VLMoeConfig(
+            text_config={
+                **TEXT,
+                **MROPE,
+                "moe_num_experts": 4,
+                "moe_k": 2,
+                "moe_num_shared_experts": 1,
+                "moe_intermediate_size": [40, 12],
+            },
+            vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "patch_size": 4},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        ),
+        grid_patches(),
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "phi4_multimodal": Family(
+        "Phi4MultimodalForCausalLM",
+        lambda: hf.Phi4MultimodalConfig(
+            **TEXT | {"eos_token_id": [0]},
+            vision_config={**VISION, "image_size": 16, "crop_size": 16, "image_token_id": IMAGE},
+            audio_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_blocks": 1,
+                "num_attention_heads": 2,
+                "ext_pw_out_channel": 16,
+                "depthwise_separable_out_channel": 16,
+                "nemo_conv_channels": 16,
+                "audio_token_id": 95,
+            },
+        ),
+        phi_pictures,
+        tokens=13,
+        masks=False,  # its vision encoder is part of its decoder, and attends by the same setting
+    ),
+    "glm46v": Family(
+        "Glm46VForConditionalGeneration",
+        lambda: hf.Glm46VConfig(
+            vision_config={
+                "model_type": "glm4v_vision",
+                "hidden_size": 16,
+                "patch_size": 4,
+                "num_heads": 2,
+                "depth": 2,
+                "intermediate_size": 16,
+                "out_hidden_size": HIDDEN,
+                "image_size": 16,
+            },
+            text_config={"model_type": "glm4v_text", **TEXT, **MROPE},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            image_start_token_id=START,
+            image_end_token_id=END,
+        ),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "glm4v_moe": Family(
+        "Glm4vMoeForConditionalGeneration",
+        qwen_like(hf.Glm4vMoeConfig, {"out_hidden_size": HIDDEN, "image_size": 16}, **WHOLE, **EXPERTS_OF_GLM),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "glm_ocr": Family(
+        "GlmOcrForConditionalGeneration",
+        qwen_like(hf.GlmOcrConfig, {"out_hidden_size": HIDDEN, "image_size": 16}, **WHOLE, head_dim=8),
+        QWEN_IMAGES,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "got_ocr2": Family(
+        "GotOcr2ForConditionalGeneration",
+        lambda: hf.GotOcr2Config(
+            vision_config={
+                "hidden_size": 16,
+                "output_channels": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 32,
+                "patch_size": 4,
+                "window_size": 4,
+                "global_attn_indexes": [0],
+                "mlp_dim": 16,
+            },
+            text_config=text("qwen2"),
+            image_token_index=IMAGE,
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 32, 32)},
+    ),
+    "lighton_ocr": Family(
+        "LightOnOcrForConditionalGeneration",
+        lambda: hf.LightOnOcrConfig(
+            vision_config={**PIXTRAL, "image_size": 16},
+            text_config=text("qwen3", head_dim=8),
+            image_token_id=IMAGE,
+        ),
+        lambda count: {**large_pictures(count), "image_sizes": torch.tensor([[16, 16]] * count)},
+    ),
+    "exaone4_5": Family(
+        "Exaone4_5_ForConditionalGeneration",
+        lambda: hf.Exaone4_5_Config(
+            vision_config={
+                "hidden_size": 16,
+                "patch_size": 4,
+                "num_heads": 2,
+                "num_key_value_heads": 1,
+                "depth": 2,
+                "intermediate_size": 16,
+                "out_hidden_size": HIDDEN,
+                "fullatt_block_indexes": [1],
+                "window_size": 8,
+            },
+            text_config=text("exaone4", layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=8),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        ),
+        QWEN_IMAGES,
+        around=True,
+    ),
+    "video_llama_3": Family(
+        "VideoLlama3ForConditionalGeneration",
+        lambda: hf.VideoLlama3Config(
+            vision_config={**VISION},
+            text_config=text("qwen2"),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        ),
+        lambda count: {**grid_patches()(count), "image_merge_sizes": torch.tensor([2] * count)},
+    ),
+    "qianfan_ocr": Family(
+        "QianfanOCRForConditionalGeneration",
+        lambda: hf.QianfanOCRConfig(
+            vision_config={**VISION, "image_size": (16, 16), "patch_size": (4, 4)},
+            text_config=text("qwen3", head_dim=8),
+            image_token_id=IMAGE,
+        ),
+        large_pictures,
+    ),
+    "paddleocr_vl": Family(
+        "PaddleOCRVLForConditionalGeneration",
+        lambda: hf.PaddleOCRVLConfig(
+            vision_config={**VISION, "image_size": 16},
+            text_config={**TEXT, **MROPE, "head_dim": 8, "eos_token_id": None},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        lambda count: {
+            "pixel_values": pixels(count * 16, 3, 4, 4),
+            "image_grid_thw": torch.tensor([[1, 4, 4]] * count),
+        },
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "cosmos3_omni": Family(
+        "Cosmos3OmniForConditionalGeneration",
+        lambda: hf.Cosmos3OmniConfig(
+            vision_config={
+                "model_type": "qwen3_vl_vision",
+                "hidden_size": 16,
+                "patch_size": 4,
+                "num_heads": 2,
+                "depth": 2,
+                "intermediate_size": 16,
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            text_config={"model_type": "qwen3_vl_text", **TEXT, **MROPE, "head_dim": 8},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        QWEN_IMAGES,
+        ONE_FRAME,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "cosmos3_edge": Family(
+        "Cosmos3EdgeForConditionalGeneration",
+        lambda: hf.Cosmos3EdgeConfig(
+            vision_config={**VISION, "num_patches": 16},
+            text_config={**TEXT, **MROPE, "head_dim": 8},
+            projector_hidden_size=16,
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        grid_patches(),
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "qwen2_5_omni_thinker": Family(
+        "Qwen2_5OmniThinkerForConditionalGeneration",
+        lambda: hf.Qwen2_5OmniThinkerConfig(
+            vision_config={
+                "hidden_size": 16,
+                "patch_size": 4,
+                "num_heads": 2,
+                "depth": 2,
+                "intermediate_size": 16,
+                "out_hidden_size": HIDDEN,
+                "fullatt_block_indexes": [1],
+                "window_size": 8,
+            },
+            text_config={**TEXT, **MROPE},
+            audio_config={
+                "d_model": 16,
+                "encoder_layers": 1,
+                "encoder_attention_heads": 2,
+                "encoder_ffn_dim": 16,
+                "num_mel_bins": 8,
+                "output_dim": HIDDEN,
+            },
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            audio_token_index=95,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        QWEN_IMAGES,
+        around=True,
+    ),
+    "qwen3_omni_moe_thinker": Family(
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        lambda: hf.Qwen3OmniMoeThinkerConfig(
+            vision_config={
+                "hidden_size": 16,
+                "patch_size": 4,
+                "num_heads": 2,
+                "depth": 2,
+                "intermediate_size": 16,
+                "out_hidden_size": HIDDEN,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            text_config={**TEXT, **MROPE, **EXPERTS, "head_dim": 8},
+            audio_config={
+                "d_model": 16,
+                "encoder_layers": 1,
+                "encoder_attention_heads": 2,
+                "encoder_ffn_dim": 16,
+                "num_mel_bins": 16,
+                "output_dim": HIDDEN,
+            },
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            audio_token_id=95,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        QWEN_IMAGES,
+        around=True,
+    ),
+    "janus": Family(
+        "JanusForConditionalGeneration",
+        lambda: hf.JanusConfig(
+            vision_config={**VISION, "projection_dim": HIDDEN},
+            text_config=text("llama"),
+            vq_config={
+                "base_channels": 32,
+                "num_embeddings": 8,
+                "projection_dim": 16,
+                "image_token_embed_dim": 16,
+                "channel_multiplier": [1],
+                "num_res_blocks": 1,
+                "latent_channels": 8,
+            },
+            image_token_id=IMAGE,
+        ),
+    ),
+}
