@@ -1,7 +1,4 @@
-"""Every family of vision-language models as a tiny random model, with prompts for it.
-
-`python -m tests.families` prints which of them pass, as a table for README.
-"""
+"""Families of vision-language models as tiny random models, with prompts for them."""
 
 import functools
 import inspect
@@ -827,6 +824,8 @@ LEFT_OUT = {
     for name, family in _FAMILIES.items()
     if not hasattr(hf, family.model) or hf.__version__.startswith(FAILING.get(name, ()))
 }
+if not hasattr(hf.masking_utils, "create_recurrent_attention_mask"):
+    LEFT_OUT |= {name: "its recurrent layers are older" for name, family in _FAMILIES.items() if not family.masks}
 """Families that aren't tried with this version of transformers, and why."""
 
 FAMILIES = {name: family for name, family in _FAMILIES.items() if name not in LEFT_OUT}
@@ -1025,7 +1024,8 @@ class Comparison:
     def error(self) -> float:
         """The largest difference between logits, in standard deviations of the oracle's."""
         logits, expected = torch.stack(self.out.logits), torch.stack(self.expected.logits)
-        return ((logits - expected).abs().max() / expected.std()).item()
+        allowed = expected > torch.finfo(expected.dtype).min / 2  # chameleon's own images aren't
+        return ((logits - expected)[allowed].abs().max() / expected[allowed].std()).item()
 
 
 def oracle(tiny: TinyModel, layer: int, visual: torch.Tensor) -> AbstractContextManager[None]:
@@ -1047,24 +1047,3 @@ def compare(tiny: TinyModel, rows: list[list[int | str]], layer: int, **options:
         torch.manual_seed(0)
         out = tiny.model.generate(**inputs, **OPTIONS | options)
     return Comparison(inputs, visual, out, expected)
-
-
-def table() -> str:
-    """A Markdown table of the families: what they were tried with, and how far they were from the oracle."""
-    lines = [
-        "| family | visual tokens of | withdrawn = masked | largest difference of logits |",
-        "|---|---|---|---|",
-    ]
-    for name, family in FAMILIES.items():
-        tiny = build(name)
-        prompts = [PROMPTS[kind] for kind in prompts_of(name)]
-        comparisons = [compare(tiny, rows, layer) for rows in prompts for layer in (1, LAYERS // 2, LAYERS - 1)]
-        error = max(comparison.error for comparison in comparisons)
-        passes = error < 1e-4 and all(comparison.same_tokens for comparison in comparisons)
-        kinds = "images, videos" if family.videos else "images"
-        lines.append(f"| {name} | {kinds} | {'yes' if passes else 'NO'} | {error:.0e} σ |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())

@@ -7,6 +7,7 @@ import transformers as hf
 from tests.families import (
     END,
     EXPERTS,
+    GEMMA_VISION,
     HIDDEN,
     IMAGE,
     MROPE,
@@ -25,6 +26,7 @@ from tests.families import (
 
 WHOLE = {"rope_parameters": {**MROPE["rope_parameters"], "partial_rotary_factor": 1.0}}
 """Rotary embeddings of all of a head, where half of one is usual."""
+GLM_VISION = {"out_hidden_size": HIDDEN, "image_size": 16}
 EXPERTS_OF_GLM = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
@@ -59,6 +61,23 @@ def phi_pictures(count: int) -> dict[str, torch.Tensor]:
 
 
 MORE: dict[str, Family] = {
+    "chameleon": Family(
+        "ChameleonForConditionalGeneration",
+        lambda: hf.ChameleonConfig(
+            **TEXT,
+            vq_config={
+                "embed_dim": 8,
+                "num_embeddings": 8,
+                "latent_channels": 8,
+                "resolution": 4,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+            },
+            vocabulary_map={"<image>": IMAGE} | {f"IMGIMG{letter}Z": 60 + at for at, letter in enumerate("ABCDEFGH")},
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 4, 4)},
+    ),
     "ernie4_5_vl_moe": Family(
         "Ernie4_5_VLMoeForConditionalGeneration",
         lambda: hf.Ernie4_5_VLMoeConfig(
@@ -123,14 +142,19 @@ MORE: dict[str, Family] = {
     ),
     "glm4v_moe": Family(
         "Glm4vMoeForConditionalGeneration",
-        qwen_like(hf.Glm4vMoeConfig, {"out_hidden_size": HIDDEN, "image_size": 16}, **WHOLE, **EXPERTS_OF_GLM),
+        qwen_like(
+            getattr(hf, "Glm4vMoeConfig", None),
+            {"out_hidden_size": HIDDEN, "image_size": 16},
+            **WHOLE,
+            **EXPERTS_OF_GLM,
+        ),
         QWEN_IMAGES,
         around=True,
         token_types="mm_token_type_ids",
     ),
     "glm_ocr": Family(
         "GlmOcrForConditionalGeneration",
-        qwen_like(hf.GlmOcrConfig, {"out_hidden_size": HIDDEN, "image_size": 16}, **WHOLE, head_dim=8),
+        qwen_like(getattr(hf, "GlmOcrConfig", None), GLM_VISION, **WHOLE, head_dim=8),
         QWEN_IMAGES,
         around=True,
         token_types="mm_token_type_ids",
@@ -340,3 +364,72 @@ MORE: dict[str, Family] = {
         ),
     ),
 }
+
+QFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "ffn_dim": 16,
+    "num_attention_heads": 2,
+    "word_embed_proj_dim": 16,
+}
+BLIP_VISION = {key: value for key, value in VISION.items() if key != "projection_dim"}
+REFUSED = {
+    "mllama": (
+        "MllamaForConditionalGeneration",
+        lambda: hf.MllamaConfig(
+            text_config={**TEXT, "cross_attention_layers": [1], "bos_token_id": 1, "eos_token_id": 2},
+            vision_config={**VISION, "num_global_layers": 1, "vision_output_dim": 16, "attention_heads": 2},
+        ),
+        "a MllamaCrossAttentionDecoderLayer",
+    ),
+    "florence2": (
+        "Florence2ForConditionalGeneration",
+        lambda: hf.Florence2Config(
+            text_config={"model_type": "bart", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+        ),
+        "it is an encoder-decoder",
+    ),
+    "blip_2": (
+        "Blip2ForConditionalGeneration",
+        lambda: hf.Blip2Config(
+            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
+        ),
+        "its generate hands embeddings",
+    ),
+    "diffusion_gemma": (
+        "DiffusionGemmaForBlockDiffusion",
+        lambda: hf.DiffusionGemmaConfig(
+            text_config={**TEXT, "head_dim": 8, "global_head_dim": 8, "num_experts": 4, "top_k_experts": 2}
+            | {"moe_intermediate_size": 16, "hidden_activation": "gelu_pytorch_tanh"},
+            vision_config=GEMMA_VISION,
+        ),
+        "its visual tokens run through an encoder's layers, not through its decoder's",
+    ),
+    "qwen2_5_omni": (
+        "Qwen2_5OmniForConditionalGeneration",
+        lambda: hf.Qwen2_5OmniConfig(),
+        "a model inside it answers in text. Hand over that one, `.thinker`",
+    ),
+    "glm5_next": ("Glm5NextForConditionalGeneration", lambda: hf.Glm5NextConfig(), "several streams to a token"),
+    "minimax_m3_vl": (
+        "MiniMaxM3SparseForConditionalGeneration",
+        lambda: hf.MiniMaxM3VLConfig(),
+        "counts blocks in positions",
+    ),
+    "inkling": ("InklingForConditionalGeneration", lambda: hf.InklingConfig(), "count positions by the keys"),
+    "unlimited_ocr": (
+        "UnlimitedOcrForConditionalGeneration",
+        lambda: hf.UnlimitedOcrConfig(),
+        "holds the prompt beside a window",
+    ),
+    "instructblip": (
+        "InstructBlipForConditionalGeneration",
+        lambda: hf.InstructBlipConfig(
+            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
+        ),
+        "its generate hands embeddings",
+    ),
+}
+"""Models that are refused, and part of the sentence: a class's name, its configuration, and that part."""

@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, nightly_but, oracle, prompts_of
+from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, make, nightly_but, oracle, prompts_of
 from tests.golden import GOLDEN
+from tests.more_families import MORE
 from tests.oracles import flash_attention_stand_in
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -89,6 +90,28 @@ def test_families(family, name, attention):
         torch.testing.assert_close(swept.kl[:, layer - 1], divergence(withdrawn, full), atol=1e-4, rtol=1e-4)
     if name != "no image":
         assert swept.kl.max() > 1e-3  # or nothing has been compared
+
+
+def test_layers_that_hand_on_more_than_hidden_states():
+    """As those of chameleon do, whose head knows tokens that an answer may not hold."""
+    tiny = make(MORE["chameleon"])
+    inputs = tiny.prompt(*PROMPTS["ragged batch"])
+    swept = sweep(tiny.model, inputs)
+    for layer in swept.layers:
+        withdrawn = logits_by_oracle(tiny, inputs, layer)[:, -1]
+        torch.testing.assert_close(swept.logits[:, layer - 1], withdrawn, atol=1e-4, rtol=1e-4)
+
+
+def test_an_answers_tokens_are_text_to_experts_of_pictures_too():
+    tiny = make(MORE["ernie4_5_vl_moe"])
+    inputs = tiny.prompt([1, "image", 2, 3])
+    whole = with_answer(inputs, ANSWER[:1, :-1])
+    assert whole["moe_mm_token_type_ids"].shape == whole["input_ids"].shape
+    swept = sweep(tiny.model, inputs, ANSWER[:1])
+    full = logits_by_oracle(tiny, whole, LAYERS, positions=3)
+    for layer in swept.layers:
+        expected = divergence(logits_by_oracle(tiny, whole, layer, positions=3), full)
+        torch.testing.assert_close(swept.answer_kl[:, layer - 1], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", nightly_but(BRANCHES, FAMILIES))

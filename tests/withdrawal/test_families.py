@@ -8,13 +8,11 @@ from packaging.version import Version
 from tests.families import (
     BRANCHES,
     FAMILIES,
-    GEMMA_VISION,
     LAYERS,
     OPTIONS,
     PROMPTS,
     SPECIAL,
     TEXT,
-    VISION,
     TinyModel,
     build,
     compare,
@@ -22,6 +20,7 @@ from tests.families import (
     oracle,
     prompts_of,
 )
+from tests.more_families import REFUSED
 from tests.oracles import flash_attention_stand_in, kept_tokens_alone, visual_keys_blocked
 from vtw_demo.withdrawal.segments import visual_token_ids, visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -287,87 +286,18 @@ def test_sounds_stay():
     torch.testing.assert_close(out.logits[0, -1], expected, atol=1e-4, rtol=1e-4)
 
 
-QFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-OPT = {
-    "model_type": "opt",
-    "hidden_size": 16,
-    "num_hidden_layers": 4,
-    "ffn_dim": 16,
-    "num_attention_heads": 2,
-    "word_embed_proj_dim": 16,
-}
-BLIP_VISION = {key: value for key, value in VISION.items() if key != "projection_dim"}
-UNSUPPORTED = {
-    "mllama": (
-        "MllamaForConditionalGeneration",
-        lambda: hf.MllamaConfig(
-            text_config={**TEXT, "cross_attention_layers": [1], "bos_token_id": 1, "eos_token_id": 2},
-            vision_config={**VISION, "num_global_layers": 1, "vision_output_dim": 16, "attention_heads": 2},
-        ),
-        "a MllamaCrossAttentionDecoderLayer",
-    ),
-    "florence2": (
-        "Florence2ForConditionalGeneration",
-        lambda: hf.Florence2Config(
-            text_config={"model_type": "bart", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
-        ),
-        "it is an encoder-decoder",
-    ),
-    "blip_2": (
-        "Blip2ForConditionalGeneration",
-        lambda: hf.Blip2Config(
-            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
-        ),
-        "its generate hands embeddings",
-    ),
-    "diffusion_gemma": (
-        "DiffusionGemmaForBlockDiffusion",
-        lambda: hf.DiffusionGemmaConfig(
-            text_config={**TEXT, "head_dim": 8, "global_head_dim": 8, "num_experts": 4, "top_k_experts": 2}
-            | {"moe_intermediate_size": 16, "hidden_activation": "gelu_pytorch_tanh"},
-            vision_config=GEMMA_VISION,
-        ),
-        "its visual tokens run through an encoder's layers, not through its decoder's",
-    ),
-    "qwen2_5_omni": (
-        "Qwen2_5OmniForConditionalGeneration",
-        lambda: hf.Qwen2_5OmniConfig(),
-        "a model inside it answers in text. Hand over that one, `.thinker`",
-    ),
-    "glm5_next": ("Glm5NextForConditionalGeneration", lambda: hf.Glm5NextConfig(), "several streams to a token"),
-    "minimax_m3_vl": (
-        "MiniMaxM3SparseForConditionalGeneration",
-        lambda: hf.MiniMaxM3VLConfig(),
-        "counts blocks in positions",
-    ),
-    "inkling": ("InklingForConditionalGeneration", lambda: hf.InklingConfig(), "count positions by the keys"),
-    "unlimited_ocr": (
-        "UnlimitedOcrForConditionalGeneration",
-        lambda: hf.UnlimitedOcrConfig(),
-        "holds the prompt beside a window",
-    ),
-    "instructblip": (
-        "InstructBlipForConditionalGeneration",
-        lambda: hf.InstructBlipConfig(
-            vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=OPT, image_token_index=99
-        ),
-        "its generate hands embeddings",
-    ),
-}
-
-
 OF_FULL_SIZE = ("qwen2_5_omni", "glm5_next", "minimax_m3_vl", "inkling", "unlimited_ocr")
 
 
 @pytest.mark.parametrize(
     "name",
     nightly_but(
-        [name for name in UNSUPPORTED if name not in OF_FULL_SIZE],
-        [name for name, (model, *_) in UNSUPPORTED.items() if hasattr(hf, model)],
+        [name for name in REFUSED if name not in OF_FULL_SIZE],
+        [name for name, (model, *_) in REFUSED.items() if hasattr(hf, model)],
     ),
 )
 def test_families_in_which_it_cannot_mean_anything(name):
-    class_name, config, reason = UNSUPPORTED[name]
+    class_name, config, reason = REFUSED[name]
     with torch.device("meta"):
         model = getattr(hf, class_name)(config())
     message = rf"{class_name} can't be used with withdraw: .*{reason}"

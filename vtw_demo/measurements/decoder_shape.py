@@ -242,8 +242,11 @@ def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
         return 0
     if {matrix.ndim for matrix in matrices.values()} == {3}:
         # llama4 runs every expert on every token.
-        count = module.num_experts if type(module).__name__ == "Llama4TextExperts" else _experts_per_token(layer)
-        return count * sum(matrix[0].numel() for matrix in matrices.values())
+        runs_all = type(module).__name__ == "Llama4TextExperts"
+        return sum(
+            matrix.numel() if runs_all else _experts_per_token(layer) * matrix[0].numel()
+            for matrix in matrices.values()
+        )
     if "Router" in type(module).__name__ and matrices.keys() == {"weight"}:
         return matrices["weight"].numel()
     raise UserError(
