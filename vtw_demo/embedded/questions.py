@@ -50,14 +50,17 @@ def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple
 
 def describe(scene: Scene) -> str:
     """One sentence that names every object in reading order, row by row."""
-    parts = []
-    for item in _in_reading_order(scene):
-        article = "an" if item.character and item.character in "8AEFHLMNRSX" else "a"
-        written = f" with {article} {item.character} on it" if item.character else ""
-        at = "in" if item.place == "center" or " " in item.place else "at"
-        parts.append(f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}")
+    parts = [tell(item) for item in _in_reading_order(scene)]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"There is {listed}."
+
+
+def tell(item: SceneObject) -> str:
+    """All about one object."""
+    article = "an" if item.character and item.character in "8AEFHLMNRSX" else "a"
+    written = f" with {article} {item.character} on it" if item.character else ""
+    at = "in" if item.place == "center" or " " in item.place else "at"
+    return f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}"
 
 
 def _in_reading_order(scene: Scene) -> list[SceneObject]:
@@ -65,14 +68,14 @@ def _in_reading_order(scene: Scene) -> list[SceneObject]:
     return sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))
 
 
-def _name(item: SceneObject) -> str:
+def short_name(item: SceneObject) -> str:
     return f"{item.colour} {item.shape}"
 
 
-def _unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str]:
+def unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str]:
     """An object and a noun for it that fits no other object: its shape, or colour and shape."""
     item = generator.choice(scene.objects)
-    nouns = [_name(item)]
+    nouns = [short_name(item)]
     if _alone(scene, "shape", item):
         nouns.append(item.shape)
     if _alone(scene, "colour", item):
@@ -146,7 +149,7 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
 
 
 def _relation(scene: Scene, generator: random.Random) -> Asked | None:
-    item, noun = _unique(scene, generator)
+    item, noun = unique(scene, generator)
     direction, (across, down) = generator.choice(tuple(DIRECTIONS.items()))
     others = [o for o in scene.objects if o is not item]
     steps = [across * (o.x - item.x) + down * (o.y - item.y) for o in others]
@@ -155,11 +158,11 @@ def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     found = [o for o, step in zip(others, steps, strict=True) if step > 0]
     if len(found) > 1 or (not found and generator.random() < 0.75):
         return None
-    return _texts("relation", direction=direction, noun=noun), _name(found[0]) if found else NOTHING
+    return _texts("relation", direction=direction, noun=noun), short_name(found[0]) if found else NOTHING
 
 
 def _fact(kind: str, fact: str, scene: Scene, generator: random.Random) -> Asked:
-    item, noun = _unique(scene, generator)
+    item, noun = unique(scene, generator)
     return _texts(kind, noun=noun), getattr(item, fact)
 
 
@@ -168,7 +171,7 @@ def _reading(scene: Scene, generator: random.Random) -> Asked | None:
     if not written:
         return None
     item, character = generator.choice(written)
-    texts = _texts("reading", noun=_name(item))
+    texts = _texts("reading", noun=short_name(item))
     if _alone(scene, "shape", item):
         texts += _texts("reading by shape", item=item)
     if len(written) == 1:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.easy_vqa_data import PicturedQuestions
+from vtw_demo.embedded.free_words import freely_asked
 from vtw_demo.embedded.phrasings import carelessly_typed, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
@@ -16,6 +17,8 @@ from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
 # Shares of the questions asked in other words, and of the pictures drawn or kept otherwise than plainly.
 REPHRASED = 0.4
 STYLED = 0.4
+# Of the questions about a scene, those in free words.
+FREE = 0.25
 # Shares of the pictures that are easy-vqa's, and of those that are no drawn scene.
 EASY_VQA, UNKNOWN = 0.10, 0.05
 # A question's kind, its text and its answer.
@@ -76,6 +79,8 @@ def scene_questions(scene: Scene, turns: int, generator: random.Random, kinds: t
     for number, (kind, share) in enumerate((("description", 0.9), ("listing", 0.4))):
         if generator.random() < share:
             questions[number] = ask_several(scene, 1, generator, (kind,))[0]
+    free = [freely_asked(scene, generator) for _ in range(round(FREE * turns))]
+    questions = [*questions[: turns - len(free)], *free]
     generator.shuffle(questions)
     questions = [rephrased(q, generator) if generator.random() < REPHRASED else q for q in questions]
     return [(q.kind, carelessly_typed(q.text, generator), q.answer) for q in questions]
