@@ -94,4 +94,4 @@ def _scene(objects: str, seed: int) -> Scene:
         # As small as its size may be: so it fits into its ninth of the picture.
         diameter = DIAMETERS[size][0] + generator.uniform(0, 0.01)
         placed.append(SceneObject(shape, colour, size, x, y, diameter, generator.uniform(-8, 8), character))
-    return Scene(tuple(placed), ((214, 226, 238), (206, 214, 230)), "gradient", seed)
+    return Scene(tuple(placed), ((172, 200, 204), (168, 196, 200)), "gradient", seed)

@@ -6,6 +6,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,12 @@ from transformers import (
 )
 
 from vtw_demo.embedded.training.tokenizer import SOURCE_FILE, build_tokenizer, fetch_source
+from vtw_demo.errors import UserError
 
 MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
 PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
+SEARCH_FILE = "search.json"
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
@@ -48,7 +51,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def start(runs: Path, seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The model before training: SmolLM2's weights behind a tower and a projector at random. Made once, in `runs`."""
     folder = runs / "tokenizer"
     if not (runs / "start.pt").exists():
@@ -62,8 +65,21 @@ def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaPr
         save_whole(model.state_dict(), runs / "start.pt")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = build_model(tokenizer, seed)
-    model.load_state_dict(torch.load(runs / "start.pt", weights_only=True, mmap=True))
+    device = torch.get_default_device()
+    model.load_state_dict(torch.load(runs / "start.pt", weights_only=True, mmap=True, map_location=device))
     return model, build_processor(tokenizer)
+
+
+def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, dict[str, Any]]:
+    """The model as `part` has left it, its processor, and the part's whole checkpoint."""
+    path = runs / f"{part}.pt"
+    if not path.exists():
+        raise UserError(f"{path} is not there: train the part {part} first, if only for 0 steps.")
+    saved = torch.load(path, weights_only=True, mmap=True, map_location=torch.get_default_device())
+    model, processor = start(runs)
+    keep_layers(model, saved["layers"])
+    model.load_state_dict(saved["model"])
+    return model, processor, saved
 
 
 @torch.no_grad()

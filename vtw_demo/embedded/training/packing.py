@@ -20,15 +20,16 @@ class PackedSamples:
     a conversation of its own. So one picture's visual tokens serve many questions.
 
     Shapes: input_ids, position_ids, labels (batch, sequence), labels being the next token at answer positions and -100
-    elsewhere; turns (batch, sequence), the turn's number in `asked`, -1 before the first turn, -2 at padding; asked:
-    each turn's row and kind of question.
+    elsewhere; turns (batch, sequence), the turn's number, -1 before the first turn, -2 at padding. Of each turn, kinds
+    has its kind of question, and ends the row and position where its prompt ends.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     labels: torch.Tensor
     turns: torch.Tensor
-    asked: list[tuple[int, str]]
+    kinds: list[str]
+    ends: list[tuple[int, int]]
 
     def attention_mask(self) -> torch.Tensor:
         """True where a query (row) may see a key (column): (batch, 1, sequence, sequence)."""
@@ -58,7 +59,7 @@ def pack(
     labels, turns = np.full(shape, IGNORED), np.full(shape, -2)
     input_ids[:, : len(before)], turns[:, : len(before)] = before, -1
     position_ids[:, : len(before)] = [*range(len(opening)), *(len(opening) + grid)]
-    asked: list[tuple[int, str]] = []
+    kinds, ends = list[str](), list[tuple[int, int]]()
     for row, turns_of_row in enumerate(questions):
         start = len(before)
         for kind, question, answer in turns_of_row:
@@ -70,8 +71,9 @@ def pack(
             input_ids[row, start:end] = prompt + reply
             position_ids[row, start:end] = np.arange(text_start, text_start + end - start)
             labels[row, start + len(prompt) - 1 : end - 1] = reply
-            turns[row, start:end] = len(asked)
-            asked.append((row, kind))
+            turns[row, start:end] = len(kinds)
+            kinds.append(kind)
+            ends.append((row, start + len(prompt) - 1))
             start = end
     tensors = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "turns": turns}
-    return PackedSamples(asked=asked, **{name: torch.tensor(array) for name, array in tensors.items()})
+    return PackedSamples(kinds=kinds, ends=ends, **{name: torch.tensor(array) for name, array in tensors.items()})

@@ -1,8 +1,9 @@
-"""What a step of each part practises: the tower writes what is at each patch; everything together answers."""
+"""What a step of each part practises: the tower names what is at each patch; everything together answers."""
 
 import argparse
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,30 +12,31 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, random_scene
-from vtw_demo.embedded.training.codes import code_loss, patch_contents, word_codebook
 from vtw_demo.embedded.training.model import GRID_SIDE
+from vtw_demo.embedded.training.naming import naming_loss, patch_names, word_directions
 from vtw_demo.embedded.training.packing import IGNORED, PackedSamples, pack
 from vtw_demo.embedded.training.practice import Asked, mixed_picture, practice_picture
 from vtw_demo.embedded.training.trainer import Answered, Trainer
 from vtw_demo.embedded.unknown_pictures import photos
 
 Practise = Callable[[random.Random], tuple[torch.Tensor, list[Answered]]]
-# The grid that is trained on first: its rows of tokens are shorter.
-COARSE_SIDE = 7
+# The grid that is trained on first: its rows of tokens are shorter. And a row's positions besides the visual tokens'.
+COARSE_SIDE, ROOM = 7, 207
+# Questions asked about a scene, as far as they fit.
+TURNS = 14
 
 
-def write_codes(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namespace) -> Practise:
-    """The tower and the projector learn to write what is at each patch, in codes."""
-    model = trainer.model.model
-    book = word_codebook(model.language_model.embed_tokens.weight, processor.tokenizer).to(options.device)
+def name_patches(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namespace) -> Practise:
+    """The tower and the projector learn to name what is at each patch."""
+    directions = word_directions(trainer.model.get_input_embeddings().weight, processor.tokenizer)
 
     def practise(generator: random.Random) -> tuple[torch.Tensor, list[Answered]]:
         scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(options.batch)]
         pictures = [practice_picture(scene, generator) for scene in scenes]
         with trainer.autocast:
-            written = visual_tokens(trainer.model, processor, pictures, GRID_SIDE)
-        loss, right = code_loss(written, patch_contents(scenes, GRID_SIDE), book)
-        return loss, [(name, 0, named) for name, named in right.items()]
+            tokens = visual_tokens(trainer.model, processor, pictures, GRID_SIDE)
+        loss, right = naming_loss(tokens, patch_names(scenes, GRID_SIDE), directions)
+        return loss, [(name, 0, share) for name, share in right.items()]
 
     return practise
 
@@ -45,14 +47,15 @@ def answer(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namesp
 
     def practise(generator: random.Random) -> tuple[torch.Tensor, list[Answered]]:
         progress = trainer.progress
-        mixed = [mixed_picture(easy_vqa, unknown, progress, options.turns, generator) for _ in range(options.batch)]
+        mixed = [mixed_picture(easy_vqa, unknown, progress, TURNS, generator) for _ in range(options.batch)]
         pictures, questions, scenes = (list(column) for column in zip(*mixed, strict=True))
         side = GRID_SIDE if trainer.step >= options.steps - options.fine_steps else COARSE_SIDE
         with trainer.autocast:
-            samples, hidden = read(trainer.model, processor, pictures, questions, options.length + side**2, side)
+            samples, inputs = embed(trainer.model, processor, pictures, questions, ROOM + side**2, side)
+            hidden = decode(trainer.model, samples, inputs).last_hidden_state
         loss, right = answer_loss(trainer.model, samples, hidden)
-        objects = [len(scene.objects) if scene else 0 for scene in scenes]
-        return loss, [(kind, objects[row], fits) for (row, kind), fits in zip(samples.asked, right, strict=True)]
+        objects = [len(scenes[row].objects) if scenes[row] else 0 for row, _ in samples.ends]
+        return loss, list(zip(samples.kinds, objects, right, strict=True))
 
     return practise
 
@@ -68,7 +71,7 @@ def visual_tokens(
     return model.model.multi_modal_projector(seen).float()
 
 
-def read(
+def embed(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     pictures: Sequence[Image.Image],
@@ -76,18 +79,17 @@ def read(
     length: int,
     side: int,
 ) -> tuple[PackedSamples, torch.Tensor]:
-    """The pictures with their questions, packed, and the decoder's last hidden states: (batch, sequence, width).
-    Every layer sees every visual token."""
+    """The pictures with their questions, packed, and what the decoder reads: (batch, sequence, width)."""
     samples = pack(processor, questions, length, side)
     visual = (samples.input_ids == processor.image_token_id)[..., None]
     words = model.get_input_embeddings()(samples.input_ids)
-    decoded = model.model.language_model(
-        inputs_embeds=words.masked_scatter(visual, visual_tokens(model, processor, pictures, side)),
-        position_ids=samples.position_ids,
-        attention_mask=samples.attention_mask(),
-        use_cache=False,
-    )
-    return samples, decoded.last_hidden_state
+    return samples, words.masked_scatter(visual, visual_tokens(model, processor, pictures, side))
+
+
+def decode(model: LlavaForConditionalGeneration, samples: PackedSamples, inputs: torch.Tensor, **options: Any) -> Any:
+    """The decoder's output. Every layer sees every visual token."""
+    seen = {"attention_mask": samples.attention_mask(), "position_ids": samples.position_ids, "use_cache": False}
+    return model.model.language_model(inputs_embeds=inputs, **{**seen, **options})
 
 
 def answer_loss(

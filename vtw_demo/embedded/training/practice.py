@@ -53,8 +53,8 @@ class Progress:
             kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares.get(kind, 0.0))))
         )
 
-    def record(self, answered: Sequence[tuple[str, int, bool]], mastery: float) -> None:
-        """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, whether they were right.
+    def record(self, answered: Sequence[tuple[str, int, float]], mastery: float) -> None:
+        """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, how right they were.
 
         Scenes get one object more once `mastery` of the answers about the newest are right.
         """

@@ -13,10 +13,10 @@ from vtw_demo.embedded.training.model import save_whole
 from vtw_demo.embedded.training.practice import Progress
 from vtw_demo.models.devices import compute_dtype
 
-# A question's kind, the number of objects in its scene, 0 without a scene, and whether the answer was right.
-Answered = tuple[str, int, bool]
+# A question's kind, the number of objects in its scene, 0 without a scene, and how right the answer was, 0 to 1.
+Answered = tuple[str, int, float]
 # Steps in which the learning rate rises, and between two lines of the log.
-WARM_UP, LOGGED = 20, 10
+WARM_UP, LOGGED = 20, 5
 
 
 class Trainer:
@@ -45,7 +45,8 @@ class Trainer:
     def run(self, practise: Callable[[random.Random], tuple[torch.Tensor, list[Answered]]]) -> None:
         """All steps that are left. `practise` gives a step's loss, and what was answered; all that it draws at random
         depends on the seed and the step."""
-        options, began = self.options, time.monotonic()
+        options = self.options
+        logged = saved = time.monotonic()
         while self.step < options.steps:
             generator = random.Random(f"{options.seed} {options.part} {self.step}")
             torch.manual_seed(generator.getrandbits(63))
@@ -53,15 +54,15 @@ class Trainer:
             self._take_step(loss)
             self.progress.record(answered, options.mastery)
             if self.step % LOGGED == 0:
-                seconds, began = (time.monotonic() - began) / LOGGED, time.monotonic()
+                seconds, logged = (time.monotonic() - logged) / LOGGED, time.monotonic()
                 shares = " ".join(f"{kind} {share:.2f}" for kind, share in sorted(self.progress.shares.items()))
                 print(
-                    f"step {self.step} loss {loss.item():.3f} level {self.progress.level}"
-                    f" {seconds:.1f} s a step: {shares}",
+                    f"step {self.step} loss {loss.item():.3f} level {self.progress.level} {seconds:.1f} s each: {shares}",
                     flush=True,
                 )
-            if self.step % options.save_every == 0:
+            if time.monotonic() - saved > 60 * options.save_every:
                 self._save()
+                saved = time.monotonic()
         self._save()
 
     def _take_step(self, loss: torch.Tensor) -> None:

@@ -1,0 +1,129 @@
+"""Which layers can be left out: python -m vtw_demo.embedded.training.search
+
+The layers below those that look at the picture are left out one by one, each time the one whose absence costs least,
+on the loss of answers about fresh scenes; every layer that is there sees the picture. Layers above are kept, though
+answers need some of them less: what is to be found is how much of the model never looks. Prints where the model looks
+and what each step costs, and writes both to a file, where `kept` finds them.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS
+from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.embedded.training.model import SEARCH_FILE, keep_layers, load
+from vtw_demo.embedded.training.packing import PackedSamples
+from vtw_demo.embedded.training.parts import COARSE_SIDE, ROOM, answer_loss, decode, embed
+from vtw_demo.embedded.training.practice import scene_questions
+from vtw_demo.models.devices import compute_dtype
+
+BATCH, TURNS = 8, 9
+# In the deeper half, the first layer with so much of its attention on the picture is the first that looks things up.
+LOOKING = 0.2
+# Questions with what the decoder reads of them.
+Batch = tuple[PackedSamples, torch.Tensor]
+
+
+def fresh_batches(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, count: int, objects: int
+) -> list[Batch]:
+    """Questions about plainly drawn scenes of at most `objects` objects."""
+    generator, batches = random.Random("search"), []
+    for _ in range(count):
+        scenes = [random_scene(generator, generator.randint(1, objects)) for _ in range(BATCH)]
+        asked = [scene_questions(scene, TURNS, generator, SHORT_ANSWER_KINDS) for scene in scenes]
+        batches.append(embed(model, processor, [draw(s) for s in scenes], asked, ROOM + COARSE_SIDE**2, COARSE_SIDE))
+    return batches
+
+
+def cost(model: LlavaForConditionalGeneration, batches: Sequence[Batch]) -> tuple[float, float]:
+    """The mean loss, and the share of the answers of which every token is right."""
+    losses, right = [], list[bool]()
+    for samples, inputs in batches:
+        loss, answered = answer_loss(model, samples, decode(model, samples, inputs).last_hidden_state)
+        losses.append(loss.item())
+        right += answered
+    return sum(losses) / len(losses), sum(right) / len(right)
+
+
+def attention_shares(model: LlavaForConditionalGeneration, batch: Batch) -> list[tuple[float, float]]:
+    """Of each layer's attention at the last position of a prompt, the mean share on the first token and on the
+    picture, over the batch's questions and the layer's heads."""
+    samples, inputs = batch
+    rows, positions = zip(*samples.ends, strict=True)
+    visual = samples.input_ids == model.config.image_token_id
+    usual = model.config.text_config._attn_implementation
+    model.set_attn_implementation("eager")
+    # This implementation adds its mask.
+    mask = torch.where(samples.attention_mask(), 0.0, torch.finfo(torch.bfloat16).min)
+    layers = decode(model, samples, inputs, attention_mask=mask, output_attentions=True).attentions
+    model.set_attn_implementation(usual)
+    shares = (attention.float().mean(1)[rows, positions] for attention in layers)
+    return [(of[:, 0].mean().item(), (of * visual[list(rows)]).sum(-1).mean().item()) for of in shares]
+
+
+def search(
+    model: LlavaForConditionalGeneration, batches: Sequence[Batch], below: int, count: int
+) -> list[dict[str, Any]]:
+    """Leaves out layers below number `below` until `count` are left; of each step the layer left out, those that are
+    kept, the loss and the share right."""
+    decoder, steps = model.model.language_model, []
+    whole, kept = decoder.layers, list(range(len(decoder.layers)))
+    while len(kept) > count and kept[0] < below:
+        tried = []
+        for number in (n for n in kept if n < below):
+            decoder.layers, without = whole, [n for n in kept if n != number]
+            keep_layers(model, without)
+            tried.append((*cost(model, batches), number, without))
+        loss, right, number, kept = min(tried)
+        steps.append({"left out": number, "loss": loss, "right": right, "kept": kept})
+        print(f"{len(kept)} layers, without {number}: loss {loss:.3f}, right {right:.1%}, kept {kept}", flush=True)
+    return steps
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    model, processor, saved = load(options.runs, "whole")
+    model.eval()
+    dtype = compute_dtype(model.device)
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        batches = fresh_batches(model, processor, options.batches, saved["progress"]["level"])
+        shares = attention_shares(model, batches[0])
+        for number, (first, picture) in enumerate(shares):
+            print(f"layer {number}: on the first token {first:.2f}, on the picture {picture:.2f}")
+        half = len(shares) // 2
+        looking = [number for number, (_, picture) in enumerate(shares) if number >= half and picture >= LOOKING]
+        below = options.below or (looking[0] if looking else half)
+        loss, right = cost(model, batches)
+        print(f"all layers: loss {loss:.3f}, right {right:.1%}; left out are layers below {below}", flush=True)
+        steps = search(model, batches, below, options.layers)
+    found = {"step": saved["step"], "shares": shares, "whole": [loss, right], "below": below, "steps": steps}
+    (options.runs / SEARCH_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m vtw_demo.embedded.training.search",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs/embedded"), help="the folder of checkpoints")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--layers", type=int, default=12, help="how many are to be left")
+    add("--below", type=int, help="leave out layers below this one only; by default the first of the deeper half with "
+        f"{LOOKING} of its attention on the picture")  # fmt: skip
+    add("--batches", type=int, default=2, help=f"batches of {BATCH} scenes to measure on")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
