@@ -1,4 +1,4 @@
-"""Prompts in free words: for training by chance, and fifty written by hand that are never trained on."""
+"""Questions in free words: in passing, two things at once, without a verb."""
 
 import json
 import random
@@ -8,16 +8,14 @@ from pathlib import Path
 
 from vtw_demo.embedded.phrasings import TRAINED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask_several, short_name, tell, unique
-from vtw_demo.embedded.scenes import COLOURS, DIAMETERS, PLACES, SHAPES, Scene, SceneObject
+from vtw_demo.embedded.scenes import COLOURS, SHAPES, Scene
 
 _TEXTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 _WAYS = {kind: [*ways, *TRAINED.get(kind, [])] for kind, ways in _TEXTS["ways"].items()}
 KIND = "free words"
-_PLACES = [place for row in PLACES for place in row]
 
 
 def freely_asked(scene: Scene, generator: random.Random) -> Question:
-    """Something about the scene as people put it: in passing, two things at once, without a verb."""
     asked = None
     while asked is None:
         asked = generator.choice(_FORMS)(scene, generator)
@@ -72,26 +70,3 @@ def _any(scene: Scene, generator: random.Random) -> tuple[str, str]:
 
 
 _FORMS: tuple[Callable[[Scene, random.Random], tuple[str, str] | None], ...] = (_one, _one, _two, _about, _at, _any)
-
-
-def tested_prompts() -> list[tuple[Scene, Question]]:
-    """The fifty: each with the scene it is asked about, and the answer."""
-    return [
-        (_scene(objects, number), Question(KIND, text, answer))
-        for number, (objects, prompts) in enumerate(_TEXTS["tested"])
-        for text, answer in prompts
-    ]
-
-
-def _scene(objects: str, seed: int) -> Scene:
-    """The scene that is written as "large red circle A top left, ..."."""
-    generator, placed = random.Random(seed), []
-    for written in objects.split(", "):
-        size, colour, shape, *rest = written.split()
-        character = rest.pop(0) if len(rest[0]) == 1 else None
-        row, column = divmod(_PLACES.index(" ".join(rest)), 3)
-        x, y = ((2 * step + 1) / 6 + generator.uniform(-0.01, 0.01) for step in (column, row))
-        # As small as its size may be: so it fits into its ninth of the picture.
-        diameter = DIAMETERS[size][0] + generator.uniform(0, 0.01)
-        placed.append(SceneObject(shape, colour, size, x, y, diameter, generator.uniform(-8, 8), character))
-    return Scene(tuple(placed), ((172, 200, 204), (168, 196, 200)), "gradient", seed)

@@ -17,6 +17,7 @@ from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
 from vtw_demo.errors import UserError
+from vtw_demo.evaluation.free_words import free_prompts
 from vtw_demo.evaluation.metrics import description_match, exact_match
 
 SHORT_ANSWER_TOKENS = 32
@@ -160,6 +161,18 @@ def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
     return EvaluationData("easy-vqa, test split", tuple(samples))
 
 
+def free_words(count: int | None = None, seed: int = 0) -> EvaluationData:
+    """Prompts in free words, the first `count` of them."""
+    asked = free_prompts()[:count]
+    return EvaluationData(
+        "prompts in free words never trained on",
+        tuple(
+            DataSample(f"scene {prompt}", "", prompt, (answer,), partial(draw, scene)) for scene, prompt, answer in asked
+        ),
+        max_new_tokens=96,
+    )
+
+
 BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
     "scenes": partial(_about_scenes, f"fresh scenes of 1 to {MAXIMUM_OBJECTS} objects", 5000, "evaluation", _plain),
     "rephrased": partial(_about_scenes, "questions in words never trained on", 300, "evaluation rephrased", _rephrased),
@@ -176,6 +189,7 @@ BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
         score=description_match,
         max_new_tokens=256,
     ),
+    "free-words": free_words,
     "easy-vqa": easy_vqa_test,
     "photos": unknown_photos,
 }

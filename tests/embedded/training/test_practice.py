@@ -21,7 +21,7 @@ def mixed():
 
     def draw(count, seed=0):
         progress, generator = Progress(MAXIMUM_OBJECTS), random.Random(seed)
-        return [mixed_picture(easy_vqa, unknown, progress, progress.kinds(), 6, generator) for _ in range(count)]
+        return [mixed_picture(easy_vqa, unknown, progress, 6, generator) for _ in range(count)]
 
     return draw
 
@@ -58,9 +58,6 @@ def test_what_is_answered_wrongly_is_asked_more_often():
     asked = Counter(progress.kinds())
     assert asked["where"] == 8
     assert all(asked[kind] == 1 for kind in SHORT_ANSWER_KINDS if kind != "where")
-    emphasized = Counter(progress.kinds(("count", "size"))) - asked
-    assert emphasized.total() == asked.total()
-    assert set(emphasized) == {"count", "size"}
 
 
 def test_descriptions_are_asked_for_and_name_every_object():
@@ -99,9 +96,9 @@ def test_pictures_are_scenes_and_others_and_each_is_asked_about(mixed):
         kinds[turns[0][0] if scene is None else "scene"] += 1
         modest = {answer == MODEST_ANSWER for _, _, answer in turns}
         assert modest == {scene is None and turns[0][0] == "unknown"}
-    assert 50 < kinds["scene"] < 80
-    assert 12 < kinds["easy-vqa"] < 40
-    assert 2 < kinds["unknown"] < 22
+    assert 70 < kinds["scene"] < 97
+    assert 2 < kinds["easy-vqa"] < 22
+    assert 0 < kinds["unknown"] < 15
 
 
 def test_the_same_seed_gives_the_same_practice(mixed):

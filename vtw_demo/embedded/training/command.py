@@ -1,25 +1,26 @@
-"""Trains the embedded model: python -m vtw_demo.embedded.training tower | whole | kept
+"""Trains the embedded model: python -m vtw_demo.embedded.training tower | whole | search | kept | store
 
 `tower`: the vision tower and projector learn to name what is at each patch. `whole`: projector and all layers of the
-language model learn together to answer about pictures. `kept`: the layers that the search has left
-(python -m vtw_demo.embedded.training.search), and the tower, go on learning together. No step withdraws, drops or
-masks a visual token in any layer. A part starts from the one before it, and goes on from its own last checkpoint.
+language model learn together to answer about pictures. `search` tells which layers can be left out, and what that
+costs. `kept`: the layers that it has left, and the tower, go on learning together. `store` saves the model, its
+decoder layers in 4 bits. No step withdraws, drops or masks a visual token in any layer. A part of the training starts
+from the one before it, and goes on from its own last checkpoint.
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 import torch
 
-from vtw_demo.embedded.training.model import SEARCH_FILE, keep_layers, load, start, take_tower
+from vtw_demo.embedded.training.model import keep_layers, load, start, take_tower
 from vtw_demo.embedded.training.parts import answer, name_patches
 from vtw_demo.embedded.training.practice import Progress
+from vtw_demo.embedded.training.search import find_layers, found_layers
+from vtw_demo.embedded.training.store import store
 from vtw_demo.embedded.training.trainer import Trainer
-from vtw_demo.errors import UserError
 
-# How long a part is trained, and how fast, unless told otherwise.
+# How long each part is trained, and how fast, unless told otherwise.
 SCHEDULES: dict[str, dict[str, float]] = {
     "tower": {"steps": 6000, "cooldown": 3000, "fine_steps": 0, "rate": 1e-3},
     "whole": {"steps": 700, "cooldown": 50, "fine_steps": 0, "rate": 4e-4},
@@ -28,23 +29,24 @@ SCHEDULES: dict[str, dict[str, float]] = {
 PARTS = tuple(SCHEDULES)
 
 
-def main() -> None:
-    train(parse())
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_default_device(options.device)
+    {"search": find_layers, "store": store}.get(options.part, train)(options)
 
 
 def train(options: argparse.Namespace) -> None:
-    torch.set_default_device(options.device)
     progress = Progress(options.level)
     if options.part == "tower":
         model, processor = start(options.runs, options.seed)
-        layers = list(range(model.config.text_config.num_hidden_layers))
+        layers = list(range(len(model.model.language_model.layers)))
         if options.start_from is not None:
             take_tower(model, options.start_from)
     else:
         model, processor, saved = load(options.runs, PARTS[PARTS.index(options.part) - 1])
         layers = saved["layers"]
     if options.part == "kept":
-        layers, progress = options.layers or _found_layers(options.runs), Progress(**saved["progress"])
+        layers, progress = options.layers or found_layers(options.runs), Progress(**saved["progress"])
         keep_layers(model, layers)
     # In the second part the tower is left as it is, while the layers above it learn what to make of it.
     model.model.vision_tower.requires_grad_(options.part != "whole")
@@ -56,14 +58,6 @@ def train(options: argparse.Namespace) -> None:
     trainer.run((name_patches if options.part == "tower" else answer)(trainer, processor, options))
 
 
-def _found_layers(runs: Path) -> list[int]:
-    """Those that the search has kept."""
-    path = runs / SEARCH_FILE
-    if not path.exists():
-        raise UserError(f"{path} is not there: search for layers to leave out first, or name those to keep: --layers.")
-    return json.loads(path.read_text(encoding="utf-8"))["steps"][-1]["kept"]
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m vtw_demo.embedded.training",
@@ -71,18 +65,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("part", choices=PARTS, help="what is trained")
+    add("part", choices=(*PARTS, "search", "store"), help="what is done")
     add("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
     add("--start-from", type=Path, help="a saved model whose tower and projector the first part starts from")
     add("--layers", type=int, nargs="+", metavar="NUMBER", help="the layers that are kept; by default the search's")
+    add("--count", type=int, default=12, help="how many layers the search leaves at least")
+    add("--batches", type=int, default=2, help="batches of fresh scenes that the search measures on")
+    add("--of", choices=PARTS, default="kept", help="the part whose model is stored")
+    add("--out", type=Path, default=Path("assets/embedded"), help="where it is stored")
     add("--seed", type=int, default=0)
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=shutil.which("g++") is not None,
-        help="compile the layers, which takes a C++ compiler",
-    )
+    compiled = argparse.BooleanOptionalAction
+    add("--compile", action=compiled, default=shutil.which("g++") is not None, help="compile the layers, with g++")
     for name, number, meaning in (
         ("steps", int, "steps in all"),
         ("cooldown", int, "last steps, in which the learning rate falls to 0"),
@@ -96,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--level", type=int, default=2, help="objects in the first scenes")
     add("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     options = parser.parse_args(arguments)
-    for name, value in SCHEDULES[options.part].items():
+    for name, value in SCHEDULES.get(options.part, {}).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options

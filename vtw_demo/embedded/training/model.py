@@ -26,7 +26,7 @@ from vtw_demo.errors import UserError
 MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
 PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
-SEARCH_FILE = "search.json"
+TOKENIZER_FOLDER = "tokenizer"
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
@@ -51,22 +51,16 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def start(runs: Path, seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The model before training: SmolLM2's weights behind a tower and a projector at random. Made once, in `runs`."""
-    folder = runs / "tokenizer"
-    if not (runs / "start.pt").exists():
-        source_folder = fetch_source(runs / "smollm2")
-        source_tokenizer = PreTrainedTokenizerFast.from_pretrained(source_folder, gguf_file=SOURCE_FILE)
-        source = LlamaForCausalLM.from_pretrained(source_folder, gguf_file=SOURCE_FILE, dtype=torch.float32)
-        build_tokenizer(source_tokenizer).save_pretrained(folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        model = build_model(tokenizer, seed)
-        start_decoder(model.model.language_model, source, tokenizer, source_tokenizer)
-        save_whole(model.state_dict(), runs / "start.pt")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model before training: SmolLM2's weights behind a tower and a projector at random; its tokenizer is saved
+    for the later parts."""
+    folder = fetch_source(runs / "smollm2")
+    source_tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
+    source = LlamaForCausalLM.from_pretrained(folder, gguf_file=SOURCE_FILE, dtype=torch.float32)
+    tokenizer = build_tokenizer(source_tokenizer)
+    tokenizer.save_pretrained(runs / TOKENIZER_FOLDER)
     model = build_model(tokenizer, seed)
-    device = torch.get_default_device()
-    model.load_state_dict(torch.load(runs / "start.pt", weights_only=True, mmap=True, map_location=device))
+    start_decoder(model.model.language_model, source, tokenizer, source_tokenizer)
     return model, build_processor(tokenizer)
 
 
@@ -76,10 +70,11 @@ def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaPro
     if not path.exists():
         raise UserError(f"{path} is not there: train the part {part} first, if only for 0 steps.")
     saved = torch.load(path, weights_only=True, mmap=True, map_location=torch.get_default_device())
-    model, processor = start(runs)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(runs / TOKENIZER_FOLDER)
+    model = build_model(tokenizer, 0)
     keep_layers(model, saved["layers"])
     model.load_state_dict(saved["model"])
-    return model, processor, saved
+    return model, build_processor(tokenizer), saved
 
 
 @torch.no_grad()
@@ -104,10 +99,7 @@ def keep_layers(model: LlavaForConditionalGeneration, kept: Sequence[int]) -> No
     decoder.layers = nn.ModuleList(decoder.layers[number] for number in kept)
     for number, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = number
-    for config in (model.config.text_config, decoder.config):
-        config.num_hidden_layers = len(kept)
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: len(kept)]
+    decoder.config.num_hidden_layers = len(kept)
 
 
 def take_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:

@@ -28,7 +28,7 @@ TURNS = 14
 
 def name_patches(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namespace) -> Practise:
     """The tower and the projector learn to name what is at each patch."""
-    directions = word_directions(trainer.model.get_input_embeddings().weight, processor.tokenizer)
+    directions = word_directions(trainer.model.model.language_model.embed_tokens.weight, processor.tokenizer)
 
     def practise(generator: random.Random) -> tuple[torch.Tensor, list[Answered]]:
         scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(options.batch)]

@@ -1,9 +1,8 @@
-"""Which layers can be left out: python -m vtw_demo.embedded.training.search
+"""Which layers can be left out.
 
 The layers below those that look at the picture are left out one by one, each time the one whose absence costs least,
 on the loss of answers about fresh scenes; every layer that is there sees the picture. Layers above are kept, though
-answers need some of them less: what is to be found is how much of the model never looks. Prints where the model looks
-and what each step costs, and writes both to a file, where `kept` finds them.
+answers need some of them less: what is to be found is how much of the model never looks.
 """
 
 import argparse
@@ -18,13 +17,15 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS
 from vtw_demo.embedded.scenes import draw, random_scene
-from vtw_demo.embedded.training.model import SEARCH_FILE, keep_layers, load
+from vtw_demo.embedded.training.model import keep_layers, load
 from vtw_demo.embedded.training.packing import PackedSamples
 from vtw_demo.embedded.training.parts import COARSE_SIDE, ROOM, answer_loss, decode, embed
 from vtw_demo.embedded.training.practice import scene_questions
+from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype
 
 BATCH, TURNS = 8, 9
+FOUND_FILE = "search.json"
 # In the deeper half, the first layer with so much of its attention on the picture is the first that looks things up.
 LOOKING = 0.2
 # Questions with what the decoder reads of them.
@@ -59,17 +60,16 @@ def attention_shares(model: LlavaForConditionalGeneration, batch: Batch) -> list
     samples, inputs = batch
     rows, positions = zip(*samples.ends, strict=True)
     visual = samples.input_ids == model.config.image_token_id
-    usual = model.config.text_config._attn_implementation
     model.set_attn_implementation("eager")
     # This implementation adds its mask.
     mask = torch.where(samples.attention_mask(), 0.0, torch.finfo(torch.bfloat16).min)
     layers = decode(model, samples, inputs, attention_mask=mask, output_attentions=True).attentions
-    model.set_attn_implementation(usual)
+    model.set_attn_implementation("sdpa")
     shares = (attention.float().mean(1)[rows, positions] for attention in layers)
     return [(of[:, 0].mean().item(), (of * visual[list(rows)]).sum(-1).mean().item()) for of in shares]
 
 
-def search(
+def leave_out(
     model: LlavaForConditionalGeneration, batches: Sequence[Batch], below: int, count: int
 ) -> list[dict[str, Any]]:
     """Leaves out layers below number `below` until `count` are left; of each step the layer left out, those that are
@@ -89,10 +89,9 @@ def search(
 
 
 @torch.no_grad()
-def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
+def find_layers(options: argparse.Namespace) -> None:
+    """Prints and writes where the whole model looks, and what it costs to leave out layers."""
     model, processor, saved = load(options.runs, "whole")
-    model.eval()
     dtype = compute_dtype(model.device)
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         batches = fresh_batches(model, processor, options.batches, saved["progress"]["level"])
@@ -100,30 +99,17 @@ def main(arguments: list[str] | None = None) -> None:
         for number, (first, picture) in enumerate(shares):
             print(f"layer {number}: on the first token {first:.2f}, on the picture {picture:.2f}")
         half = len(shares) // 2
-        looking = [number for number, (_, picture) in enumerate(shares) if number >= half and picture >= LOOKING]
-        below = options.below or (looking[0] if looking else half)
+        below = next((number for number in range(half, len(shares)) if shares[number][1] >= LOOKING), half)
         loss, right = cost(model, batches)
         print(f"all layers: loss {loss:.3f}, right {right:.1%}; left out are layers below {below}", flush=True)
-        steps = search(model, batches, below, options.layers)
+        steps = leave_out(model, batches, below, options.count)
     found = {"step": saved["step"], "shares": shares, "whole": [loss, right], "below": below, "steps": steps}
-    (options.runs / SEARCH_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (options.runs / FOUND_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m vtw_demo.embedded.training.search",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--runs", type=Path, default=Path("runs/embedded"), help="the folder of checkpoints")
-    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--layers", type=int, default=12, help="how many are to be left")
-    add("--below", type=int, help="leave out layers below this one only; by default the first of the deeper half with "
-        f"{LOOKING} of its attention on the picture")  # fmt: skip
-    add("--batches", type=int, default=2, help=f"batches of {BATCH} scenes to measure on")
-    return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    main()
+def found_layers(runs: Path) -> list[int]:
+    """Those that the search has kept."""
+    path = runs / FOUND_FILE
+    if not path.exists():
+        raise UserError(f"{path} is not there: search for layers to leave out first, or name those to keep: --layers.")
+    return json.loads(path.read_text(encoding="utf-8"))["steps"][-1]["kept"]

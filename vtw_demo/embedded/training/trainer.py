@@ -56,10 +56,8 @@ class Trainer:
             if self.step % LOGGED == 0:
                 seconds, logged = (time.monotonic() - logged) / LOGGED, time.monotonic()
                 shares = " ".join(f"{kind} {share:.2f}" for kind, share in sorted(self.progress.shares.items()))
-                print(
-                    f"step {self.step} loss {loss.item():.3f} level {self.progress.level} {seconds:.1f} s each: {shares}",
-                    flush=True,
-                )
+                level = self.progress.level
+                print(f"step {self.step} {seconds:.1f} s each loss {loss:.3f} level {level} {shares}", flush=True)
             if time.monotonic() - saved > 60 * options.save_every:
                 self._save()
                 saved = time.monotonic()
