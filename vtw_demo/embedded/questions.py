@@ -40,17 +40,16 @@ def ask(scene: Scene, kind: str, generator: random.Random) -> Question | None:
 
 def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Question]:
     """`count` random questions about `scene`, kinds drawn evenly from those the scene allows."""
-    asked: list[Question] = []
+    asked = list[Question]()
     while len(asked) < count:
-        question = ask(scene, generator.choice(kinds), generator)
-        if question is not None:
-            asked.append(question)
+        asked += filter(None, [ask(scene, generator.choice(kinds), generator)])
     return asked
 
 
 def describe(scene: Scene) -> str:
     """One sentence that names every object in reading order, row by row."""
-    parts = [tell(item) for item in _in_reading_order(scene)]
+    places = [place for row in PLACES for place in row]
+    parts = [tell(item) for item in sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"There is {listed}."
 
@@ -61,11 +60,6 @@ def tell(item: SceneObject) -> str:
     written = f" with {article} {item.character} on it" if item.character else ""
     at = "in" if item.place == "center" or " " in item.place else "at"
     return f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}"
-
-
-def _in_reading_order(scene: Scene) -> list[SceneObject]:
-    places = [place for row in PLACES for place in row]
-    return sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))
 
 
 def short_name(item: SceneObject) -> str:
@@ -183,23 +177,10 @@ def _description(scene: Scene, generator: random.Random) -> Asked:
     return _texts("description"), describe(scene)
 
 
-def _listing(scene: Scene, generator: random.Random) -> Asked:
-    """The shapes in reading order, each with one thing about it.
-
-    In such an answer a shape's name comes right before what is looked up by it. Without it a model in training looks
-    things up by colour only, since everywhere else a shape's name is words away from the answer.
-    """
-    facts = {"colors": "colour", "sizes": "size", "parts": "place"}
-    what = generator.choice(tuple(facts))
-    listed = ", ".join(f"{item.shape} {getattr(item, facts[what])}" for item in _in_reading_order(scene))
-    return _texts("listing", facts=what), listed
-
-
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
     "colour": _colour, "shape": _shape, "count": _count, "existence": _existence,
     "where": partial(_fact, "where", "place"), "relation": _relation, "size": partial(_fact, "size", "size"),
-    "reading": _reading, "description": _description, "listing": _listing,
+    "reading": _reading, "description": _description,
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
-LONG_ANSWER_KINDS = ("description", "listing")
-SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in LONG_ANSWER_KINDS)
+SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vtw_demo.comparison.data_files import read_table
 from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows
-from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
+from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
@@ -121,8 +121,11 @@ def _seeded(make: Callable[[Any, random.Random], Image.Image], subject: Any, see
 
 
 def _otherwise(scene: Scene, generator: random.Random) -> Image.Image:
+    """At the size and aspect ratio at which the objects of its style look unstretched."""
     style = random_style(generator)
-    return unsquared(badly_kept(draw(scene, style=style), generator), style, generator)
+    picture, side = badly_kept(draw(scene, style=style), generator), generator.randint(120, 640)
+    across, down = style.stretch
+    return picture.resize((round(side / across), round(side / down)), Image.Resampling.BICUBIC)
 
 
 def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
@@ -167,7 +170,8 @@ def free_words(count: int | None = None, seed: int = 0) -> EvaluationData:
     return EvaluationData(
         "prompts in free words never trained on",
         tuple(
-            DataSample(f"scene {prompt}", "", prompt, (answer,), partial(draw, scene)) for scene, prompt, answer in asked
+            DataSample(f"scene {prompt}", "", prompt, (answer,), partial(draw, scene))
+            for scene, prompt, answer in asked
         ),
         max_new_tokens=96,
     )

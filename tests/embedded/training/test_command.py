@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.embedded.training.conftest import LAYERS
-from vtw_demo.embedded.training import command, parts
+from vtw_demo.embedded.training import parts
 from vtw_demo.embedded.training.command import PARTS, main, parse
 from vtw_demo.embedded.training.model import load
 from vtw_demo.errors import UserError
@@ -14,8 +14,9 @@ KEPT = (0, 2)
 
 
 def train(part, runs, steps=3, fine=1):
-    main([part, "--runs", str(runs), "--steps", str(steps), "--cooldown", "2", "--fine-steps", str(fine), "--batch", "2",
-          "--save-every", "0", "--device", "cpu", "--no-compile", "--layers", *map(str, KEPT)])  # fmt: skip
+    main([part, "--runs", str(runs), "--steps", str(steps), "--cooldown", "2", "--fine-steps", str(fine),
+          "--batch", "2", "--save-every", "0", "--device", "cpu", "--no-compile",
+          "--layers", *map(str, KEPT)])  # fmt: skip
     return torch.load(runs / f"{part}.pt", weights_only=True)
 
 
@@ -114,4 +115,3 @@ def test_what_is_kept_must_be_found_first(whole, tmp_path):
     (tmp_path / "tokenizer").symlink_to(whole["runs"] / "tokenizer")
     with pytest.raises(UserError, match="search for layers to leave out first"):
         main(["kept", "--runs", str(tmp_path), "--device", "cpu"])
-    assert command.PARTS == ("tower", "whole", "kept")

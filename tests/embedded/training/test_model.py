@@ -1,8 +1,9 @@
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.embedded.training.conftest import LAYERS
-from vtw_demo.embedded.training.model import keep_layers, start_decoder, take_tower
+from vtw_demo.embedded.training import model as model_module
+from vtw_demo.embedded.training.model import keep_layers, start, take_tower
 
 
 def llama(tokenizer) -> LlamaForCausalLM:
@@ -20,11 +21,17 @@ def llama(tokenizer) -> LlamaForCausalLM:
     )
 
 
-def test_the_decoder_starts_with_the_sources_layers_and_words(tokenizer, tiny_model):
-    source, decoder = llama(tokenizer), tiny_model().model.language_model
-    start_decoder(decoder, source, tokenizer, tokenizer)
-    for name, weight in source.model.state_dict().items():
-        assert torch.equal(decoder.state_dict()[name], weight)
+def test_the_decoder_starts_with_the_sources_layers_and_words(tokenizer, tiny_model, tmp_path, monkeypatch):
+    source = llama(tokenizer)
+    monkeypatch.setattr(model_module, "fetch_source", lambda folder: folder)
+    monkeypatch.setattr(model_module, "build_tokenizer", lambda source: source)
+    monkeypatch.setattr(model_module, "build_model", lambda tokenizer, seed: tiny_model(seed))
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", lambda *_, **__: source)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", lambda *_, **__: tokenizer)
+    model, _ = start(tmp_path, 0)
+    decoder = model.model.language_model.state_dict()
+    assert all(torch.equal(decoder[name], weight) for name, weight in source.model.state_dict().items())
+    assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
 
 
 def test_kept_layers_compute_what_they_did(tiny_model):

@@ -4,26 +4,17 @@ import random
 import re
 from collections import Counter
 
-import pytest
-
-from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
 from vtw_demo.embedded.phrasings import TESTED, TRAINED
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, describe
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS
 from vtw_demo.embedded.training.practice import Progress, mixed_picture, practice_scene, scene_questions
-from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, photos
+from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER
 
 
-@pytest.fixture(scope="module")
-def mixed():
-    """Draws pictures, what is asked about each, and their scenes."""
-    easy_vqa, unknown = easy_vqa_pictures("train")[:50], photos()[:3]
-
-    def draw(count, seed=0):
-        progress, generator = Progress(MAXIMUM_OBJECTS), random.Random(seed)
-        return [mixed_picture(easy_vqa, unknown, progress, 6, generator) for _ in range(count)]
-
-    return draw
+def mixed(count, seed=0):
+    """Pictures, what is asked about each, and their scenes."""
+    progress, generator = Progress(MAXIMUM_OBJECTS), random.Random(seed)
+    return [mixed_picture(progress, 6, generator) for _ in range(count)]
 
 
 def test_the_newest_number_of_objects_is_practised_most_until_it_is_the_last():
@@ -90,7 +81,7 @@ def test_questions_are_asked_in_words_for_training_only():
         assert not any(heard(TESTED[kind]))
 
 
-def test_pictures_are_scenes_and_others_and_each_is_asked_about(mixed):
+def test_pictures_are_scenes_and_others_and_each_is_asked_about():
     kinds = Counter()
     for _, turns, scene in mixed(100):
         kinds[turns[0][0] if scene is None else "scene"] += 1
@@ -101,7 +92,7 @@ def test_pictures_are_scenes_and_others_and_each_is_asked_about(mixed):
     assert 0 < kinds["unknown"] < 15
 
 
-def test_the_same_seed_gives_the_same_practice(mixed):
+def test_the_same_seed_gives_the_same_practice():
     for (picture, *first), (again, *second) in zip(mixed(8, seed=3), mixed(8, seed=3), strict=True):
         assert picture.tobytes() == again.tobytes()
         assert first == second

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,9 @@ def model(tiny_model):
 
 
 @pytest.fixture
-def batches(model, processor, monkeypatch):
-    monkeypatch.setattr(search, "BATCH", 2)
+def batches(model, processor):
     with torch.no_grad():
-        return fresh_batches(model, processor, 2, 3)
+        return fresh_batches(model, processor, 3, SimpleNamespace(batch=2, batches=2))
 
 
 def test_the_layer_that_costs_least_is_left_out_first_and_none_above(model, monkeypatch):
@@ -30,8 +30,7 @@ def test_the_layer_that_costs_least_is_left_out_first_and_none_above(model, monk
 
     monkeypatch.setattr(search, "cost", cost_of_missing)
     steps = leave_out(model, [], below=2, count=1)
-    assert [(step["left out"], step["loss"]) for step in steps] == [(1, 1.0), (0, 3.0)]
-    assert [step["kept"] for step in steps] == [[0, 2], [2]]
+    assert steps == [(1, 1.0, 0.5, [0, 2]), (0, 3.0, 0.5, [2])]
     assert len(leave_out(model, [], below=0, count=1)) == 0
 
 
@@ -45,7 +44,7 @@ def test_the_loss_is_that_of_all_answers(model, batches):
 
 @torch.no_grad()
 def test_shares_of_attention_are_those_at_the_last_position_of_each_prompt(model, batches):
-    samples, inputs = batches[0]
+    samples, _ = batches[0]
     shares = attention_shares(model, batches[0])
     assert len(shares) == LAYERS
     assert all(0 < first < 1 and 0 < picture < 1 and first + picture < 1 for first, picture in shares)
@@ -60,15 +59,14 @@ def test_shares_of_attention_are_those_at_the_last_position_of_each_prompt(model
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_the_command_writes_what_it_found_for_the_next_part(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, "BATCH", 2)
-    common = ["--runs", str(tmp_path), "--device", "cpu", "--no-compile"]
+def test_the_command_writes_what_it_found_for_the_next_part(tmp_path, capsys):
+    common = ["--runs", str(tmp_path), "--device", "cpu", "--no-compile", "--batch", "2"]
     for part in ("tower", "whole"):
         main([part, *common, "--steps", "0"])
     main(["search", *common, "--count", "2", "--batches", "1"])
     found = json.loads((tmp_path / "search.json").read_text())
     assert found["below"] == 1
-    assert found["steps"][-1]["kept"] == [1, 2]
+    assert found["steps"][-1][-1] == [1, 2]
     assert "on the first token" in (said := capsys.readouterr().out)
     assert "2 layers, without 0: loss" in said
     main(["kept", *common, "--steps", "0"])

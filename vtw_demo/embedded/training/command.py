@@ -9,6 +9,7 @@ from the one before it, and goes on from its own last checkpoint.
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def train(options: argparse.Namespace) -> None:
         for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
             layer.compile(dynamic=False)
     trainer = Trainer(model, layers, progress, options)
-    trainer.run((name_patches if options.part == "tower" else answer)(trainer, processor, options))
+    trainer.run(partial(name_patches if options.part == "tower" else answer, trainer, processor))
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

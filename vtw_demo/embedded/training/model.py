@@ -1,7 +1,5 @@
-"""The embedded model before training: an ordinary LLaVA, small, whose decoder is SmolLM2-135M with fewer words.
-
-`model.json` holds its measures.
-"""
+"""The embedded model, an ordinary LLaVA, small, whose decoder is SmolLM2-135M with fewer words, before and between the
+parts of its training. `model.json` holds its measures."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +11,6 @@ from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
     LlamaForCausalLM,
-    LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -60,7 +57,10 @@ def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaPr
     tokenizer = build_tokenizer(source_tokenizer)
     tokenizer.save_pretrained(runs / TOKENIZER_FOLDER)
     model = build_model(tokenizer, seed)
-    start_decoder(model.model.language_model, source, tokenizer, source_tokenizer)
+    known, words = source_tokenizer.get_vocab(), source.model.embed_tokens.weight
+    # The one token that it doesn't know, the image's, is never read.
+    rows = [known.get(token, 0) for token in tokenizer.convert_ids_to_tokens([*range(len(tokenizer))])]
+    model.model.language_model.load_state_dict({**source.model.state_dict(), "embed_tokens.weight": words[rows]})
     return model, build_processor(tokenizer)
 
 
@@ -75,22 +75,6 @@ def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaPro
     keep_layers(model, saved["layers"])
     model.load_state_dict(saved["model"])
     return model, build_processor(tokenizer), saved
-
-
-@torch.no_grad()
-def start_decoder(
-    decoder: LlamaModel,
-    source: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    source_tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    """`decoder` gets the weights of `source`: all layers, the last norm and the embeddings of the kept tokens."""
-    decoder.layers.load_state_dict(source.model.layers.state_dict())
-    decoder.norm.load_state_dict(source.model.norm.state_dict())
-    known = source_tokenizer.get_vocab()
-    words = source.model.embed_tokens.weight
-    for token, position in tokenizer.get_vocab().items():
-        decoder.embed_tokens.weight[position] = words[known[token]] if token in known else words.mean(0)
 
 
 def keep_layers(model: LlavaForConditionalGeneration, kept: Sequence[int]) -> None:
@@ -118,10 +102,3 @@ def start_places(model: LlavaForConditionalGeneration) -> None:
     waves = torch.cat([(place[:, None] * frequency).sin(), (place[:, None] * frequency).cos()], dim=1)
     down = waves[:, None].expand(GRID_SIDE, GRID_SIDE, -1)
     embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
-
-
-def save_whole(state: object, path: Path) -> None:
-    """Whole or not at all: a killed run leaves the last complete file."""
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    unfinished.replace(path)

@@ -51,8 +51,8 @@ def patch_names(scenes: Sequence[Scene], side: int) -> dict[str, torch.Tensor]:
 def naming_loss(
     tokens: torch.Tensor, names: dict[str, torch.Tensor], directions: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """How far `tokens`, (batch, patches, width), are from naming each property where there is one and nothing where
-    there is none; and for each, the share of its patches that name it rightly."""
+    """How far `tokens`, (batch, patches, width), are from naming each property where it is and no name elsewhere; and
+    of each, the share of its patches that name it rightly."""
     total, right = tokens.new_zeros(()), {}
     for name, numbers in names.items():
         # A name more: none.

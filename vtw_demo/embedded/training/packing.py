@@ -8,6 +8,7 @@ import torch
 from transformers import LlavaProcessor
 
 from vtw_demo.embedded.training.model import GRID_SIDE
+from vtw_demo.embedded.training.practice import Asked
 
 IGNORED = -100
 
@@ -16,12 +17,11 @@ IGNORED = -100
 class PackedSamples:
     """The tokens of pictures, each followed by as many question-answer turns as fit, on the default device.
 
-    Every turn sees its picture and itself, and counts its positions from the picture's end: to the model it is
-    a conversation of its own. So one picture's visual tokens serve many questions.
+    Every turn sees its picture and itself, and counts its positions from the picture's end: to the model it is a
+    conversation of its own. So one picture's visual tokens serve many questions.
 
-    Shapes: input_ids, position_ids, labels (batch, sequence), labels being the next token at answer positions and -100
-    elsewhere; turns (batch, sequence), the turn's number, -1 before the first turn, -2 at padding. Of each turn, kinds
-    has its kind of question, and ends the row and position where its prompt ends.
+    (batch, sequence): `labels`, the next token at answer positions, else -100; `turns`, the turn's number, -1 before
+    the first, -2 at padding. By turn: `kinds`, of question; `ends`, the row and position where its prompt ends.
     """
 
     input_ids: torch.Tensor
@@ -38,16 +38,12 @@ class PackedSamples:
 
 
 def pack(
-    processor: LlavaProcessor,
-    questions: Sequence[Sequence[tuple[str, str, str]]],
-    length: int,
-    grid_side: int = GRID_SIDE,
+    processor: LlavaProcessor, questions: Sequence[Sequence[Asked]], length: int, grid_side: int = GRID_SIDE
 ) -> PackedSamples:
-    """Rows of `length` positions; `questions` holds (kind, question, answer) for each picture; a turn that
-    doesn't fit is left out.
+    """Rows of `length` positions, one for each picture's questions; a turn that doesn't fit is left out.
 
-    A grid coarser than the model's own has fewer visual tokens; each keeps the position that the token of the same
-    place has on the model's grid, and the text begins where it always does.
+    On a grid coarser than the model's own, each visual token keeps the position that the token of the same place has
+    on the model's grid, and the text begins where it always does.
     """
     tokenizer, spacing = processor.tokenizer, GRID_SIDE // grid_side
     opening = tokenizer.encode("<|im_start|>user\n")

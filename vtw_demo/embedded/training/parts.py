@@ -1,8 +1,7 @@
 """What a step of each part practises: the tower names what is at each patch; everything together answers."""
 
-import argparse
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,54 +9,42 @@ from PIL import Image
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
 from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, random_scene
 from vtw_demo.embedded.training.model import GRID_SIDE
 from vtw_demo.embedded.training.naming import naming_loss, patch_names, word_directions
 from vtw_demo.embedded.training.packing import IGNORED, PackedSamples, pack
 from vtw_demo.embedded.training.practice import Asked, mixed_picture, practice_picture
-from vtw_demo.embedded.training.trainer import Answered, Trainer
-from vtw_demo.embedded.unknown_pictures import photos
+from vtw_demo.embedded.training.trainer import Practised, Trainer
 
-Practise = Callable[[random.Random], tuple[torch.Tensor, list[Answered]]]
 # The grid that is trained on first: its rows of tokens are shorter. And a row's positions besides the visual tokens'.
 COARSE_SIDE, ROOM = 7, 207
 # Questions asked about a scene, as far as they fit.
 TURNS = 14
 
 
-def name_patches(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namespace) -> Practise:
+def name_patches(trainer: Trainer, processor: LlavaProcessor, generator: random.Random) -> Practised:
     """The tower and the projector learn to name what is at each patch."""
     directions = word_directions(trainer.model.model.language_model.embed_tokens.weight, processor.tokenizer)
-
-    def practise(generator: random.Random) -> tuple[torch.Tensor, list[Answered]]:
-        scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(options.batch)]
-        pictures = [practice_picture(scene, generator) for scene in scenes]
-        with trainer.autocast:
-            tokens = visual_tokens(trainer.model, processor, pictures, GRID_SIDE)
-        loss, right = naming_loss(tokens, patch_names(scenes, GRID_SIDE), directions)
-        return loss, [(name, 0, share) for name, share in right.items()]
-
-    return practise
+    scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(trainer.options.batch)]
+    pictures = [practice_picture(scene, generator) for scene in scenes]
+    with trainer.autocast:
+        tokens = visual_tokens(trainer.model, processor, pictures, GRID_SIDE)
+    loss, right = naming_loss(tokens, patch_names(scenes, GRID_SIDE), directions)
+    return loss, [(name, 0, share) for name, share in right.items()]
 
 
-def answer(trainer: Trainer, processor: LlavaProcessor, options: argparse.Namespace) -> Practise:
+def answer(trainer: Trainer, processor: LlavaProcessor, generator: random.Random) -> Practised:
     """Everything learns to answer about pictures; in the last `fine_steps` steps on the model's own grid."""
-    easy_vqa, unknown = easy_vqa_pictures("train"), photos()
-
-    def practise(generator: random.Random) -> tuple[torch.Tensor, list[Answered]]:
-        progress = trainer.progress
-        mixed = [mixed_picture(easy_vqa, unknown, progress, TURNS, generator) for _ in range(options.batch)]
-        pictures, questions, scenes = (list(column) for column in zip(*mixed, strict=True))
-        side = GRID_SIDE if trainer.step >= options.steps - options.fine_steps else COARSE_SIDE
-        with trainer.autocast:
-            samples, inputs = embed(trainer.model, processor, pictures, questions, ROOM + side**2, side)
-            hidden = decode(trainer.model, samples, inputs).last_hidden_state
-        loss, right = answer_loss(trainer.model, samples, hidden)
-        objects = [len(scenes[row].objects) if scenes[row] else 0 for row, _ in samples.ends]
-        return loss, list(zip(samples.kinds, objects, right, strict=True))
-
-    return practise
+    options = trainer.options
+    mixed = [mixed_picture(trainer.progress, TURNS, generator) for _ in range(options.batch)]
+    pictures, questions, scenes = (list(column) for column in zip(*mixed, strict=True))
+    side = GRID_SIDE if trainer.step >= options.steps - options.fine_steps else COARSE_SIDE
+    with trainer.autocast:
+        samples, inputs = embed(trainer.model, processor, pictures, questions, ROOM + side**2, side)
+        hidden = decode(trainer.model, samples, inputs).last_hidden_state
+    loss, right = answer_loss(trainer.model, samples, hidden)
+    objects = [len(scenes[row].objects) if scenes[row] else 0 for row, _ in samples.ends]
+    return loss, list(zip(samples.kinds, objects, right, strict=True))
 
 
 def visual_tokens(

@@ -5,7 +5,6 @@ on the loss of answers about fresh scenes; every layer that is there sees the pi
 answers need some of them less: what is to be found is how much of the model never looks.
 """
 
-import argparse
 import json
 import random
 from collections.abc import Sequence
@@ -19,26 +18,27 @@ from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.embedded.training.model import keep_layers, load
 from vtw_demo.embedded.training.packing import PackedSamples
-from vtw_demo.embedded.training.parts import COARSE_SIDE, ROOM, answer_loss, decode, embed
+from vtw_demo.embedded.training.parts import COARSE_SIDE, ROOM, TURNS, answer_loss, decode, embed
 from vtw_demo.embedded.training.practice import scene_questions
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype
 
-BATCH, TURNS = 8, 9
 FOUND_FILE = "search.json"
 # In the deeper half, the first layer with so much of its attention on the picture is the first that looks things up.
 LOOKING = 0.2
 # Questions with what the decoder reads of them.
 Batch = tuple[PackedSamples, torch.Tensor]
+# The layer left out, the loss and the share right without it, and the layers that are kept.
+Step = tuple[int, float, float, list[int]]
 
 
 def fresh_batches(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, count: int, objects: int
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, objects: int, options: Any
 ) -> list[Batch]:
-    """Questions about plainly drawn scenes of at most `objects` objects."""
+    """Questions about plainly drawn scenes of at most so many objects."""
     generator, batches = random.Random("search"), []
-    for _ in range(count):
-        scenes = [random_scene(generator, generator.randint(1, objects)) for _ in range(BATCH)]
+    for _ in range(options.batches):
+        scenes = [random_scene(generator, generator.randint(1, objects)) for _ in range(options.batch)]
         asked = [scene_questions(scene, TURNS, generator, SHORT_ANSWER_KINDS) for scene in scenes]
         batches.append(embed(model, processor, [draw(s) for s in scenes], asked, ROOM + COARSE_SIDE**2, COARSE_SIDE))
     return batches
@@ -46,12 +46,11 @@ def fresh_batches(
 
 def cost(model: LlavaForConditionalGeneration, batches: Sequence[Batch]) -> tuple[float, float]:
     """The mean loss, and the share of the answers of which every token is right."""
-    losses, right = [], list[bool]()
-    for samples, inputs in batches:
-        loss, answered = answer_loss(model, samples, decode(model, samples, inputs).last_hidden_state)
-        losses.append(loss.item())
-        right += answered
-    return sum(losses) / len(losses), sum(right) / len(right)
+    answered = [
+        answer_loss(model, samples, decode(model, samples, inputs).last_hidden_state) for samples, inputs in batches
+    ]
+    right = [fits for _, of_batch in answered for fits in of_batch]
+    return sum(loss.item() for loss, _ in answered) / len(answered), sum(right) / len(right)
 
 
 def attention_shares(model: LlavaForConditionalGeneration, batch: Batch) -> list[tuple[float, float]]:
@@ -69,12 +68,9 @@ def attention_shares(model: LlavaForConditionalGeneration, batch: Batch) -> list
     return [(of[:, 0].mean().item(), (of * visual[list(rows)]).sum(-1).mean().item()) for of in shares]
 
 
-def leave_out(
-    model: LlavaForConditionalGeneration, batches: Sequence[Batch], below: int, count: int
-) -> list[dict[str, Any]]:
-    """Leaves out layers below number `below` until `count` are left; of each step the layer left out, those that are
-    kept, the loss and the share right."""
-    decoder, steps = model.model.language_model, []
+def leave_out(model: LlavaForConditionalGeneration, batches: Sequence[Batch], below: int, count: int) -> list[Step]:
+    """Leaves out layers below number `below` until `count` are left."""
+    decoder, steps = model.model.language_model, list[Step]()
     whole, kept = decoder.layers, list(range(len(decoder.layers)))
     while len(kept) > count and kept[0] < below:
         tried = []
@@ -83,18 +79,18 @@ def leave_out(
             keep_layers(model, without)
             tried.append((*cost(model, batches), number, without))
         loss, right, number, kept = min(tried)
-        steps.append({"left out": number, "loss": loss, "right": right, "kept": kept})
+        steps.append((number, loss, right, kept))
         print(f"{len(kept)} layers, without {number}: loss {loss:.3f}, right {right:.1%}, kept {kept}", flush=True)
     return steps
 
 
 @torch.no_grad()
-def find_layers(options: argparse.Namespace) -> None:
+def find_layers(options: Any) -> None:
     """Prints and writes where the whole model looks, and what it costs to leave out layers."""
     model, processor, saved = load(options.runs, "whole")
     dtype = compute_dtype(model.device)
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-        batches = fresh_batches(model, processor, options.batches, saved["progress"]["level"])
+        batches = fresh_batches(model, processor, saved["progress"]["level"], options)
         shares = attention_shares(model, batches[0])
         for number, (first, picture) in enumerate(shares):
             print(f"layer {number}: on the first token {first:.2f}, on the picture {picture:.2f}")
@@ -103,7 +99,7 @@ def find_layers(options: argparse.Namespace) -> None:
         loss, right = cost(model, batches)
         print(f"all layers: loss {loss:.3f}, right {right:.1%}; left out are layers below {below}", flush=True)
         steps = leave_out(model, batches, below, options.count)
-    found = {"step": saved["step"], "shares": shares, "whole": [loss, right], "below": below, "steps": steps}
+    found = {"step": saved["step"], "shares": shares, "whole": (loss, right), "below": below, "steps": steps}
     (options.runs / FOUND_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -112,4 +108,4 @@ def found_layers(runs: Path) -> list[int]:
     path = runs / FOUND_FILE
     if not path.exists():
         raise UserError(f"{path} is not there: search for layers to leave out first, or name those to keep: --layers.")
-    return json.loads(path.read_text(encoding="utf-8"))["steps"][-1]["kept"]
+    return json.loads(path.read_text(encoding="utf-8"))["steps"][-1][-1]

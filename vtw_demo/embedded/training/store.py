@@ -1,8 +1,8 @@
 """How a trained model is stored: the decoder layers in 4 bits, as NF4 with doubly quantized constants, the others in
 bfloat16."""
 
-import argparse
 import tempfile
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 from vtw_demo.embedded.training.model import load
 
 
-def store(options: argparse.Namespace) -> None:
+def store(options: Any) -> None:
     model, processor, _ = load(options.runs, options.of)
     bits = BitsAndBytesConfig(
         load_in_4bit=True,

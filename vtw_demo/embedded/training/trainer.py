@@ -9,12 +9,13 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlavaForConditionalGeneration
 
-from vtw_demo.embedded.training.model import save_whole
 from vtw_demo.embedded.training.practice import Progress
 from vtw_demo.models.devices import compute_dtype
 
 # A question's kind, the number of objects in its scene, 0 without a scene, and how right the answer was, 0 to 1.
 Answered = tuple[str, int, float]
+# The loss of a step, and what was answered in it.
+Practised = tuple[torch.Tensor, list[Answered]]
 # Steps in which the learning rate rises, and between two lines of the log.
 WARM_UP, LOGGED = 20, 5
 
@@ -42,16 +43,21 @@ class Trainer:
             model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
 
-    def run(self, practise: Callable[[random.Random], tuple[torch.Tensor, list[Answered]]]) -> None:
-        """All steps that are left. `practise` gives a step's loss, and what was answered; all that it draws at random
-        depends on the seed and the step."""
+    def run(self, practise: Callable[[random.Random], Practised]) -> None:
+        """All steps that are left. All that `practise` draws at random depends on the seed and the step."""
         options = self.options
         logged = saved = time.monotonic()
         while self.step < options.steps:
             generator = random.Random(f"{options.seed} {options.part} {self.step}")
             torch.manual_seed(generator.getrandbits(63))
             loss, answered = practise(generator)
-            self._take_step(loss)
+            share = min((self.step + 1) / WARM_UP, (options.steps - self.step) / max(1, options.cooldown), 1.0)
+            self.optimizer.param_groups[0]["lr"] = options.rate * share
+            loss.backward()
+            clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
             self.progress.record(answered, options.mastery)
             if self.step % LOGGED == 0:
                 seconds, logged = (time.monotonic() - logged) / LOGGED, time.monotonic()
@@ -63,17 +69,8 @@ class Trainer:
                 saved = time.monotonic()
         self._save()
 
-    def _take_step(self, loss: torch.Tensor) -> None:
-        left = self.options.steps - self.step
-        share = min(1.0, (self.step + 1) / WARM_UP, left / max(1, self.options.cooldown))
-        loss.backward()
-        clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.param_groups[0]["lr"] = self.options.rate * share
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-
     def _save(self) -> None:
+        """Whole or not at all: a killed run leaves the last complete file."""
         state = {
             "step": self.step,
             "progress": vars(self.progress),
@@ -81,4 +78,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_whole(state, self.checkpoint)
+        unfinished = self.checkpoint.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        unfinished.replace(self.checkpoint)
