@@ -1,5 +1,9 @@
 """The embedded model as its third edition is stored: expanded, or in 4 bits where that is no slower."""
 
+import timeit
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -78,7 +82,8 @@ def test_which_is_slower_is_measured(is_slower, monkeypatch):
 
         return multiply
 
-    monkeypatch.setattr(loading.time, "perf_counter", lambda: seconds[0])
+    repeat = partial(timeit.repeat, timer=lambda: seconds[0])
+    monkeypatch.setattr(loading, "timeit", SimpleNamespace(repeat=repeat))
     monkeypatch.setattr(Linear4bit, "forward", taking(3.0 if is_slower else 1.0))
     monkeypatch.setattr(torch.nn.functional, "linear", taking(2.0))
     assert loading._is_slower_in_four_bits(model, torch.float32) == is_slower

@@ -63,10 +63,9 @@ def _one(scene: Scene, generator: random.Random) -> tuple[str, str]:
 
 
 def _two(scene: Scene, generator: random.Random) -> tuple[str, str]:
-    first, second = (
-        rephrased(asked, generator) if generator.random() < 0.3 else asked
-        for asked in ask_several(scene, 2, generator, SHORT_ANSWER_KINDS)
-    )
+    first, second = ask_several(scene, 2, generator, SHORT_ANSWER_KINDS)
+    if generator.random() < 0.3:
+        first, second = rephrased(first, generator), rephrased(second, generator)
     texts = [asked.text[0].lower() + asked.text[1:].rstrip("?.") for asked in (first, second)]
     text = generator.choice(_FREE["joined"]).format(first=texts[0], second=texts[1])
     return text[0].upper() + text[1:], f"{first.answer}, {second.answer}"
@@ -81,11 +80,9 @@ def _at(scene: Scene, generator: random.Random) -> tuple[str, str] | None:
     item = generator.choice(scene.objects)
     if sum(other.place == item.place for other in scene.objects) > 1:
         return None
-    at = "in" if item.place == "center" or " " in item.place else "at"
-    said = f"{at} the {item.place}" if generator.random() < 0.7 else f"in the {item.place}"
-    if item.place == "center" and generator.random() < 0.5:
-        said = "in the middle"
-    return generator.choice(_FREE["at"]).format(at=said), short_name(item)
+    place = item.place.replace("center", generator.choice(("center", "middle")))
+    at = f"{generator.choice(('at', 'in'))} the {place}"
+    return generator.choice(_FREE["at"]).format(at=at), short_name(item)
 
 
 def _any(scene: Scene, generator: random.Random) -> tuple[str, str]:

@@ -2,10 +2,12 @@
 plainly and otherwise, their descriptions, photos, and the test split of easy-vqa."""
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,9 +17,8 @@ from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
-from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, SceneObject, draw, random_scene
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.free_words import free_prompts
 from vtw_demo.evaluation.metrics import description_match, exact_match
 
 SHORT_ANSWER_TOKENS = 32
@@ -165,16 +166,14 @@ def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
 
 
 def free_words(count: int | None = None, seed: int = 0) -> EvaluationData:
-    """Prompts in free words, the first `count` of them."""
-    asked = free_prompts()[:count]
-    return EvaluationData(
-        "prompts in free words never trained on",
-        tuple(
-            DataSample(f"scene {prompt}", "", prompt, (answer,), partial(draw, scene))
-            for scene, prompt, answer in asked
-        ),
-        max_new_tokens=96,
-    )
+    """Prompts in free words, written by hand before the embedded model's training ended and never trained on."""
+    samples = list[DataSample]()
+    for objects, prompts in json.loads(Path(__file__).with_name("free_words.json").read_text(encoding="utf-8")):
+        pale = ((172, 200, 204), (168, 196, 200))
+        scene = Scene(tuple(SceneObject(*item) for item in objects), pale, "gradient", len(samples))
+        for prompt, answer in prompts:
+            samples.append(DataSample(f"scene {len(samples)}", "", prompt, (answer,), partial(draw, scene)))
+    return EvaluationData("prompts in free words", tuple(samples[:count]), max_new_tokens=96)
 
 
 BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -325,25 +325,17 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
 
 
 def _is_slower_in_four_bits(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether a product with one of the model's 4-bit weights takes longer here than with the same weights expanded:
-    of a token and of a prompt, the fastest of some."""
+    """Whether this processor takes longer for products with one of the model's 4-bit weights than with it expanded."""
     from bitsandbytes.functional import dequantize_4bit
 
     packed: Any = next(module for module in model.modules() if hasattr(getattr(module, "weight", None), "quant_state"))
     whole = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(dtype)
-    seconds = {}
-    for multiply in (packed, partial(nn.functional.linear, weight=whole)):
-        seconds[multiply] = 0.0
-        for length in (1, 200):
-            rows = torch.ones(length, packed.in_features, dtype=dtype, device=whole.device)
-            measured = []
-            with torch.inference_mode():
-                for _ in range(5):
-                    began = time.perf_counter()
-                    multiply(rows)
-                    measured.append(time.perf_counter() - began)
-            seconds[multiply] += min(measured)
-    in_four_bits, expanded = seconds.values()
+    # A token's and a prompt's, the fastest of some.
+    rows = [torch.ones(length, packed.in_features, dtype=dtype, device=whole.device) for length in (1, 200)]
+    in_four_bits, expanded = (
+        sum(min(timeit.repeat(partial(multiply, of), number=1, repeat=5)) for of in rows)
+        for multiply in (packed, partial(nn.functional.linear, weight=whole))
+    )
     return whole.device.type == "cpu" and in_four_bits > expanded
 
 

@@ -35,7 +35,11 @@ def whole(trained):
 
 
 def test_each_part_has_its_own_schedule_unless_told_otherwise():
-    assert (parse(["tower"]).rate, parse(["whole"]).cooldown, parse(["kept"]).fine_steps) == (1e-3, 50, 250)
+    assert (parse(["tower"]).rate, parse(["whole"]).cooldown, parse(["kept", "--layers", "1"]).fine_steps) == (
+        1e-3,
+        50,
+        250,
+    )
     assert (parse(["tower", "--steps", "7"]).steps, parse(["tower", "--steps", "7"]).cooldown) == (7, 3000)
 
 
@@ -110,8 +114,7 @@ def test_a_part_without_the_one_before_is_refused(tmp_path):
         train("whole", tmp_path)
 
 
-def test_what_is_kept_must_be_found_first(whole, tmp_path):
-    (tmp_path / "whole.pt").symlink_to(whole["runs"] / "whole.pt")
-    (tmp_path / "tokenizer").symlink_to(whole["runs"] / "tokenizer")
-    with pytest.raises(UserError, match="search for layers to leave out first"):
-        main(["kept", "--runs", str(tmp_path), "--device", "cpu"])
+def test_which_layers_are_kept_must_be_said(capsys):
+    with pytest.raises(SystemExit):
+        parse(["kept"])
+    assert "which layers are kept?" in capsys.readouterr().err

@@ -17,16 +17,12 @@ def mixed(count, seed=0):
     return [mixed_picture(progress, 6, generator) for _ in range(count)]
 
 
-def test_the_newest_number_of_objects_is_practised_most_until_it_is_the_last():
+def test_a_number_of_objects_is_practised_the_more_the_larger_it_is():
     generator = random.Random(0)
     for level in range(1, MAXIMUM_OBJECTS + 1):
         drawn = Counter(Progress(level).objects(generator) for _ in range(6000))
         assert set(drawn) == set(range(1, level + 1))
-        of_newest = drawn[level] / 6000
-        if level == MAXIMUM_OBJECTS:
-            assert all(abs(drawn[number] / 6000 - (2 * number - 1) / level**2) < 0.03 for number in drawn)
-        else:
-            assert abs(of_newest - (0.5 + 0.5 / level)) < 0.03
+        assert all(abs(drawn[number] / 6000 - (2 * number - 1) / level**2) < 0.03 for number in drawn)
 
 
 def test_scenes_get_one_object_more_once_those_before_are_mastered():

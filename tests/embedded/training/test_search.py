@@ -1,4 +1,3 @@
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -59,15 +58,13 @@ def test_shares_of_attention_are_those_at_the_last_position_of_each_prompt(model
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_the_command_writes_what_it_found_for_the_next_part(tmp_path, capsys):
+def test_the_command_prints_where_the_model_looks_and_what_leaving_out_costs(tmp_path, capsys):
     common = ["--runs", str(tmp_path), "--device", "cpu", "--no-compile", "--batch", "2"]
     for part in ("tower", "whole"):
         main([part, *common, "--steps", "0"])
     main(["search", *common, "--count", "2", "--batches", "1"])
-    found = json.loads((tmp_path / "search.json").read_text())
-    assert found["below"] == 1
-    assert found["steps"][-1][-1] == [1, 2]
-    assert "on the first token" in (said := capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert all(f"layer {number}: on the first token 0." in said for number in range(LAYERS))
+    assert "left out are layers below 1" in said
     assert "2 layers, without 0: loss" in said
-    main(["kept", *common, "--steps", "0"])
-    assert torch.load(tmp_path / "kept.pt", weights_only=True)["layers"] == [1, 2]
+    assert said.rstrip().endswith("kept [1, 2]")

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from vtw_demo.embedded.training.model import keep_layers, load, start, take_tower
+from vtw_demo.embedded.training.model import keep_layers, load, start, store, take_tower
 from vtw_demo.embedded.training.parts import answer, name_patches
 from vtw_demo.embedded.training.practice import Progress
-from vtw_demo.embedded.training.search import find_layers, found_layers
-from vtw_demo.embedded.training.store import store
+from vtw_demo.embedded.training.search import find_layers
 from vtw_demo.embedded.training.trainer import Trainer
 
 # How long each part is trained, and how fast, unless told otherwise.
@@ -47,7 +46,7 @@ def train(options: argparse.Namespace) -> None:
         model, processor, saved = load(options.runs, PARTS[PARTS.index(options.part) - 1])
         layers = saved["layers"]
     if options.part == "kept":
-        layers, progress = options.layers or found_layers(options.runs), Progress(**saved["progress"])
+        layers, progress = options.layers, Progress(**saved["progress"])
         keep_layers(model, layers)
     # In the second part the tower is left as it is, while the layers above it learn what to make of it.
     model.model.vision_tower.requires_grad_(options.part != "whole")
@@ -69,7 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("part", choices=(*PARTS, "search", "store"), help="what is done")
     add("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
     add("--start-from", type=Path, help="a saved model whose tower and projector the first part starts from")
-    add("--layers", type=int, nargs="+", metavar="NUMBER", help="the layers that are kept; by default the search's")
+    add("--layers", type=int, nargs="+", metavar="NUMBER", help="the layers that are kept, by the search")
     add("--count", type=int, default=12, help="how many layers the search leaves at least")
     add("--batches", type=int, default=2, help="batches of fresh scenes that the search measures on")
     add("--of", choices=PARTS, default="kept", help="the part whose model is stored")
@@ -91,6 +90,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--level", type=int, default=2, help="objects in the first scenes")
     add("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
     options = parser.parse_args(arguments)
+    if options.part == "kept" and not options.layers:
+        parser.error("which layers are kept? Name them: --layers; search prints which can be left out.")
     for name, value in SCHEDULES.get(options.part, {}).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -2,6 +2,7 @@
 parts of its training. `model.json` holds its measures."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    BitsAndBytesConfig,
     CLIPImageProcessorPil,
     LlamaForCausalLM,
     LlavaConfig,
@@ -102,3 +104,23 @@ def start_places(model: LlavaForConditionalGeneration) -> None:
     waves = torch.cat([(place[:, None] * frequency).sin(), (place[:, None] * frequency).cos()], dim=1)
     down = waves[:, None].expand(GRID_SIDE, GRID_SIDE, -1)
     embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
+
+
+def store(options: Any) -> None:
+    """Saves a part's model, the decoder layers in 4 bits (NF4, double quantization), the others in bfloat16."""
+    model, processor, _ = load(options.runs, options.of)
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model.bfloat16().save_pretrained(folder)
+        quantized = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.bfloat16, quantization_config=bits, device_map=options.device
+        )
+    for saved in (quantized, processor):
+        saved.save_pretrained(options.out)
+    print(f"{sum(path.stat().st_size for path in options.out.iterdir()) / 1e6:.1f} MB in {options.out}")

@@ -39,11 +39,8 @@ class Progress:
     shares: dict[str, float] = field(default_factory=dict)
 
     def objects(self, generator: random.Random) -> int:
-        """The next scene's number of objects, in half of the cases the newest. In the end a number is the more frequent
-        the larger it is, by even steps: after mostly scenes of six, descriptions of scenes of five named a sixth."""
-        if self.level == MAXIMUM_OBJECTS:
-            return max(generator.randint(1, self.level), generator.randint(1, self.level))
-        return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
+        """The next scene's number of objects, the more frequent the larger it is, by even steps."""
+        return max(generator.randint(1, self.level), generator.randint(1, self.level))
 
     def kinds(self) -> tuple[str, ...]:
         """The kinds of short answers, each more often the more often it is wrong, up to eight times."""

@@ -5,10 +5,8 @@ on the loss of answers about fresh scenes; every layer that is there sees the pi
 answers need some of them less: what is to be found is how much of the model never looks.
 """
 
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +18,8 @@ from vtw_demo.embedded.training.model import keep_layers, load
 from vtw_demo.embedded.training.packing import PackedSamples
 from vtw_demo.embedded.training.parts import COARSE_SIDE, ROOM, TURNS, answer_loss, decode, embed
 from vtw_demo.embedded.training.practice import scene_questions
-from vtw_demo.errors import UserError
 from vtw_demo.models.devices import compute_dtype
 
-FOUND_FILE = "search.json"
 # In the deeper half, the first layer with so much of its attention on the picture is the first that looks things up.
 LOOKING = 0.2
 # Questions with what the decoder reads of them.
@@ -86,7 +82,7 @@ def leave_out(model: LlavaForConditionalGeneration, batches: Sequence[Batch], be
 
 @torch.no_grad()
 def find_layers(options: Any) -> None:
-    """Prints and writes where the whole model looks, and what it costs to leave out layers."""
+    """Prints where the whole model looks, and what it costs to leave out layers."""
     model, processor, saved = load(options.runs, "whole")
     dtype = compute_dtype(model.device)
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
@@ -98,14 +94,4 @@ def find_layers(options: Any) -> None:
         below = next((number for number in range(half, len(shares)) if shares[number][1] >= LOOKING), half)
         loss, right = cost(model, batches)
         print(f"all layers: loss {loss:.3f}, right {right:.1%}; left out are layers below {below}", flush=True)
-        steps = leave_out(model, batches, below, options.count)
-    found = {"step": saved["step"], "shares": shares, "whole": (loss, right), "below": below, "steps": steps}
-    (options.runs / FOUND_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
-
-
-def found_layers(runs: Path) -> list[int]:
-    """Those that the search has kept."""
-    path = runs / FOUND_FILE
-    if not path.exists():
-        raise UserError(f"{path} is not there: search for layers to leave out first, or name those to keep: --layers.")
-    return json.loads(path.read_text(encoding="utf-8"))["steps"][-1][-1]
+        leave_out(model, batches, below, options.count)
