@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from vtw_demo import load
 from vtw_demo.models import loading, registry
-from vtw_demo.models.loading import EMBEDDED_FOLDER, ModelChoice, check_model
+from vtw_demo.models.loading import ModelChoice, check_model
 from vtw_demo.models.registry import choose_model
 from vtw_demo.page.html import header
 
@@ -21,7 +21,7 @@ from vtw_demo.page.html import header
 def stored(tmp_path_factory):
     """The embedded model in 4 bits."""
     folder = tmp_path_factory.mktemp("stored")
-    vlm = load(str(EMBEDDED_FOLDER), device="cpu")
+    vlm = load("embedded", device="cpu")
     bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -182,6 +182,7 @@ def _read(
                 note = f"Stored in 4 bits, and expanded: {SLOWER}"
             if note or not choice.quantization:
                 model, is_stored = model.dequantize().to(outlook.dtype), False
+                vars(model).pop("_weight_conversions", None)  # of 4 bits, which it could not be saved in any more
         elif is_stored and choice.quantization:
             note = f"It was quantized before, which is left as it is. {note}".strip()
         if is_stored:  # transformers leaves what isn't quantized in the type in which it was saved

@@ -24,6 +24,7 @@ def tiny_model():
 
     def make(seed: int = 0) -> LlavaForConditionalGeneration:
         config = LlavaConfig.from_pretrained(EMBEDDED_FOLDER, dtype="float32")
+        vars(config).pop("quantization_config", None)
         config.vision_config.update(
             {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
         )
