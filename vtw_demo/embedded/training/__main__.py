@@ -1,3 +1,9 @@
-from vtw_demo.embedded.training.command import main
+import sys
 
-main()
+from vtw_demo.embedded.training.command import main
+from vtw_demo.errors import UserError
+
+try:
+    main()
+except UserError as error:
+    sys.exit(str(error))

@@ -15,8 +15,7 @@ from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, rand
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, photos, unknown_picture
 
 # Shares of the questions asked in other words, and of the pictures drawn or kept otherwise than plainly.
-REPHRASED = 0.4
-STYLED = 0.4
+REPHRASED, STYLED = 0.4, 0.4
 # Of the questions about a scene, those in free words; and of the scenes, those to be described.
 FREE, DESCRIBED = 0.25, 0.9
 # Shares of the pictures that are easy-vqa's, and of those that are no drawn scene.
@@ -31,8 +30,7 @@ class Progress:
     """How the questions so far were answered, which decides what is practised next.
 
     `level` is the newest number of objects a scene has, `right` the running share of right answers about such scenes,
-    `shares` those of each kind of question.
-    """
+    `shares` those of each kind of question."""
 
     level: int
     right: float = 0.0

@@ -22,9 +22,8 @@ from vtw_demo.models.devices import compute_dtype
 
 # In the deeper half, the first layer with so much of its attention on the picture is the first that looks things up.
 LOOKING = 0.2
-# Questions with what the decoder reads of them.
+# Questions with what the decoder reads of them; and the layer left out, the loss and share right, the layers kept.
 Batch = tuple[PackedSamples, torch.Tensor]
-# The layer left out, the loss and the share right without it, and the layers that are kept.
 Step = tuple[int, float, float, list[int]]
 
 
@@ -90,8 +89,8 @@ def find_layers(options: Any) -> None:
         shares = attention_shares(model, batches[0])
         for number, (first, picture) in enumerate(shares):
             print(f"layer {number}: on the first token {first:.2f}, on the picture {picture:.2f}")
-        half = len(shares) // 2
-        below = next((number for number in range(half, len(shares)) if shares[number][1] >= LOOKING), half)
+        deep = range(len(shares) // 2, len(shares))
+        below = next((number for number in deep if shares[number][1] >= LOOKING), deep.start)
         loss, right = cost(model, batches)
         print(f"all layers: loss {loss:.3f}, right {right:.1%}; left out are layers below {below}", flush=True)
         leave_out(model, batches, below, options.count)

@@ -27,15 +27,12 @@ class Trainer:
     def __init__(
         self, model: LlavaForConditionalGeneration, layers: Sequence[int], progress: Progress, options: Any
     ) -> None:
-        self.model, self.layers, self.progress, self.options = model, list(layers), progress, options
-        self.step = 0
+        self.model, self.layers, self.progress, self.options, self.step = model, list(layers), progress, options, 0
         device = next(model.parameters()).device
         dtype = compute_dtype(device)
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=options.rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.trained, options.rate, (0.9, 0.95), weight_decay=0.01, fused=True)
         self.checkpoint = options.runs / f"{options.part}.pt"
         if self.checkpoint.exists():
             saved = torch.load(self.checkpoint, weights_only=True, map_location=device)
