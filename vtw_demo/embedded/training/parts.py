@@ -16,10 +16,9 @@ from vtw_demo.embedded.training.packing import IGNORED, PackedSamples, pack
 from vtw_demo.embedded.training.practice import Asked, mixed_picture, practice_picture
 from vtw_demo.embedded.training.trainer import Practised, Trainer
 
-# The grid that is trained on first: its rows of tokens are shorter. And a row's positions besides the visual tokens'.
-COARSE_SIDE, ROOM = 7, 207
-# Questions asked about a scene, as far as they fit.
-TURNS = 14
+# The grid that is trained on first: its rows of tokens are shorter. A row's positions besides the visual tokens', and
+# the questions asked about a scene, as far as they fit.
+COARSE_SIDE, ROOM, TURNS = 7, 207, 14
 
 
 def name_patches(trainer: Trainer, processor: LlavaProcessor, generator: random.Random) -> Practised:

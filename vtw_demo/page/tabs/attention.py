@@ -45,9 +45,8 @@ class AttentionTab(PlottedTab):
 
     def _where_it_looks(self, vlm: VisionLanguageModel) -> str:
         """Of the embedded model, which its evaluation measured."""
-        if vlm.name != EMBEDDED or not EVALUATION.exists():
-            return ""
-        measured = json.loads(EVALUATION.read_text(encoding="utf-8")).get("attention")
+        is_measured = vlm.name == EMBEDDED and EVALUATION.exists()
+        measured = is_measured and json.loads(EVALUATION.read_text(encoding="utf-8")).get("attention")
         if not measured or len(measured["shares"]) != vlm.layers:
             return ""
         return reading_line(f"This model, over {measured['samples']} questions: {where_it_looks(measured['shares'])}")
