@@ -148,6 +148,7 @@ def run(options: argparse.Namespace) -> int:
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
         "left_out": left_out,
         "attention": looked_at,
+        "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
     if problems := [file.problem for file in files if file.problem]:
