@@ -25,7 +25,6 @@ from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationDa
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.measurements.attention import Shares
 from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
@@ -128,10 +127,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
-    looked_at = options.attention_samples and {
-        "samples": options.attention_samples,
-        "shares": _attention(vlm, asked[0][1], options.attention_samples, options.seed),
-    }
+    looked_at = options.attention_samples and _attention(vlm, asked[0][1], options.attention_samples, options.seed)
     of_calibration = calibration and {
         **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
         "samples": len(calibration.samples),
@@ -176,13 +172,13 @@ def _parts(
     return [(some, variants), (data, [FULL, Variant("withdrawn", compared)])]
 
 
-def _attention(vlm: VisionLanguageModel, data: EvaluationData, count: int, seed: int) -> tuple[Shares, ...]:
+def _attention(vlm: VisionLanguageModel, data: EvaluationData, count: int, seed: int) -> dict[str, Any]:
     """Where each layer looks, over `count` of the questions; it is printed."""
     chosen = random.Random(f"{seed} attention").sample(data.samples, min(count, len(data.samples)))
     shares = mean_attention(vlm, tqdm(chosen, desc="attention", unit="question"))
     print(f"\nAttention of the last prompt token, {len(chosen)} questions\n\n{attention_markdown(shares)}\n")
     print(where_it_looks(shares), flush=True)
-    return shares
+    return {"samples": len(chosen), "shares": shares}
 
 
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:
