@@ -178,9 +178,9 @@ def _read(
         note = check_fit(info, config.transformers_version)
         is_stored = outlook.architecture.method is not None
         if is_stored and name == EMBEDDED:
-            if choice.quantization and _is_slower_in_four_bits(model, outlook.dtype):
-                note = f"Stored in 4 bits, and expanded: {SLOWER}"
-            if note or not choice.quantization:
+            is_slower = choice.quantization is not None and _is_slower_in_four_bits(model, outlook.dtype)
+            note = f"Stored in 4 bits, and expanded: {SLOWER}" if is_slower else note
+            if is_slower or choice.quantization is None:
                 model, is_stored = model.dequantize().to(outlook.dtype), False
                 vars(model).pop("_weight_conversions", None)  # of 4 bits, which it could not be saved in any more
         elif is_stored and choice.quantization:
