@@ -20,6 +20,7 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, askable, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation import plots
+from vtw_demo.evaluation.attention import attention_markdown, mean_attention
 from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationData, read_data
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
@@ -28,6 +29,7 @@ from vtw_demo.models.arguments import add_model_arguments, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.images import write_results
 
 DESCRIPTION = (
@@ -77,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="where; by default the calibrated layer, or the one that the page starts with",
     )
+    parser.add_argument(
+        "--attention-samples",
+        type=int,
+        metavar="N",
+        help="also measure where each layer looks, the mean over N questions of the first data set",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
     parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples, random removal, the intervals")
@@ -84,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for asked_for in (options.samples, options.curve_samples):
+    for asked_for in (options.samples, options.curve_samples, options.attention_samples):
         if asked_for is not None and asked_for < 1:
             raise UserError(f"At least 1 sample is needed; {asked_for} were asked for.")
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
@@ -119,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
+    looked_at = options.attention_samples and _attention(vlm, asked[0][1], options.attention_samples, options.seed)
     of_calibration = calibration and {
         **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
         "samples": len(calibration.samples),
@@ -134,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
         "batch_size": options.batch_size,
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
         "left_out": left_out,
+        "attention": looked_at,
         "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
@@ -160,6 +170,15 @@ def _parts(
     chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
     some = replace(data, name=f"{data.name}, some at every K", samples=tuple(data.samples[i] for i in chosen))
     return [(some, variants), (data, [FULL, Variant("withdrawn", compared)])]
+
+
+def _attention(vlm: VisionLanguageModel, data: EvaluationData, count: int, seed: int) -> dict[str, Any]:
+    """Where each layer looks, over `count` of the questions; it is printed."""
+    chosen = random.Random(f"{seed} attention").sample(data.samples, min(count, len(data.samples)))
+    shares = mean_attention(vlm, tqdm(chosen, desc="attention", unit="question"))
+    print(f"\nAttention of the last prompt token, {len(chosen)} questions\n\n{attention_markdown(shares)}\n")
+    print(where_it_looks(shares), flush=True)
+    return {"samples": len(chosen), "shares": shares}
 
 
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:

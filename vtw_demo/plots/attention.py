@@ -1,5 +1,6 @@
 """Where attention goes: attention mass by layer and segment."""
 
+from collections.abc import Sequence
 from statistics import fmean
 
 import plotly.graph_objects as go
@@ -13,6 +14,9 @@ from vtw_demo.plots.style import LEGEND_BELOW, SEGMENT_COLOURS, mark_layer, styl
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
+
+# From this share of its attention on, a layer is said to look at something.
+LOOKING = 0.2
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares, ...]:
@@ -83,6 +87,24 @@ def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: Attent
         for layer, shares in enumerate(shares_by_layer(mass, query))
     ]
     return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
+
+
+def where_it_looks(shares: Sequence[Shares]) -> str:
+    """Of a model, from its layers' mean shares: which layers look at the picture, and which rest on the first token."""
+    first, image = (
+        [of_layer[segment.number] for of_layer in shares] for segment in (Segment.FIRST_TOKEN, Segment.IMAGE)
+    )
+    looking, resting = ([n for n, share in enumerate(of) if share >= LOOKING] for of in (image, first))
+    others = max((share for share in image if share < LOOKING), default=0.0)
+    much = f"{percent(LOOKING)} or more"
+    return (
+        f"Of the attention of the last prompt token, {much} are on the picture in {_named(looking)}, at most "
+        f"{percent(others)} in the others; and {much} on the first token in {_named(resting)}."
+    )
+
+
+def _named(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}" if layers else "no layer"
 
 
 def _asker(query: AttentionQuery) -> str:
