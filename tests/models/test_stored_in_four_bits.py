@@ -93,5 +93,5 @@ def test_unless_it_is_asked_otherwise_it_runs_as_it_is_stored(monkeypatch):
     assert choose_model(device="cpu").quantization == "4bit"
     assert choose_model("embedded", device="cpu").quantization == "4bit"
     assert choose_model("embedded", "none", "cpu").quantization is None
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "on_zero_gpu", lambda: True)
     assert choose_model("embedded", device="cpu").quantization is None

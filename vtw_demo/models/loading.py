@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,15 +206,11 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
 
     `reclaimable` are bytes on the device that will be freed before.
 
-    Raises UserError for a quantization without bitsandbytes, a device that isn't there, a model that isn't there, is
-    gated, or out of reach, weights that are no safetensors, an architecture that isn't known or in which withdrawal
-    can't mean anything, and too little memory.
+    Raises UserError for a device that isn't there, a model that isn't there, is gated, or out of reach, weights that
+    are no safetensors, an architecture that isn't known or in which withdrawal can't mean anything, and too little
+    memory.
     """
     name, quantization = choice.name, choice.quantization
-    if quantization and not find_spec("bitsandbytes"):
-        raise UserError(
-            f"Weights in {quantization} need the package bitsandbytes, which isn't installed: pip install bitsandbytes."
-        )
     device = find_device(choice.device)
     if quantization and device.type == "cuda" and on_zero_gpu():
         raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +126,8 @@ def choose_model(
 
 
 def _stored_bits() -> Any:
-    """The quantization in which the embedded model is stored, where weights can be held in it here."""
-    if on_zero_gpu() or not find_spec("bitsandbytes") or not EMBEDDED_FOLDER.is_dir():
+    """The quantization in which the embedded model is stored; on ZeroGPU weights aren't held in it."""
+    if on_zero_gpu() or not EMBEDDED_FOLDER.is_dir():
         return None
     return quantization_settings(AutoConfig.from_pretrained(EMBEDDED_FOLDER)).get("method")
 
