@@ -26,6 +26,8 @@ MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding=
 PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
 TOKENIZER_FOLDER = "tokenizer"
+# The share of what the decoder's layers learned in the second part that is gone on with.
+LEARNED = 0.5
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
@@ -67,7 +69,9 @@ def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaPr
 
 
 def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, dict[str, Any]]:
-    """The model as `part` has left it, its processor, and the part's whole checkpoint."""
+    """The model as `part` has left it, its processor, and the part's whole checkpoint. Of the second part, half of what
+    the decoder's layers learned is taken: weights between those before and after fine-tuning keep more of the language
+    model (WiSE-FT, arXiv 2109.01903), here its one sink."""
     path = runs / f"{part}.pt"
     if not path.exists():
         raise UserError(f"{path} is not there: train the part {part} first, if only for 0 steps.")
@@ -76,6 +80,11 @@ def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaPro
     model = build_model(tokenizer, 0)
     keep_layers(model, saved["layers"])
     model.load_state_dict(saved["model"])
+    if part == "whole":
+        before = torch.load(runs / "tower.pt", weights_only=True, mmap=True, map_location=model.device)["model"]
+        layers = model.model.language_model.layers
+        for name, learned in layers.state_dict().items():
+            learned.lerp_(before[f"model.language_model.layers.{name}"], 1 - LEARNED)
     return model, build_processor(tokenizer), saved
 
 
