@@ -22,6 +22,7 @@ from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import check_writable, write_whole
 from vtw_demo.formats import MISSING, amount, markdown_table
+from vtw_demo.models.arguments import add_options
 from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -45,25 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--shape", choices=tuple(SHAPES), default="small", help="an architecture with random weights")
     what.add_argument("--model", help=f"'{EMBEDDED}', a folder, or a Hugging Face id, instead of a shape")
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="hold the decoder's weights in 4 or 8 bits")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), help="of a shape's other weights")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; by default a GPU if there is one")
-    parser.add_argument("--layers", type=int, nargs="+", metavar="K", help="by default L/4, L/2, 3L/4 and L")
-    parser.add_argument("--new-tokens", type=int, default=16, help="tokens of each answer")
-    parser.add_argument("--text-tokens", type=int, default=60, help="text tokens of the prompt")
-    parser.add_argument("--tokens-before", type=int, default=30, help="how many of these come before the picture")
-    parser.add_argument("--batch", type=int, default=1, help="prompts at once")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of interleaved runs, after one to warm up")
-    parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
-    parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
-    parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
-    parser.add_argument("--json", type=Path, help="write the result to this file, too")
-    parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
-    parser.add_argument(
-        "--suite", choices=tuple(SUITES), help="the whole benchmark of a machine: all that README reports, one by one"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for a suite's tables and plots")
+    choices = {"quantization": QUANTIZATIONS, "precision": tuple(PRECISIONS), "suite": tuple(SUITES)}
+    more: dict[str, dict[str, Any]] = {name: {"choices": of_option} for name, of_option in choices.items()}
+    add_options(parser, Path(__file__).with_name("bench_options.toml"), out={"default": Path("runs/bench")}, **more)
 
 
 def run(options: argparse.Namespace) -> int:

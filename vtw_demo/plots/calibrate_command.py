@@ -19,7 +19,7 @@ from vtw_demo.comparison.data_rows import FILES, Columns, add_data_arguments, ch
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
 from vtw_demo.formats import markdown_table
-from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.images import write_results
 
@@ -34,16 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--data", help=f"{FILES}; without it, {EMBEDDED_DATA}")
     add_data_arguments(parser, ("image", "question"), "train")
-    parser.add_argument(
-        "--answer-tokens",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with --data, measure N tokens of the model's own answer at most, as long answers need; 1 is the paper's",
-    )
-    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="how many samples to measure at most")
-    parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD, help="largest mean KL divergence at K")
-    parser.add_argument("--out", type=Path, help="folder for the result; without it, the user's cache folder")
+    samples, threshold = {"default": DEFAULT_SAMPLES}, {"default": DEFAULT_THRESHOLD}
+    table = Path(__file__).with_name("calibrate_options.toml")
+    add_options(parser, table, samples=samples, threshold=threshold)
 
 
 def run(options: argparse.Namespace) -> int:
