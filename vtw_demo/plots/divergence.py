@@ -12,6 +12,7 @@ from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.style import LEGEND_BELOW, add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import reading
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
 FLOOR = 1e-6
@@ -77,22 +78,10 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
     """The figure in words: what the calibration chose, and whether this question needs more layers or fewer. An answer
     of several words is judged as a whole."""
-    said = "This model isn't calibrated yet." if calibration is None else calibration.sentence()
-    if query is None:
-        return said
     threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
-    kl, judged = query.kl, "first token"
-    if query.is_of_several_words:
-        kl, judged = query.answer_mean_kl, f"whole answer, the mean over its {len(query.answer)} tokens,"
-    needed = max((k for k in query.layers if kl[k - 1] > threshold), default=0) + 1
-    said = f"{said} This question's {judged}"
-    if needed > len(kl):
-        return f"{said} is above {threshold:g} even at K = {needed - 1}."
-    said = f"{said} stays at {threshold:g} or below from K = {needed} on"
-    if calibration is None or needed == calibration.nearest_layer:
-        return f"{said}." if calibration is None else f"{said}, the same K."
-    more = needed - calibration.nearest_layer
-    return f"{said}: it needs {count(abs(more), 'layer')} {'more' if more > 0 else 'fewer'}."
+    kl = () if query is None else query.answer_mean_kl if query.is_of_several_words else query.kl
+    needed = max((k for k, moved in enumerate(kl, start=1) if moved > threshold), default=0) + 1
+    return reading("divergence", query=query, calibration=calibration, threshold=threshold, needed=needed)
 
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:

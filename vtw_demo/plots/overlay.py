@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import exponent, floored
 from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
+from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -96,17 +97,7 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:
     """Which full model looks at the picture longer, and what withdrawal moves in both."""
-    half_first, half_second = _half(first), _half(second)
-    depth_first, depth_second = half_first / first.layers, half_second / second.layers
-    longer = "Neither looks at it longer"
-    if depth_first != depth_second:
-        longer = f"“{_short((first if depth_first > depth_second else second).name)}” looks at it longer"
-    return (
-        f"Half of the attention to the picture is given by layer {half_first} of {first.layers} in "
-        f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”. {longer}. "
-        f"Withdrawn, the next token moves by a KL divergence of {_divergence(first)} at K = {first.layer} and of "
-        f"{_divergence(second)} at K = {second.layer}."
-    )
+    return reading("overlay", first=first, second=second, halves=(_half(first), _half(second)), short=_short)
 
 
 def _picture_shares(mass: AttentionMass) -> list[float]:
@@ -118,13 +109,6 @@ def _half(overlaid: Overlaid) -> int:
     """The layer by which half of the full model's attention to the picture is given."""
     given = list(accumulate(_picture_shares(overlaid.mass_full)))
     return next(layer for layer, so_far in enumerate(given) if so_far >= given[-1] / 2)
-
-
-def _divergence(overlaid: Overlaid) -> str:
-    if overlaid.layer == overlaid.layers:
-        return "0"  # nothing is withdrawn
-    kl = overlaid.kl[overlaid.layer - 1]
-    return f"{kl:.2g}" if kl >= 1e-4 else "less than 0.0001"
 
 
 def _short(name: str) -> str:

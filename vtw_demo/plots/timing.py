@@ -8,6 +8,7 @@ from vtw_demo.formats import milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.templates import reading
 
 _NAMES: dict[Stage, str] = {
     "encode_ms": "image encoding",
@@ -56,22 +57,8 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
 
 def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:
     """How the runs' prefill and decoding compare; over rounds by the ratio within each, median and extremes."""
-    if repeated is None:
-        full, withdrawn = comparison.full, comparison.withdrawn
-        parts = [f"prefill took {milliseconds(withdrawn.prefill_ms)} instead of {milliseconds(full.prefill_ms)}"]
-        if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
-            before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
-            parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
-        return f"In one run each, withdrawn, {' and '.join(parts)}. {_same(comparison)}"
-    assert repeated.layer == comparison.layer
-    named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
-    parts = []
-    for stage, name in named:
-        if (ratio := repeated.ratio(stage)) is not None:
-            spread = f", from {ratio.lowest:.2f} to {ratio.highest:.2f}" if repeated.rounds > 1 else ""
-            parts.append(f"{name} takes {ratio.median:.2f} times as long{spread}")
-    of = f"In the median of {repeated.rounds} interleaved rounds" if repeated.rounds > 1 else "In one round"
-    return f"{of}, withdrawn, {', and '.join(parts)}. {_same(comparison)}"
+    assert repeated is None or repeated.layer == comparison.layer
+    return reading("timing", full=comparison.full, withdrawn=comparison.withdrawn, repeated=repeated)
 
 
 def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
@@ -101,13 +88,6 @@ def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tupl
     assert repeated.layer == comparison.layer
     spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
-
-
-def _same(comparison: Comparison) -> str:
-    """What is to be known of the stages that one would compare in vain."""
-    full, withdrawn = len(comparison.full.tokens), len(comparison.withdrawn.tokens)
-    lengths = f" The totals are of answers of {full} and {withdrawn} tokens: compare the times per token."
-    return f"Encoding the image is the same work in both.{lengths if full != withdrawn else ''}"
 
 
 def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:
