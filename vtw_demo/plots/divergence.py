@@ -9,7 +9,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import LEGEND_BELOW, add_line, layer_ticks, mark_k, styled
+from vtw_demo.plots.style import add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 from vtw_demo.plots.templates import reading
@@ -68,11 +68,7 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
         said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
         percents = [100 * share for share in flops_left]
         add_line(figure, layers, percents, "prefill FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
-    on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
-    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
-    figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
-    figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
-    return styled(figure, height=380, legend=LEGEND_BELOW, margin_r=64)
+    return styled(figure, "divergence", xaxis_dtick=layer_ticks(len(layers)))
 
 
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import LEGEND_BELOW, RUN_COLOURS, add_line, layer_ticks, styled
+from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -31,9 +31,7 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
             annotation={"text": f"{name}, full", "font": {"size": 11}},
             annotation_position="top left",
         )
-    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
-    figure.update_yaxes(title="time in ms, one run each", rangemode="tozero")
-    return styled(figure, height=330, legend=LEGEND_BELOW)
+    return styled(figure, "every layer", xaxis_dtick=layer_ticks(len(layers)))
 
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:

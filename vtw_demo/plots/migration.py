@@ -11,7 +11,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count
 from vtw_demo.measurements.logit_lens import Migration, Rows
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, add_line, mark_layer, shown_token, styled
+from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_layer, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.plots.templates import reading
@@ -72,21 +72,7 @@ def migration_figure(migration: Migration) -> go.Figure:
         col=1,
     )
     mark_layer(figure, migration.withdrawal_layer, migration.layers, (1, 1), (2, 1))
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_xaxes(title="after decoder layer, counted from 0", row=2, col=1)
-    figure.update_yaxes(title="probability", range=[0, 103], ticksuffix=" %", row=1, col=1)
-    figure.update_yaxes(
-        tickvals=places[::step],
-        ticktext=labels[::step],
-        tickfont={"size": 9},
-        autorange="reversed",
-        automargin=True,
-        showgrid=False,
-        zeroline=False,
-        row=2,
-        col=1,
-    )
-    return styled(figure, height=420, legend=LEGEND_ABOVE)
+    return styled(figure, "migration", yaxis2_tickvals=places[::step], yaxis2_ticktext=labels[::step])
 
 
 def migration_reading(migration: Migration) -> str:

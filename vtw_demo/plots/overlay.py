@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import exponent, floored
-from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
+from vtw_demo.plots.style import add_line, styled
 from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
@@ -77,22 +77,10 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
             )
     most = max(first.layers, second.layers)
     exponents = [exponent(kl) for kl in (*first.kl, *second.kl)]
-    figure.update_xaxes(dtick=math.ceil(most / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
-    figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, most - 0.5], col=1)
-    figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, most - 0.5], col=2)
-    figure.update_yaxes(title={"standoff": 4})
-    figure.update_yaxes(title={"text": "share of attention"}, ticksuffix=" %", rangemode="tozero", col=1)
-    figure.update_yaxes(
-        title={"text": "KL divergence, natural log"},
-        side="right",
-        type="log",
-        exponentformat="power",
-        dtick=1,
-        # Room for the labels of both K.
-        range=[min(exponents) - 0.7, max(exponents) + 1.2],
-        col=2,
-    )
-    return styled(figure, height=360, legend=LEGEND_BELOW, margin_r=64)
+    # Room for the labels of both K.
+    ranges = {"xaxis_range": [-0.5, most - 0.5], "yaxis2_range": [min(exponents) - 0.7, max(exponents) + 1.2]}
+    figure.update_xaxes(dtick=math.ceil(most / 6), range=[0.5, most - 0.5])
+    return styled(figure, "overlay", **ranges)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:

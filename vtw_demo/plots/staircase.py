@@ -10,7 +10,7 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes
 from vtw_demo.formats import amount
 from vtw_demo.measurements.flops import LayerCost, Staircase
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, mark_layer, styled
+from vtw_demo.plots.style import LAYOUTS, RUN_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import Surface, Tab
 from vtw_demo.plots.table import Table
 from vtw_demo.plots.templates import reading
@@ -70,14 +70,12 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
                 col=1,
             )
     mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
-    figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
     heading = f"prompt's KV cache in {unit}" if surface == "KV cache bytes" else unit
-    figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)
+    styled(figure, "staircase", yaxis_title_text=heading)
     if times is not None:
-        figure.update_yaxes(title="time in ms", rangemode="tozero", row=2, col=1)
-    layout = {"barmode": "group", "bargap": 0.2, "hovermode": "x", "legend": LEGEND_ABOVE}
-    return styled(figure, height=420 if rows == 2 else 300, **layout)
+        figure.update_layout(LAYOUTS["staircase with times"])
+    return figure
 
 
 def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:

@@ -50,9 +50,7 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
     if repeated is not None:
         _add_rounds(figure, repeated, stages)
     of = "one run" if repeated is None or repeated.rounds == 1 else f"median of {repeated.rounds} rounds"
-    figure.update_xaxes(title="stage", automargin=True)
-    figure.update_yaxes(title=f"time in ms, {of}", rangemode="tozero")
-    return styled(figure, barmode="group", bargap=0.25, height=330, legend={"y": 1.06, "yanchor": "bottom"})
+    return styled(figure, "timing", yaxis_title_text=f"time in ms, {of}")
 
 
 def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:

@@ -55,18 +55,16 @@ def words_figure(query: QuerySweep) -> go.Figure:
             name="another token",
             hoverinfo="skip",
         )
-    figure.update_xaxes(
-        title={"text": "token of the full model's answer", "standoff": 12},
-        automargin=True,
-        tickvals=columns,
-        ticktext=[shown_token(token) for token in query.answer],
-        tickangle=-40 if len(columns) > 12 else 0,
-        showgrid=False,
+    return styled(
+        figure,
+        "words",
+        height=max(280, 120 + 18 * len(query.layers)),
+        showlegend=bool(changed),
+        xaxis_tickvals=columns,
+        xaxis_ticktext=[shown_token(token) for token in query.answer],
+        xaxis_tickangle=-40 if len(columns) > 12 else 0,
+        yaxis_dtick=layer_ticks(len(query.layers)),
     )
-    dtick = layer_ticks(len(query.layers))
-    figure.update_yaxes(title="withdrawal layer K", dtick=dtick, autorange="reversed", showgrid=False)
-    height = max(280, 120 + 18 * len(query.layers))
-    return styled(figure, height=height, showlegend=bool(changed), legend_y=1.1)
 
 
 def words_reading(query: QuerySweep, threshold: float) -> str:
