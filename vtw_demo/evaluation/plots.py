@@ -1,6 +1,7 @@
 """How much of a model's quality withdrawal keeps: accuracy and agreement, against the FLOPs left and by K."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -8,7 +9,7 @@ import plotly.graph_objects as go
 from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
 from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
-from vtw_demo.formats import markdown_table, percent
+from vtw_demo.formats import markdown_table, sentences
 from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_k, styled
 from vtw_demo.plots.table import Table
 
@@ -77,14 +78,8 @@ def _titled(figure: go.Figure, title: str, of_x: str, of_y: str) -> go.Figure:
 def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
     """What withdrawal at `layer` keeps and saves, in one sentence."""
     of = evaluation.figures[ALL]
-    found, full = of[Variant("withdrawn", layer)], of[FULL]
-    flops = "" if found.flops_left is None else f" with {percent(found.flops_left)} of the prefill's FLOPs"
-    return (
-        f"On {evaluation.data} ({evaluation.samples} questions), withdrawal at K = {layer} is right in "
-        f"{100 * found.accuracy.mean:.1f} % and the full model in {100 * full.accuracy.mean:.1f} % "
-        f"({_points(found.change)}), and {100 * found.agreement.mean:.1f} % of the answers are the full "
-        f"model's{flops}."
-    )
+    file = Path(__file__).with_name("reading.txt")
+    return sentences(file, data=evaluation, layer=layer, found=of[Variant("withdrawn", layer)], full=of[FULL])
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

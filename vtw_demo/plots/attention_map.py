@@ -11,14 +11,13 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
-from vtw_demo.plots.templates import TEMPLATES
+from vtw_demo.plots.templates import TEMPLATES, reading
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
 
@@ -78,16 +77,8 @@ def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
     """Which layer looks at the picture most, and whether it looks at a few patches, before and after K."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    before, shares = _brightest_tenth(full.weights[:layer]), full.weights.sum(1)
-    span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
-    said = (
-        f"Layer {shares.argmax()} looks at the picture most. In {span} the brightest tenth of the patches takes "
-        f"{percent(before)} of the attention that the picture gets"
-    )
-    if layer == full.layers:
-        return f"{said}. Nothing is withdrawn."
-    rest = percent(float(shares[layer:].mean()))
-    return f"{said}. From layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
+    shares, brightest = full.weights.sum(1), _brightest_tenth(full.weights[:layer])
+    return reading("attention_map", layer=layer, layers=full.layers, shares=shares, brightest=brightest)
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
