@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -49,13 +50,18 @@ def count(number: int, noun: str) -> str:
 
 
 TEXTS = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-TEXTS.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds}
+TEXTS.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds, "median": median}
 TEXTS.globals |= {"run_title": run_title, "count": count}
 
 
+def filled(file: Path, **values: Any) -> str:
+    """What a template in a file says."""
+    return _template(file).render(values).strip()
+
+
 def sentences(file: Path, **values: Any) -> str:
-    """What a template in a file says, its lines as one."""
-    return _template(file).render(values).strip().replace("\n", " ")
+    """The same, its lines as one."""
+    return filled(file, **values).replace("\n", " ")
 
 
 @cache

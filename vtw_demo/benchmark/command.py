@@ -14,14 +14,14 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from vtw_demo.benchmark.baselines import peers
-from vtw_demo.benchmark.costs import STAGES, AnswerCosts, measure_answers, measure_comparison, measure_overheads
+from vtw_demo.benchmark.costs import STAGES, measure_answers, measure_comparison, measure_overheads
 from vtw_demo.benchmark.plots import benchmark_figure
 from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import check_writable, write_whole
-from vtw_demo.formats import MISSING, amount, markdown_table
+from vtw_demo.formats import filled
 from vtw_demo.models.arguments import add_options
 from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
@@ -82,9 +82,7 @@ def run(options: argparse.Namespace) -> int:
         "peers": [{"name": peer.name, "note": peer.note} for peer in found],
     }
     print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
-    print(answers_table(costs))
-    for peer in found:
-        print(f"{peer.name}: {peer.note}")
+    print(filled(Path(__file__).with_name("answers.md"), stages=STAGES, costs=costs, peers=found))
     if overheads:
         print(overheads_table(overheads))
     if options.json:
@@ -120,29 +118,9 @@ def _run_suite(options: argparse.Namespace) -> int:
     return failed
 
 
-def answers_table(costs: Sequence[AnswerCosts]) -> str:
-    """Medians, as Markdown: milliseconds, and in brackets the ratio to the bare model with its range."""
-    stages = [f"{stage}, ms" for stage in STAGES]
-    heads = ("", *stages, "peak memory", "KV cache", "token-layers left", "FLOPs left", "cache left")
-    rows = []
-    for cost in costs:
-        cells = [
-            f"{statistics.median(times):.1f} ({statistics.median(ratios):.2f}: {min(ratios):.2f} to {max(ratios):.2f})"
-            for times, ratios in zip(cost.milliseconds, cost.ratios, strict=True)
-        ]
-        shares = (cost.token_layers_left, cost.flops_left, cost.cache_left)
-        left = [MISSING if share is None else f"{share:.2f}" for share in shares]
-        rows.append((cost.name, *cells, amount(cost.peak_bytes, "B"), amount(cost.kv_cache_bytes, "B"), *left))
-    return markdown_table(heads, rows)
-
-
 def overheads_table(overheads: Sequence[Ratio]) -> str:
     """As Markdown."""
-    rows = []
-    for ratio in overheads:
-        figures = [f"{value:.3f}" for value in (ratio.median, min(ratio.rounds), max(ratio.rounds))]
-        rows.append((ratio.name, *figures, MISSING if ratio.bar is None else f"{ratio.bar:g}"))
-    return markdown_table(("what", "median", "lowest", "highest", "at most"), rows)
+    return filled(Path(__file__).with_name("overheads.md"), overheads=overheads)
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

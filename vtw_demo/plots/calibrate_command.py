@@ -10,7 +10,6 @@ from tqdm import tqdm
 from vtw_demo.comparison.calibration import (
     DEFAULT_SAMPLES,
     DEFAULT_THRESHOLD,
-    Calibration,
     CalibrationProgress,
     CalibrationStore,
     calibrate,
@@ -18,7 +17,7 @@ from vtw_demo.comparison.calibration import (
 from vtw_demo.comparison.data_rows import FILES, Columns, add_data_arguments, chosen_columns
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
-from vtw_demo.formats import markdown_table
+from vtw_demo.formats import filled
 from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.images import write_results
@@ -64,8 +63,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Stopped. {kept}", file=sys.stderr)
         return 130
     assert calibration is not None
-    print(table(calibration))
-    print(calibration.sentence())
+    print(filled(Path(__file__).with_name("calibration.md"), calibration=calibration))
     figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1),
@@ -76,15 +74,3 @@ def run(options: argparse.Namespace) -> int:
     if store.problem:
         raise OSError(store.problem)
     return 0
-
-
-def table(calibration: Calibration) -> str:
-    """The divergence at every K, as Markdown."""
-    lines = []
-    left = calibration.flops_left or (None,) * len(calibration.layers)
-    rows = zip(calibration.layers, calibration.mean, calibration.standard_deviation, left, strict=True)
-    for layer, mean, deviation, share in rows:
-        chosen = " (chosen)" if layer == calibration.layer else ""
-        flops = "unknown" if share is None else f"{100 * share:.0f} %"
-        lines.append((f"{layer}{chosen}", f"{mean:.2g}", f"{deviation:.2g}", flops))
-    return markdown_table(("K", "mean KL", "standard deviation", "FLOPs left"), lines)
