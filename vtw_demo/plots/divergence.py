@@ -9,7 +9,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import add_line, layer_ticks, mark_k, styled
+from vtw_demo.plots.style import TRACES, add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 from vtw_demo.plots.templates import reading
@@ -29,33 +29,15 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
     if calibration is not None:
         layers, flops_left = calibration.layers, calibration.flops_left
         low, high = calibration.quantile(0.1), calibration.quantile(0.9)
-        band = {"color": CURVE_COLOUR, "width": 0}
-        figure.add_scatter(x=layers, y=floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
-        figure.add_scatter(
-            x=layers,
-            y=floored(low),
-            mode="lines",
-            line=band,
-            fill="tonexty",
-            fillcolor="rgba(0,114,178,0.18)",
-            name="80 % of the samples",
-            hoverinfo="skip",
-        )
+        figure.add_scatter(x=layers, y=floored(high), **TRACES["upper end"])
+        figure.add_scatter(x=layers, y=floored(low), **TRACES["band"])
         said, mean = "K = %{x}: mean KL %{customdata:.2g}<extra></extra>", calibration.mean
         name = f"mean of {count(len(calibration.samples), 'sample')}"
         add_line(figure, layers, floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
         figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
         # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
-        figure.add_annotation(
-            x=0.01,
-            xref="paper",
-            y=exponent(calibration.threshold),
-            text=f"threshold {calibration.threshold:g}",
-            showarrow=False,
-            xanchor="left",
-            yanchor="bottom",
-            font={"size": 11},
-        )
+        named = {"y": exponent(calibration.threshold), "text": f"threshold {calibration.threshold:g}"}
+        figure.add_annotation(**named, **TRACES["threshold"])
         mark_k(figure, calibration.nearest_layer, annotation_position="top left")
     if query is not None:
         lines = [("this question", query.kl, "diamond")]

@@ -11,7 +11,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count
 from vtw_demo.measurements.logit_lens import Migration, Rows
-from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_layer, shown_token, styled
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_layer, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.plots.templates import reading
@@ -57,17 +57,8 @@ def migration_figure(migration: Migration) -> go.Figure:
         y=places,
         z=[[of_layer[place] for of_layer in migration.distance] for place in places],
         customdata=[[label] * migration.layers for label in labels],
-        zmin=0,
-        colorscale="Cividis",
-        xgap=1,
-        colorbar={
-            "title": {"text": "cosine distance", "side": "right"},
-            "thickness": 12,
-            "len": (1 - upper) * (1 - gap),
-            "y": 0,
-            "yanchor": "bottom",
-        },
-        hovertemplate="after layer %{x}, “%{customdata}”: cosine distance %{z:.3f}<extra></extra>",
+        colorbar_len=(1 - upper) * (1 - gap),
+        **TRACES["distance"],
         row=2,
         col=1,
     )

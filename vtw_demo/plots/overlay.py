@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.divergence import exponent, floored
-from vtw_demo.plots.style import add_line, styled
+from vtw_demo.plots.style import TRACES, add_line, styled
 from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
@@ -65,13 +65,10 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
             figure.add_scatter(
                 x=[overlaid.layer],
                 y=floored(overlaid.kl[overlaid.layer - 1 : overlaid.layer]),
-                mode="markers+text",
                 marker={"symbol": f"{symbol}-open", "size": 15, "color": COLOURS[index], "line": {"width": 2}},
                 text=f"K = {overlaid.layer}",
                 textposition=LABEL_POSITIONS[index],
-                cliponaxis=False,
-                showlegend=False,
-                hoverinfo="skip",
+                **TRACES["overlaid layer"],
                 row=1,
                 col=2,
             )

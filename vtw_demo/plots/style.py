@@ -27,6 +27,8 @@ RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00"}
 K_LINE = {"dash": "dash", "width": 2, "color": RUN_COLOURS["withdrawn"]}
 LAYOUTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("layouts.json").read_text(encoding="utf-8"))
 """Of every figure, and what each plot has besides, by the plot's name."""
+TRACES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("traces.json").read_text(encoding="utf-8"))
+"""How a plot's traces look, whatever is measured."""
 
 
 def styled(figure: go.Figure, name: str = "", **layout: Any) -> go.Figure:

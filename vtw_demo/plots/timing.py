@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
 from vtw_demo.formats import milliseconds, run_title
-from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.plots.templates import reading
@@ -41,11 +41,7 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
             # Rounds are drawn over them, in the same colour.
             marker={"color": RUN_COLOURS[run], "opacity": 1 if repeated is None else 0.45},
             text=[_figure_of(times[run, stage]) for stage in stages] if repeated is None else None,
-            textposition="outside",
-            textfont={"size": 11},
-            constraintext="none",
-            cliponaxis=False,
-            hovertemplate="%{x}: %{y:.2f} ms<extra></extra>",
+            **TRACES["time"],
         )
     if repeated is not None:
         _add_rounds(figure, repeated, stages)
@@ -103,26 +99,17 @@ def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]
         figure.add_scatter(
             x=[_AXIS_NAMES[stage] for stage, _ in dots],
             y=[time for _, time in dots],
-            mode="markers",
             offsetgroup=run,
             marker={"size": 5, "color": RUN_COLOURS[run]},
-            name="one round each; lines from lowest to highest",
-            legendgroup="rounds",
             showlegend=run == "full",
-            hovertemplate="one round, %{x}: %{y:.2f} ms<extra></extra>",
+            **TRACES["round"],
         )
         figure.add_scatter(
             x=[_AXIS_NAMES[stage] for stage in stages],
             y=[None if spread is None else spread.highest for spread in spreads],
             text=[None if spread is None else _figure_of(spread.median) for spread in spreads],
-            mode="markers+text",
-            marker={"size": 8, "opacity": 0},  # keeps the figure clear of the line's end
             offsetgroup=run,
-            textposition="top center",
-            textfont={"size": 11},
-            cliponaxis=False,
-            showlegend=False,
-            hoverinfo="skip",
+            **TRACES["median of rounds"],  # its marker keeps the figure clear of the line's end
         )
     figure.update_layout(scattermode="group")
 

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, shown_token, styled
+from vtw_demo.plots.style import TRACES, layer_ticks, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -27,17 +27,9 @@ def words_figure(query: QuerySweep) -> go.Figure:
             customdata=said,
             zmin=ticks[0],
             zmax=ticks[-1],
-            colorscale="Cividis",
-            xgap=1,
-            ygap=1,
-            colorbar={
-                "title": {"text": "KL", "side": "right"},
-                "tickvals": ticks,
-                "ticktext": [f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
-                "thickness": 12,
-            },
-            hovertemplate="K = %{y}, token “%{customdata[0]}”<br>KL %{customdata[2]:.2g}<br>"
-            "withdrawn, the model says “%{customdata[1]}”<extra></extra>",
+            colorbar_tickvals=ticks,
+            colorbar_ticktext=[f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
+            **TRACES["divergence of a word"],
         )
     )
     changed = [
@@ -50,10 +42,7 @@ def words_figure(query: QuerySweep) -> go.Figure:
         figure.add_scatter(
             x=[column for column, _ in changed],
             y=[layer for _, layer in changed],
-            mode="markers",
-            marker={"symbol": "x", "size": 7, "color": RUN_COLOURS["withdrawn"]},
-            name="another token",
-            hoverinfo="skip",
+            **TRACES["another token"],
         )
     return styled(
         figure,
