@@ -27,11 +27,6 @@ from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
-DESCRIPTION = (
-    "Time image encoding, prefill and decoding at each withdrawal layer against the bare model, and the library's own "
-    "passes against a prefill. Runs are interleaved: ratios are taken within a round, figures are medians. A shape is "
-    "a real architecture with random weights, since speed and memory don't depend on what the weights say."
-)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUESTION = "What is in the picture?"
 TOLERANCE = 0.05

@@ -30,11 +30,6 @@ from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.images import write_results
 
-DESCRIPTION = (
-    "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
-    "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
-    "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
-)
 EMBEDDED_ONLY = "photos"
 """What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12

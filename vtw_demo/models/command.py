@@ -6,12 +6,6 @@ from pathlib import Path
 from vtw_demo.formats import filled
 from vtw_demo.models.registry import KNOWN_MODELS
 
-DESCRIPTION = (
-    "What to know of each model before choosing it. Memory is that of the weights with the decoder layers in 4 bits "
-    "and the rest in bfloat16; running takes about a tenth and 0.5 GB more. Visual tokens are those of one picture "
-    "whose sides have 224 to 2,000 pixels. K is the withdrawal layer to start from, until `calibrate` has measured one."
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """It takes none."""

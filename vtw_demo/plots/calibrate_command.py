@@ -22,12 +22,6 @@ from vtw_demo.models.arguments import add_model_arguments, add_options, load_mod
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.images import write_results
 
-DESCRIPTION = (
-    "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
-    "first K at which the mean is at most the threshold. What was measured is kept in the user's cache folder: a "
-    "stopped calibration goes on where it was, and the demo starts from the result."
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)

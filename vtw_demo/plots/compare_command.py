@@ -17,11 +17,6 @@ from vtw_demo.models.image import open_file, open_picture
 from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
 
-DESCRIPTION = (
-    "Answer a question about a picture with every layer seeing the picture and with the visual tokens withdrawn at "
-    "layer K, and write what explains the two answers: one HTML file that opens offline, or JSON."
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)

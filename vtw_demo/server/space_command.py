@@ -9,7 +9,6 @@ from vtw_demo.formats import amount, count
 from vtw_demo.server.space import LARGEST_PLAIN_FILE, README, Checkout, check_space, push_space
 from vtw_demo.server.spacefile import HARDWARE, read_spacefile, with_front_matter
 
-DESCRIPTION = "The demo as a Hugging Face Space, which the Spacefile describes."
 ROOT = Path(__file__).resolve().parents[2]
 NOT_IN_ORDER = 2
 
