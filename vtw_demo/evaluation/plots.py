@@ -10,7 +10,7 @@ from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
 from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
 from vtw_demo.formats import filled, sentences
-from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_k, styled
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_k, styled
 from vtw_demo.plots.table import Table
 
 ACCURACY_COLOUR, AGREEMENT_COLOUR = RUN_COLOURS["withdrawn"], "#0072B2"
@@ -34,14 +34,9 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
             figure.add_scatter(
                 x=left if against_flops else layers,
                 y=[100 * one.mean for one in found],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 * (one.high - one.mean) for one in found],
-                    "arrayminus": [100 * (one.mean - one.low) for one in found],
-                    "thickness": 1,
-                    "width": 3,
-                },
+                error_y_array=[100 * (one.high - one.mean) for one in found],
+                error_y_arrayminus=[100 * (one.mean - one.low) for one in found],
+                error_y=TRACES["interval"],
                 text=[variant.name for variant in variants],
                 mode="lines+markers" if kind == "withdrawn" else "markers",
                 line={"color": colour},

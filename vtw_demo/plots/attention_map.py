@@ -49,26 +49,21 @@ def attention_map_html(
     runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
     shades = {run: _shades(geometry, attention_map) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
-    width, height = geometry.sizes[0]
-    variables = [
-        f"--aspect:{width}/{height}",
-        f"--picture:url({image_uri(thumbnail(picture, LONGEST_SIDE), 'jpeg', quality=88)})",
-    ]
-    variables += [f"--relative-{at}:{peak / (max(peaks) or 1):.4f}" for at, peak in enumerate(peaks)]
-    for run, of_run in shades.items():
-        variables += [
-            f"--{run}-{at}:url({image_uri(_indexed(shade, peaks[at]), 'png', optimize=True)})"
-            for at, shade in enumerate(of_run)
-        ]
+    images = {
+        run: [image_uri(_indexed(shade, peaks[at]), "png", optimize=True) for at, shade in enumerate(of_run)]
+        for run, of_run in shades.items()
+    }
     return TEMPLATES.get_template("attention_map.html").render(
         runs=runs,
-        seen_in={run: len(of_run) for run, of_run in shades.items()},
+        images=images,
+        picture=image_uri(thumbnail(picture, LONGEST_SIDE), "jpeg", quality=88),
+        size=geometry.sizes[0],
+        peaks=peaks,
         k=layer,
         opened=layer - 1,
         # The share of attention that each layer's brightest colour stands for.
         on_a_patch=[peak * _patch_cells(geometry) for peak in peaks],
         is_crisp=not _overlap(geometry),
-        variables=variables,
         gradient=_GRADIENT,
     )
 

@@ -9,6 +9,7 @@ from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import reading
 
 
 def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
@@ -36,13 +37,8 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
     """From which K on the answers stay the full one."""
-    first, last = answers[0].layer, answers[-1].layer
-    stable = first_stable_layer(full, answers)
-    if stable is None:
-        return f"Withdrawn at K = {last}, the answer still differs from the full one."
-    if stable == first:
-        return f"From K = {first} to {last} the whole answer is the full one throughout."
-    return f"From K = {stable} to {last} the whole answer stays the full one."
+    ends = {"first": answers[0].layer, "last": answers[-1].layer}
+    return reading("every_layer", stable=first_stable_layer(full, answers), **ends)
 
 
 def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:
