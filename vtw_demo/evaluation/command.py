@@ -25,18 +25,13 @@ from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationDa
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.images import write_results
 
-DESCRIPTION = (
-    "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
-    "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
-    "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
-)
 EMBEDDED_ONLY = "photos"
 """What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12
@@ -52,43 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; {FILES}",
     )
     add_data_arguments(parser, tuple(NAMES), "test")
-    parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
-    parser.add_argument(
-        "--curve-samples",
-        type=int,
-        metavar="N",
-        help="ask N questions of each data set, drawn at random, in every way, and the others of the full model and at "
-        "the calibrated K only, which takes a fraction of the time; by default all in every way",
+    usual_layers = f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}"
+    add_options(
+        parser,
+        Path(__file__).with_name("evaluate_options.toml"),
+        layers={"help": usual_layers},
+        ablations={"choices": ABLATIONS},
+        max_new_tokens={"default": SHORT_ANSWER_TOKENS},
+        out={"default": Path("runs/evaluate")},
     )
-    parser.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="K",
-        help=f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}",
-    )
-    parser.add_argument(
-        "--ablations",
-        nargs="*",
-        choices=ABLATIONS,
-        metavar="ABLATION",
-        help=f"also answer in other ways, all if none is named: {', '.join(ABLATIONS)}",
-    )
-    parser.add_argument(
-        "--ablation-layers",
-        nargs="+",
-        metavar="K",
-        help="where; by default the calibrated layer, or the one that the page starts with",
-    )
-    parser.add_argument(
-        "--attention-samples",
-        type=int,
-        metavar="N",
-        help="also measure where each layer looks, the mean over N questions of the first data set",
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
-    parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples, random removal, the intervals")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for answers and results")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -23,15 +23,7 @@ NO_QUANTIZATION = "none"
 EMBEDDED_LAYER = 5
 
 # By where the starting layer comes from.
-_REASONS = {
-    "authors' code": "it is what the authors' code of the paper uses for this model",
-    "its evaluation": "where this model's evaluation found its answers kept",
-    "half of the layers": (
-        "it is half of the layers, about where the authors' code withdraws in models of the same kind; not measured "
-        "for this one"
-    ),
-    "three quarters of the layers": "it is three quarters of the layers; not measured for this model",
-}
+_REASONS = json.loads(Path(__file__).with_name("starting_layers.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

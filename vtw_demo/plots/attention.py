@@ -10,7 +10,7 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMass, Shares
-from vtw_demo.plots.style import LEGEND_BELOW, SEGMENT_COLOURS, mark_layer, styled
+from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
@@ -51,10 +51,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
                 col=column,
             )
     mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
-    figure.update_xaxes(title="decoder layer")
-    figure.update_yaxes(range=[0, 100], ticksuffix=" %")
-    figure.update_yaxes(title="share of attention", row=1, col=1)
-    return styled(figure, barmode="stack", bargap=0.08, height=275, legend=LEGEND_BELOW)
+    return styled(figure, "attention")
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
