@@ -419,6 +419,7 @@ def save_small(folder: Path) -> None:
 
     shutil.copytree(EMBEDDED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
     config = hf.AutoConfig.from_pretrained(EMBEDDED_FOLDER)
+    vars(config).pop("quantization_config", None)
     small = {"num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 32}
     vars(config.vision_config).update(small, num_hidden_layers=1, projection_dim=32)
     vars(config.text_config).update(small, hidden_size=64, num_key_value_heads=1, head_dim=16)

@@ -49,6 +49,7 @@ def test_memory_may_grow_by_5_percent():
     assert sentence.endswith("at most 5 % are allowed.")
 
 
+@pytest.mark.nightly
 def test_visitors_get_what_they_get_alone_and_memory_stays(tmp_path, capsys):
     file = tmp_path / "load.json"
     asked = ["--clients", "10", "--seconds", "0.1", "--comparisons", "51", "--json", str(file)]

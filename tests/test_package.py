@@ -123,7 +123,6 @@ def refusal(work):
     except UserError as error:
         print(error)
 
-refusal(lambda: vtw_demo.load(quantization="4bit", device="cpu"))
 refusal(lambda: read_clip("clip.mp4", FrameSampling(1, 1)))
 refusal(lambda: vtw_demo.load(device="cpu"))
 from vtw_demo.__main__ import main
@@ -141,8 +140,7 @@ def test_the_library_needs_its_own_dependencies_only_and_says_what_else_does_mor
     folder = environment(*LIBRARY)
     zipfile.ZipFile(wheel).extractall(folder)
     code = f"EMBEDDED = {str(ROOT / 'assets' / 'embedded')!r}\n{LIBRARY_ALONE}"
-    without_4_bits, without_clips, without_assets, without_plots, code, answer = run(code, folder).splitlines()
-    assert "need the package bitsandbytes, which isn't installed: pip install bitsandbytes" in without_4_bits
+    without_clips, without_assets, without_plots, code, answer = run(code, folder).splitlines()
     assert "the package av, which isn't installed: pip install av" in without_clips
     assert "the package comes without it. Get this project's repository" in without_assets
     assert without_plots.startswith("error: The command compare needs the package plotly, which isn't installed")

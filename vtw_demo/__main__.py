@@ -4,22 +4,16 @@ import argparse
 import io
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from vtw_demo.errors import UserError
 
 STOPPED = 130
-# The module of each command, which is imported when it is asked for: some need packages of the extra `demo`.
-COMMANDS = {
-    "compare": ("plots.compare_command", "answer one question twice, with and without withdrawal"),
-    "calibrate": ("plots.calibrate_command", "choose the withdrawal layer K for a model"),
-    "evaluate": ("evaluation.command", "measure on data whether withdrawal keeps the quality of a model's answers"),
-    "models": ("models.command", "list the models that are known to work"),
-    "space": ("server.space_command", "check and send the Hugging Face Space"),
-    "bench": ("benchmark.command", "measure what withdrawal saves, and what this library's own passes cost"),
-}
+COMMANDS = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -35,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vtw_demo", description="Visual Tokens Withdrawal from the shell.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     try:
-        for name, (module_name, help_) in COMMANDS.items():
-            command = commands.add_parser(name, help=help_, formatter_class=HelpFormatter)
+        for name, told in COMMANDS.items():
+            texts = {"help": told["help"], "description": told["description"]}
+            command = commands.add_parser(name, **texts, formatter_class=HelpFormatter)
             if name in given[:1]:
-                module = _command(name, module_name)
-                command.description = module.DESCRIPTION
+                module = _command(name, told["module"])
                 module.add_arguments(command)
                 command.set_defaults(run=module.run)
         options = parser.parse_args(given)

@@ -1,6 +1,12 @@
-"""Figures as people read them."""
+"""Figures as people read them, and sentences with figures in them."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
 
 MISSING = "–"
 
@@ -41,3 +47,23 @@ def run_title(run: str, layer: int) -> str:
 def count(number: int, noun: str) -> str:
     """With the noun's plural where it is asked for: "1 sample", "20 samples"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+TEXTS = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+TEXTS.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds, "median": median}
+TEXTS.globals |= {"run_title": run_title, "count": count}
+
+
+def filled(file: Path, **values: Any) -> str:
+    """What a template in a file says."""
+    return _template(file).render(values).strip()
+
+
+def sentences(file: Path, **values: Any) -> str:
+    """The same, its lines as one."""
+    return filled(file, **values).replace("\n", " ")
+
+
+@cache
+def _template(file: Path) -> Template:
+    return TEXTS.from_string(file.read_text(encoding="utf-8"))

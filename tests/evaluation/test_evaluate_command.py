@@ -51,13 +51,16 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     monkeypatch.delenv("BROWSER_PATH")
     out = tmp_path / "out"
     arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]
-    assert main([*arguments, "1", "9"]) == 0
+    assert main([*arguments, "1", "9", "--attention-samples", "2"]) == 0
     said = capsys.readouterr()
+    assert "Attention of the last prompt token, 2 questions" in said.out
     assert "There is no picture" in caplog.text
     assert "left out: fastv, K = 1: FastV drops tokens after 2 layers" in said.err
     assert "100%" in said.err
     result = json.loads((out / "evaluation.json").read_text())
     assert {"machine", "date", "seed", "calibration", "bootstrap"} <= result.keys()
+    assert result["attention"]["samples"] == 2
+    assert len(result["attention"]["shares"]) == vlm.layers
     (measured,) = result["evaluations"]
     assert list(measured["figures"]) == ["colour", "shape", "all"]
     assert [way["way"] for way in measured["figures"]["all"]] == [

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.families import nightly_but
 from tests.page.test_browser import WAIT, answer, ask, move_slider, wait_for_attention, wait_for_verdict
 from vtw_demo.page.examples import load_examples
 
@@ -442,7 +443,7 @@ def test_terms_are_explained_and_the_page_says_what_it_shows(page):
     expect(page.locator(".about")).to_contain_text("takes them out before the withdrawal layer K")
 
 
-@pytest.mark.parametrize("width", [360, 720, 768, 1024, 1440, 1920])
+@pytest.mark.parametrize("width", nightly_but((360, 1440), (360, 720, 768, 1024, 1440, 1920)))
 def test_each_group_and_each_of_its_tabs_is_reached_and_none_scrolls_sideways(open_page, server, width):
     page = open_page(server, width, 900)
     wait_for_verdict(page)

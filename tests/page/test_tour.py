@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.families import nightly_but
 from tests.page.test_browser import WAIT, move_slider, wait_for_verdict
 from vtw_demo.formats import percent
 
@@ -86,7 +87,7 @@ def test_in_the_tour_the_slider_is_moved_until_the_answer_breaks(open_page, embe
     assert re.search(r"\btour=4\b.*layer=1\b|layer=1\b.*\btour=4\b", page.url)
 
 
-@pytest.mark.parametrize("number", range(1, len(STEPS) + 1))
+@pytest.mark.parametrize("number", nightly_but((1, 2), range(1, len(STEPS) + 1)))
 def test_a_link_opens_any_step_and_it_is_left_there(open_page, server, number):
     for leave in (lambda page: page.keyboard.press("Escape"), lambda page: page.locator(".tour-leave").click()):
         page = open_page(f"{server}/?tour={number}")
@@ -105,7 +106,7 @@ def test_a_link_opens_any_step_and_it_is_left_there(open_page, server, number):
             )
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", nightly_but((360, 1440), WIDTHS))
 def test_no_step_scrolls_sideways(open_page, server, width):
     page = open_page(f"{server}/?tour=1", width, 900)
     for number in range(1, len(STEPS) + 1):

@@ -1,7 +1,7 @@
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
-from vtw_demo.plots.attention import attention_figure, attention_reading, attention_table
+from vtw_demo.plots.attention import attention_figure, attention_reading, attention_table, where_it_looks
 from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT
 from vtw_demo.withdrawal.segments import Segment
@@ -91,3 +91,14 @@ def test_layers_that_do_not_attend_leave_gaps_and_the_reading_says_why():
     shares = [trace.y for trace in overlay_figure(overlaid, overlaid).data if trace.name == "one, full"]
     assert [[None if share is None else round(share) for share in row] for row in shares] == [[None, 30, None, 10]] * 2
     assert overlay_reading(overlaid, overlaid).endswith("don't attend, and are left out.")
+
+
+def test_where_a_model_looks_is_said_by_its_layers():
+    first, image = (0.0, 0.5, 0.9, 0.4, 0.6, 0.1), (0.41, 0.12, 0.0, 0.25, 0.3, 0.05)
+    shares = [(one, 0.0, picture, 1 - one - picture, 0.0) for one, picture in zip(first, image, strict=True)]
+    assert where_it_looks(shares) == (
+        "Of the attention of the last prompt token, 20 % or more are on the picture in layers 0, 3, 4, at most 12 % in "
+        "the others; and 20 % or more on the first token in layers 1, 2, 3, 4."
+    )
+    assert "on the picture in no layer" in where_it_looks([(0.1, 0.0, 0.1, 0.8, 0.0)])
+    assert "on the first token in layer 0." in where_it_looks([(0.3, 0.0, 0.1, 0.6, 0.0)])

@@ -14,23 +14,19 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from vtw_demo.benchmark.baselines import peers
-from vtw_demo.benchmark.costs import STAGES, AnswerCosts, measure_answers, measure_comparison, measure_overheads
+from vtw_demo.benchmark.costs import STAGES, measure_answers, measure_comparison, measure_overheads
 from vtw_demo.benchmark.plots import benchmark_figure
 from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
 from vtw_demo.files import check_writable, write_whole
-from vtw_demo.formats import MISSING, amount, markdown_table
+from vtw_demo.formats import filled
+from vtw_demo.models.arguments import add_options
 from vtw_demo.models.devices import give_memory_back, on_model_thread
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
-DESCRIPTION = (
-    "Time image encoding, prefill and decoding at each withdrawal layer against the bare model, and the library's own "
-    "passes against a prefill. Runs are interleaved: ratios are taken within a round, figures are medians. A shape is "
-    "a real architecture with random weights, since speed and memory don't depend on what the weights say."
-)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUESTION = "What is in the picture?"
 TOLERANCE = 0.05
@@ -45,25 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--shape", choices=tuple(SHAPES), default="small", help="an architecture with random weights")
     what.add_argument("--model", help=f"'{EMBEDDED}', a folder, or a Hugging Face id, instead of a shape")
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="hold the decoder's weights in 4 or 8 bits")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), help="of a shape's other weights")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; by default a GPU if there is one")
-    parser.add_argument("--layers", type=int, nargs="+", metavar="K", help="by default L/4, L/2, 3L/4 and L")
-    parser.add_argument("--new-tokens", type=int, default=16, help="tokens of each answer")
-    parser.add_argument("--text-tokens", type=int, default=60, help="text tokens of the prompt")
-    parser.add_argument("--tokens-before", type=int, default=30, help="how many of these come before the picture")
-    parser.add_argument("--batch", type=int, default=1, help="prompts at once")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of interleaved runs, after one to warm up")
-    parser.add_argument("--threads", type=int, help="torch's threads; by default as many as torch takes")
-    parser.add_argument("--compare", action="store_true", help="measure what else one could do, too: the peers")
-    parser.add_argument("--no-overheads", action="store_true", help="leave out the library's own passes")
-    parser.add_argument("--json", type=Path, help="write the result to this file, too")
-    parser.add_argument("--plot", type=Path, help="write a plot, measured against theory, to this HTML file")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with an earlier --json file")
-    parser.add_argument(
-        "--suite", choices=tuple(SUITES), help="the whole benchmark of a machine: all that README reports, one by one"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for a suite's tables and plots")
+    choices = {"quantization": QUANTIZATIONS, "precision": tuple(PRECISIONS), "suite": tuple(SUITES)}
+    more: dict[str, dict[str, Any]] = {name: {"choices": of_option} for name, of_option in choices.items()}
+    add_options(parser, Path(__file__).with_name("bench_options.toml"), out={"default": Path("runs/bench")}, **more)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,9 +77,7 @@ def run(options: argparse.Namespace) -> int:
         "peers": [{"name": peer.name, "note": peer.note} for peer in found],
     }
     print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
-    print(answers_table(costs))
-    for peer in found:
-        print(f"{peer.name}: {peer.note}")
+    print(filled(Path(__file__).with_name("answers.md"), stages=STAGES, costs=costs, peers=found))
     if overheads:
         print(overheads_table(overheads))
     if options.json:
@@ -135,29 +113,9 @@ def _run_suite(options: argparse.Namespace) -> int:
     return failed
 
 
-def answers_table(costs: Sequence[AnswerCosts]) -> str:
-    """Medians, as Markdown: milliseconds, and in brackets the ratio to the bare model with its range."""
-    stages = [f"{stage}, ms" for stage in STAGES]
-    heads = ("", *stages, "peak memory", "KV cache", "token-layers left", "FLOPs left", "cache left")
-    rows = []
-    for cost in costs:
-        cells = [
-            f"{statistics.median(times):.1f} ({statistics.median(ratios):.2f}: {min(ratios):.2f} to {max(ratios):.2f})"
-            for times, ratios in zip(cost.milliseconds, cost.ratios, strict=True)
-        ]
-        shares = (cost.token_layers_left, cost.flops_left, cost.cache_left)
-        left = [MISSING if share is None else f"{share:.2f}" for share in shares]
-        rows.append((cost.name, *cells, amount(cost.peak_bytes, "B"), amount(cost.kv_cache_bytes, "B"), *left))
-    return markdown_table(heads, rows)
-
-
 def overheads_table(overheads: Sequence[Ratio]) -> str:
     """As Markdown."""
-    rows = []
-    for ratio in overheads:
-        figures = [f"{value:.3f}" for value in (ratio.median, min(ratio.rounds), max(ratio.rounds))]
-        rows.append((ratio.name, *figures, MISSING if ratio.bar is None else f"{ratio.bar:g}"))
-    return markdown_table(("what", "median", "lowest", "highest", "at most"), rows)
+    return filled(Path(__file__).with_name("overheads.md"), overheads=overheads)
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

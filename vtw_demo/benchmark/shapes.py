@@ -33,7 +33,9 @@ class Shape:
 
     def config(self) -> PreTrainedConfig:
         if self.architecture is None:
-            return AutoConfig.from_pretrained(EMBEDDED_FOLDER)
+            config = AutoConfig.from_pretrained(EMBEDDED_FOLDER)
+            vars(config).pop("quantization_config", None)  # of its stored weights
+            return config
         return AutoConfig.for_model(**self.architecture)
 
 

@@ -25,7 +25,7 @@ import torch
 from vtw_demo.comparison.samples import Sample, askable
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_all, write_whole
-from vtw_demo.formats import count
+from vtw_demo.formats import sentences
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.devices import on_model_thread
@@ -109,16 +109,8 @@ class Calibration:
 
     def sentence(self) -> str:
         """What came out, for people."""
-        nearest, of_samples = self.nearest_layer, count(len(self.samples), "sample")
-        left = "" if self.flops_left is None else f", {100 * self.flops_left[nearest - 1]:.0f} % of prefill FLOPs left"
-        there = f"the threshold of {self.threshold:g} on {of_samples} (mean KL {self.mean[nearest - 1]:.2g}{left})"
-        above = [layer for layer in self.layers[nearest:] if self.mean[layer - 1] > self.threshold]
-        said = f"K = {nearest} is the first to meet {there}."
-        if self.layer is None:
-            said = f"No K meets the threshold; K = {nearest} is nearest to {there}."
-        elif above:
-            said = f"K = {nearest} meets {there}, but K = {above[-1]} is above it again."
-        return f"{said} One sample is too few to choose K by." if len(self.samples) == 1 else said
+        above = [layer for layer in self.layers[self.nearest_layer :] if self.mean[layer - 1] > self.threshold]
+        return sentences(Path(__file__).with_name("calibration.txt"), calibration=self, above=above)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`; `from_json` reads it."""

@@ -114,45 +114,37 @@ def compare_prompt(
     if not 1 <= max_new_tokens <= MAXIMUM_NEW_TOKENS:
         raise UserError(f"The number of new tokens must be from 1 to {MAXIMUM_NEW_TOKENS}; this is {max_new_tokens}.")
     vlm.check_length(prompt.length, max_new_tokens)
-    return _events(vlm, prompt, layer, max_new_tokens, full, stop or threading.Event())
-
-
-def _events(
-    vlm: VisionLanguageModel,
-    prompt: Prompt,
-    layer: int,
-    max_new_tokens: int,
-    full: Run | None,
-    stop: threading.Event,
-) -> Iterator[Event]:
+    stopped = stop or threading.Event()
     runs: dict[RunName, Run] = {} if full is None else {"full": full}
     layers: dict[RunName, int] = {"full": vlm.layers, "withdrawn": layer}
-    for name in layers:
-        if name in runs:
-            continue
-        progress = RunProgress(name, "", 0)
-        with closing(run_timed(vlm, prompt, layers[name], max_new_tokens, stop)) as steps:
-            for step in steps:
-                if isinstance(step, Run):
-                    runs[name] = step
-                    yield RunFinished(name, step)
-                else:
-                    yield (progress := RunProgress(name, vlm.decode(step), len(step)))
-        if name not in runs:
-            yield replace(progress, is_stopped=True)
-            return
-    yield Comparison(
-        model=vlm.name,
-        precision=vlm.precision,
-        device=str(vlm.device),
-        question=prompt.question,
-        layer=layer,
-        layers=vlm.layers,
-        visual_tokens=prompt.visual_tokens,
-        text_tokens=prompt.length - prompt.visual_tokens,
-        full=runs["full"],
-        withdrawn=runs["withdrawn"],
-    )
+
+    def events() -> Iterator[Event]:
+        for name in [name for name in layers if name not in runs]:
+            progress = RunProgress(name, "", 0)
+            with closing(run_timed(vlm, prompt, layers[name], max_new_tokens, stopped)) as steps:
+                for step in steps:
+                    if isinstance(step, Run):
+                        runs[name] = step
+                        yield RunFinished(name, step)
+                    else:
+                        yield (progress := RunProgress(name, vlm.decode(step), len(step)))
+            if name not in runs:
+                yield replace(progress, is_stopped=True)
+                return
+        yield Comparison(
+            model=vlm.name,
+            precision=vlm.precision,
+            device=str(vlm.device),
+            question=prompt.question,
+            layer=layer,
+            layers=vlm.layers,
+            visual_tokens=prompt.visual_tokens,
+            text_tokens=prompt.length - prompt.visual_tokens,
+            full=runs["full"],
+            withdrawn=runs["withdrawn"],
+        )
+
+    return events()
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import math
 import random
 import re
 import reprlib
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -24,12 +26,7 @@ logger = logging.getLogger(__name__)
 
 # What people call a column, by what it holds, without spaces, signs and capitals.
 TURNS = ("conversations", "conversation", "messages")
-NAMES = {
-    "image": ("image", "images", "imagepath", "imagefile", "img", "imgpath", "picture", "photo", "filename"),
-    "question": ("question", "query", "text", "prompt", "instruction", *TURNS),
-    "answer": ("answer", "answers", "label", "gt", "gtanswer", "groundtruth", "response", *TURNS),
-    "kind": ("kind",),
-}
+NAMES = tomllib.loads(Path(__file__).with_name("column_names.toml").read_text(encoding="utf-8"))
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant", "model")
 # Where LLaVA's prompts have the picture.
 PLACEHOLDER = re.compile(r"^(\s*<image>)+|(<image>\s*)+$")

@@ -22,10 +22,9 @@ PAINT_COLOURS: dict[str, list[Colour]] = {name: [*map(tuple, of["painted"])] for
 class DrawingStyle:
     """How the objects of one picture are drawn.
 
-    `stretch` is their width and height as shares of the plain ones: what a picture that is not square looks like
-    once it is scaled to a square. `unsteadiness` is how far an outline strays, as a share of the radius. `contour` is
-    the width of a dark line around each object, as a share of the radius. With `paint_colours` the hues are a paint
-    program's; `hue_noise` moves each colour channel by up to that much.
+    `stretch`: width and height as shares of the plain ones: what a picture that is not square looks like once it is
+    scaled to a square. `unsteadiness`: how far an outline strays, `contour`: the width of a dark line around each
+    object, as shares of the radius. `paint_colours`: a paint program's hues; `hue_noise`: how far a channel moves.
     """
 
     stretch: tuple[float, float] = (1.0, 1.0)
@@ -103,10 +102,3 @@ def badly_kept(picture: Image.Image, generator: random.Random) -> Image.Image:
         picture.save(stored, "JPEG", quality=generator.randint(25, 95))
         picture = Image.open(stored).convert("RGB")
     return picture
-
-
-def unsquared(picture: Image.Image, style: DrawingStyle, generator: random.Random) -> Image.Image:
-    """A picture drawn in `style` at the size and aspect ratio at which its objects look unstretched."""
-    across, down = style.stretch
-    side = generator.randint(120, 640)
-    return picture.resize((round(side / across), round(side / down)), Image.Resampling.BICUBIC)

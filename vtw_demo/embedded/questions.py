@@ -40,39 +40,36 @@ def ask(scene: Scene, kind: str, generator: random.Random) -> Question | None:
 
 def ask_several(scene: Scene, count: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Question]:
     """`count` random questions about `scene`, kinds drawn evenly from those the scene allows."""
-    asked: list[Question] = []
+    asked = list[Question]()
     while len(asked) < count:
-        question = ask(scene, generator.choice(kinds), generator)
-        if question is not None:
-            asked.append(question)
+        asked += filter(None, [ask(scene, generator.choice(kinds), generator)])
     return asked
 
 
 def describe(scene: Scene) -> str:
     """One sentence that names every object in reading order, row by row."""
-    parts = []
-    for item in _in_reading_order(scene):
-        article = "an" if item.character and item.character in "8AEFHLMNRSX" else "a"
-        written = f" with {article} {item.character} on it" if item.character else ""
-        at = "in" if item.place == "center" or " " in item.place else "at"
-        parts.append(f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}")
+    places = [place for row in PLACES for place in row]
+    parts = [tell(item) for item in sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"There is {listed}."
 
 
-def _in_reading_order(scene: Scene) -> list[SceneObject]:
-    places = [place for row in PLACES for place in row]
-    return sorted(scene.objects, key=lambda item: (places.index(item.place), item.x))
+def tell(item: SceneObject) -> str:
+    """All about one object."""
+    article = "an" if item.character and item.character in "8AEFHLMNRSX" else "a"
+    written = f" with {article} {item.character} on it" if item.character else ""
+    at = "in" if item.place == "center" or " " in item.place else "at"
+    return f"a {item.size} {item.colour} {item.shape}{written} {at} the {item.place}"
 
 
-def _name(item: SceneObject) -> str:
+def short_name(item: SceneObject) -> str:
     return f"{item.colour} {item.shape}"
 
 
-def _unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str]:
+def unique(scene: Scene, generator: random.Random) -> tuple[SceneObject, str]:
     """An object and a noun for it that fits no other object: its shape, or colour and shape."""
     item = generator.choice(scene.objects)
-    nouns = [_name(item)]
+    nouns = [short_name(item)]
     if _alone(scene, "shape", item):
         nouns.append(item.shape)
     if _alone(scene, "colour", item):
@@ -146,7 +143,7 @@ def _existence(scene: Scene, generator: random.Random) -> Asked | None:
 
 
 def _relation(scene: Scene, generator: random.Random) -> Asked | None:
-    item, noun = _unique(scene, generator)
+    item, noun = unique(scene, generator)
     direction, (across, down) = generator.choice(tuple(DIRECTIONS.items()))
     others = [o for o in scene.objects if o is not item]
     steps = [across * (o.x - item.x) + down * (o.y - item.y) for o in others]
@@ -155,11 +152,11 @@ def _relation(scene: Scene, generator: random.Random) -> Asked | None:
     found = [o for o, step in zip(others, steps, strict=True) if step > 0]
     if len(found) > 1 or (not found and generator.random() < 0.75):
         return None
-    return _texts("relation", direction=direction, noun=noun), _name(found[0]) if found else NOTHING
+    return _texts("relation", direction=direction, noun=noun), short_name(found[0]) if found else NOTHING
 
 
 def _fact(kind: str, fact: str, scene: Scene, generator: random.Random) -> Asked:
-    item, noun = _unique(scene, generator)
+    item, noun = unique(scene, generator)
     return _texts(kind, noun=noun), getattr(item, fact)
 
 
@@ -168,7 +165,7 @@ def _reading(scene: Scene, generator: random.Random) -> Asked | None:
     if not written:
         return None
     item, character = generator.choice(written)
-    texts = _texts("reading", noun=_name(item))
+    texts = _texts("reading", noun=short_name(item))
     if _alone(scene, "shape", item):
         texts += _texts("reading by shape", item=item)
     if len(written) == 1:
@@ -180,23 +177,10 @@ def _description(scene: Scene, generator: random.Random) -> Asked:
     return _texts("description"), describe(scene)
 
 
-def _listing(scene: Scene, generator: random.Random) -> Asked:
-    """The shapes in reading order, each with one thing about it.
-
-    In such an answer a shape's name comes right before what is looked up by it. Without it a model in training looks
-    things up by colour only, since everywhere else a shape's name is words away from the answer.
-    """
-    facts = {"colors": "colour", "sizes": "size", "parts": "place"}
-    what = generator.choice(tuple(facts))
-    listed = ", ".join(f"{item.shape} {getattr(item, facts[what])}" for item in _in_reading_order(scene))
-    return _texts("listing", facts=what), listed
-
-
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
     "colour": _colour, "shape": _shape, "count": _count, "existence": _existence,
     "where": partial(_fact, "where", "place"), "relation": _relation, "size": partial(_fact, "size", "size"),
-    "reading": _reading, "description": _description, "listing": _listing,
+    "reading": _reading, "description": _description,
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
-LONG_ANSWER_KINDS = ("description", "listing")
-SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in LONG_ANSWER_KINDS)
+SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vtw_demo.embedded.drawing_styles import COLOURS, PLAIN, Colour, DrawingStyle, drawn_colour, drawn_outline
-from vtw_demo.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "star", "heart")
 SIZES = ("small", "large")
@@ -59,14 +58,8 @@ class Scene:
 
 
 def random_scene(generator: random.Random, objects: int, colours: Sequence[str] = tuple(COLOURS)) -> Scene:
-    """A scene of `objects` shapes in `colours` that don't overlap and differ from each other in colour or shape.
-
-    Raises UserError for a number of objects outside 1..6, or more than `colours` and the shapes can tell apart.
-    """
-    if not 1 <= objects <= MAXIMUM_OBJECTS:
-        raise UserError(f"a scene has 1 to {MAXIMUM_OBJECTS} objects, not {objects}")
-    if objects > len(colours) * len(SHAPES):
-        raise UserError(f"{len(colours)} colours are too few for {objects} different objects")
+    """A scene of `objects` shapes in `colours` that don't overlap and differ from each other in colour or shape."""
+    assert 1 <= objects <= min(MAXIMUM_OBJECTS, len(colours) * len(SHAPES))
     while True:
         base, other = _background_colours(generator)
         placed: list[SceneObject] = []

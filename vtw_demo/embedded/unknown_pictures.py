@@ -61,10 +61,6 @@ def unknown_picture(shown: Sequence[Image.Image], generator: random.Random, side
         return recoloured(part, generator) if generator.random() < 0.5 else part
     if what < 0.87:
         return draw_background(random_scene(generator, 1), side)
-    noise = np.random.default_rng(generator.getrandbits(31))
-    layers = []
-    for grains in (2, 4, 9, 20, 60):
-        grain = Image.fromarray(noise.integers(0, 256, (grains, grains, 3), dtype=np.uint8))
-        layers.append(np.asarray(grain.resize((side, side), Image.Resampling.BICUBIC), np.float32))
-    mixed = sum(share * layer for share, layer in zip(noise.dirichlet(np.ones(5)), layers, strict=True))
-    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+    grains, noise = generator.choice((2, 4, 9, 20, 60)), np.random.default_rng(generator.getrandbits(31))
+    grain = Image.fromarray(noise.integers(0, 256, (grains, grains, 3), dtype=np.uint8))
+    return grain.resize((side, side), Image.Resampling.BICUBIC)

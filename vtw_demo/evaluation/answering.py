@@ -5,8 +5,10 @@ given, says which token each K would have chosen after each part of it. Where th
 decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,13 +104,7 @@ def chooses_likeliest(vlm: VisionLanguageModel) -> bool:
 
 
 # What changes the logits in greedy decoding, and where it doesn't.
-_NEUTRAL: dict[str, Any] = {
-    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1.0),
-    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
-    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens")),
-    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id")),
-    **dict.fromkeys(("exponential_decay_length_penalty", "watermarking_config")),
-}
+_NEUTRAL: dict[str, Any] = json.loads(Path(__file__).with_name("neutral.json").read_text(encoding="utf-8"))
 
 
 def prompt_sizes(vlm: VisionLanguageModel, inputs: dict[str, torch.Tensor]) -> tuple[PromptSize, ...]:

@@ -20,21 +20,18 @@ from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.samples import EMBEDDED_DATA, askable, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation import plots
+from vtw_demo.evaluation.attention import attention_markdown, mean_attention
 from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationData, read_data
 from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.images import write_results
 
-DESCRIPTION = (
-    "Answer the questions of data sets with the full model and with the visual tokens withdrawn at each layer K, and "
-    "measure accuracy (exact match, normalised as VQA evaluations do), agreement with the full model's answers, KL "
-    "divergence, FLOPs left and prefill time. Answers are kept as they come: a stopped evaluation goes on where it was."
-)
 EMBEDDED_ONLY = "photos"
 """What only the embedded model is to answer modestly: others know something of photos."""
 MOST_LAYERS = 12
@@ -50,41 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; {FILES}",
     )
     add_data_arguments(parser, tuple(NAMES), "test")
-    parser.add_argument("--samples", type=int, help="questions of each data set at most; by default all")
-    parser.add_argument(
-        "--curve-samples",
-        type=int,
-        metavar="N",
-        help="ask N questions of each data set, drawn at random, in every way, and the others of the full model and at "
-        "the calibrated K only, which takes a fraction of the time; by default all in every way",
+    usual_layers = f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}"
+    add_options(
+        parser,
+        Path(__file__).with_name("evaluate_options.toml"),
+        layers={"help": usual_layers},
+        ablations={"choices": ABLATIONS},
+        max_new_tokens={"default": SHORT_ANSWER_TOKENS},
+        out={"default": Path("runs/evaluate")},
     )
-    parser.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="K",
-        help=f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}",
-    )
-    parser.add_argument(
-        "--ablations",
-        nargs="*",
-        choices=ABLATIONS,
-        metavar="ABLATION",
-        help=f"also answer in other ways, all if none is named: {', '.join(ABLATIONS)}",
-    )
-    parser.add_argument(
-        "--ablation-layers",
-        nargs="+",
-        metavar="K",
-        help="where; by default the calibrated layer, or the one that the page starts with",
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=SHORT_ANSWER_TOKENS, help="longest answer to own data")
-    parser.add_argument("--batch-size", type=int, default=16, help="questions at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples, random removal, the intervals")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for answers and results")
 
 
 def run(options: argparse.Namespace) -> int:
-    for asked_for in (options.samples, options.curve_samples):
+    for asked_for in (options.samples, options.curve_samples, options.attention_samples):
         if asked_for is not None and asked_for < 1:
             raise UserError(f"At least 1 sample is needed; {asked_for} were asked for.")
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
@@ -119,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
+    looked_at = options.attention_samples and _attention(vlm, asked[0][1], options.attention_samples, options.seed)
     of_calibration = calibration and {
         **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
         "samples": len(calibration.samples),
@@ -134,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         "batch_size": options.batch_size,
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
         "left_out": left_out,
+        "attention": looked_at,
         "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
@@ -160,6 +137,15 @@ def _parts(
     chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
     some = replace(data, name=f"{data.name}, some at every K", samples=tuple(data.samples[i] for i in chosen))
     return [(some, variants), (data, [FULL, Variant("withdrawn", compared)])]
+
+
+def _attention(vlm: VisionLanguageModel, data: EvaluationData, count: int, seed: int) -> dict[str, Any]:
+    """Where each layer looks, over `count` of the questions; it is printed."""
+    chosen = random.Random(f"{seed} attention").sample(data.samples, min(count, len(data.samples)))
+    shares = mean_attention(vlm, tqdm(chosen, desc="attention", unit="question"))
+    print(f"\nAttention of the last prompt token, {len(chosen)} questions\n\n{attention_markdown(shares)}\n")
+    print(where_it_looks(shares), flush=True)
+    return {"samples": len(chosen), "shares": shares}
 
 
 def _calibration(vlm: VisionLanguageModel) -> Calibration | None:

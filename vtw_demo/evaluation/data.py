@@ -2,20 +2,22 @@
 plainly and otherwise, their descriptions, photos, and the test split of easy-vqa."""
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from vtw_demo.comparison.data_files import read_table
 from vtw_demo.comparison.data_rows import Columns, DataSample, read_rows
-from vtw_demo.embedded.drawing_styles import badly_kept, random_style, unsquared
+from vtw_demo.embedded.drawing_styles import badly_kept, random_style
 from vtw_demo.embedded.phrasings import TESTED, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask, ask_several
-from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, draw, random_scene
+from vtw_demo.embedded.scenes import MAXIMUM_OBJECTS, Scene, SceneObject, draw, random_scene
 from vtw_demo.errors import UserError
 from vtw_demo.evaluation.metrics import description_match, exact_match
 
@@ -120,8 +122,11 @@ def _seeded(make: Callable[[Any, random.Random], Image.Image], subject: Any, see
 
 
 def _otherwise(scene: Scene, generator: random.Random) -> Image.Image:
+    """At the size and aspect ratio at which the objects of its style look unstretched."""
     style = random_style(generator)
-    return unsquared(badly_kept(draw(scene, style=style), generator), style, generator)
+    picture, side = badly_kept(draw(scene, style=style), generator), generator.randint(120, 640)
+    across, down = style.stretch
+    return picture.resize((round(side / across), round(side / down)), Image.Resampling.BICUBIC)
 
 
 def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
@@ -160,6 +165,17 @@ def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
     return EvaluationData("easy-vqa, test split", tuple(samples))
 
 
+def free_words(count: int | None = None, seed: int = 0) -> EvaluationData:
+    """Prompts in free words, written by hand before the embedded model's training ended and never trained on."""
+    samples = list[DataSample]()
+    for objects, prompts in json.loads(Path(__file__).with_name("free_words.json").read_text(encoding="utf-8")):
+        pale = ((172, 200, 204), (168, 196, 200))
+        scene = Scene(tuple(SceneObject(*item) for item in objects), pale, "gradient", len(samples))
+        for prompt, answer in prompts:
+            samples.append(DataSample(f"scene {len(samples)}", "", prompt, (answer,), partial(draw, scene)))
+    return EvaluationData("prompts in free words", tuple(samples[:count]), max_new_tokens=96)
+
+
 BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
     "scenes": partial(_about_scenes, f"fresh scenes of 1 to {MAXIMUM_OBJECTS} objects", 5000, "evaluation", _plain),
     "rephrased": partial(_about_scenes, "questions in words never trained on", 300, "evaluation rephrased", _rephrased),
@@ -176,6 +192,7 @@ BUILT_IN: dict[str, Callable[[int | None, int], EvaluationData]] = {
         score=description_match,
         max_new_tokens=256,
     ),
+    "free-words": free_words,
     "easy-vqa": easy_vqa_test,
     "photos": unknown_photos,
 }

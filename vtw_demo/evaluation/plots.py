@@ -1,6 +1,7 @@
 """How much of a model's quality withdrawal keeps: accuracy and agreement, against the FLOPs left and by K."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -8,8 +9,8 @@ import plotly.graph_objects as go
 from vtw_demo.evaluation.evaluation import ALL, Evaluation, Figures
 from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
-from vtw_demo.formats import markdown_table, percent
-from vtw_demo.plots.style import RUN_COLOURS, add_line, mark_k, styled
+from vtw_demo.formats import filled, sentences
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_k, styled
 from vtw_demo.plots.table import Table
 
 ACCURACY_COLOUR, AGREEMENT_COLOUR = RUN_COLOURS["withdrawn"], "#0072B2"
@@ -33,14 +34,9 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
             figure.add_scatter(
                 x=left if against_flops else layers,
                 y=[100 * one.mean for one in found],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 * (one.high - one.mean) for one in found],
-                    "arrayminus": [100 * (one.mean - one.low) for one in found],
-                    "thickness": 1,
-                    "width": 3,
-                },
+                error_y_array=[100 * (one.high - one.mean) for one in found],
+                error_y_arrayminus=[100 * (one.mean - one.low) for one in found],
+                error_y=TRACES["interval"],
                 text=[variant.name for variant in variants],
                 mode="lines+markers" if kind == "withdrawn" else "markers",
                 line={"color": colour},
@@ -77,14 +73,8 @@ def _titled(figure: go.Figure, title: str, of_x: str, of_y: str) -> go.Figure:
 def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
     """What withdrawal at `layer` keeps and saves, in one sentence."""
     of = evaluation.figures[ALL]
-    found, full = of[Variant("withdrawn", layer)], of[FULL]
-    flops = "" if found.flops_left is None else f" with {percent(found.flops_left)} of the prefill's FLOPs"
-    return (
-        f"On {evaluation.data} ({evaluation.samples} questions), withdrawal at K = {layer} is right in "
-        f"{100 * found.accuracy.mean:.1f} % and the full model in {100 * full.accuracy.mean:.1f} % "
-        f"({_points(found.change)}), and {100 * found.agreement.mean:.1f} % of the answers are the full "
-        f"model's{flops}."
-    )
+    file = Path(__file__).with_name("reading.txt")
+    return sentences(file, data=evaluation, layer=layer, found=of[Variant("withdrawn", layer)], full=of[FULL])
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -109,26 +99,13 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -> str:
     """All questions by variant, and accuracy by kind of question and K; as Markdown."""
-    rows = []
-    for variant, found in evaluation.figures[ALL].items():
-        chosen = " (calibrated)" if variant == Variant("withdrawn", calibrated or 0) else ""
-        change = "–" if variant == FULL else _points(found.change)
-        left = "unknown" if found.flops_left is None else f"{100 * found.flops_left:.1f} %"
-        time = evaluation.prefill[variant]
-        taken = f"{time.median_ms:.1f} ({time.median_ratio:.2f} of full)"
-        shares = (_interval(found.accuracy), change, _interval(found.agreement))
-        rows.append((f"{variant.name}{chosen}", *shares, f"{found.kl.mean:.2g}", left, taken))
-    heads = ("way", "accuracy", "change, points", "agreement", "mean KL", "FLOPs left", "prefill, ms")
-    table = markdown_table(heads, rows)
-    if len(evaluation.figures) == 1:
-        return table
-    variants = _curve(evaluation.figures[ALL])
-    accuracies = [
-        (kind, str(of[FULL].samples), *(f"{100 * of[variant].accuracy.mean:.1f} %" for variant in variants))
-        for kind, of in evaluation.figures.items()
-    ]
-    by_kind = markdown_table(("accuracy", "questions", *(variant.name for variant in variants)), accuracies)
-    return f"{table}\n\n{by_kind}"
+    return filled(
+        Path(__file__).with_name("tables.md"),
+        evaluation=evaluation,
+        every=evaluation.figures[ALL],
+        curve=_curve(evaluation.figures[ALL]),
+        calibrated=calibrated,
+    )
 
 
 def _layers(variants: Sequence[Variant], evaluation: Evaluation) -> list[int]:
@@ -139,12 +116,3 @@ def _layers(variants: Sequence[Variant], evaluation: Evaluation) -> list[int]:
 def _curve(of: dict[Variant, Figures]) -> Sequence[Variant]:
     """Withdrawal by K, the full model last."""
     return [*(variant for variant in of if variant.kind == "withdrawn"), FULL]
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
-
-
-def _points(estimate: Estimate) -> str:
-    mean, low, high = (f"{100 * value:+.1f}" for value in (estimate.mean, estimate.low, estimate.high))
-    return f"{mean} points, {low} to {high}"

@@ -3,12 +3,18 @@
 import argparse
 import os
 import threading
+import tomllib
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, ModelChoice, VisionLanguageModel, load_choice
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
+
+# What the options of a table can be.
+TYPES = {"int": int, "float": float, "path": Path}
 
 
 def switch(variable: str, default: bool = False) -> bool:
@@ -19,36 +25,24 @@ def switch(variable: str, default: bool = False) -> bool:
     return value.lower() in ("1", "true", "yes", "on") if value else default
 
 
+def add_options(parser: argparse._ActionsContainer, table: Path, **more: dict[str, Any]) -> None:
+    """Add the options of a table in TOML: by name what `add_argument` takes, `type` by name; `more` of it, as only code
+    can say it, by the option's name in the namespace."""
+    for name, said in tomllib.loads(table.read_text(encoding="utf-8")).items():
+        settings: dict[str, Any] = {**said, **more.get(name.replace("-", "_"), {})}
+        if "type" in said:
+            settings["type"] = TYPES[said["type"]]
+        parser.add_argument(f"--{name}", **settings)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | None = EMBEDDED) -> None:
     """Add them; `default_model` is what runs where neither option nor variable names one, None for this machine's."""
-    parser.add_argument(
-        "--model",
-        default=from_environment("MODEL") or default_model,
-        help=f"'{EMBEDDED}' (the model that ships with the demo), a folder, or a Hugging Face id, see `python -m "
-        "vtw_demo models` (also VTW_MODEL)",
-    )
-    parser.add_argument(
-        "--revision",
-        default=from_environment("REVISION"),
-        help="branch, tag or commit of a model from the hub (also VTW_REVISION)",
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=(*QUANTIZATIONS, NO_QUANTIZATION),
-        default=from_environment("QUANTIZATION"),
-        help="hold the weights of the decoder layers in 4 or 8 bits (bitsandbytes) (also VTW_QUANTIZATION)",
-    )
-    parser.add_argument(
-        "--quantize-all",
-        action="store_true",
-        default=switch("VTW_QUANTIZE_ALL"),
-        help="quantize the vision tower, the projector and the head, too (also VTW_QUANTIZE_ALL=1)",
-    )
-    parser.add_argument(
-        "--device",
-        default=from_environment("DEVICE"),
-        help="where the model runs, as torch names it: cuda, cuda:1, cpu; a GPU if there is one (also VTW_DEVICE)",
-    )
+    names = ("model", "revision", "quantization", "device")
+    more: dict[str, dict[str, Any]] = {name: {"default": from_environment(name.upper())} for name in names}
+    more["model"]["default"] = more["model"]["default"] or default_model
+    more["quantization"]["choices"] = (*QUANTIZATIONS, NO_QUANTIZATION)
+    more["quantize_all"] = {"default": switch("VTW_QUANTIZE_ALL")}
+    add_options(parser, Path(__file__).with_name("model_options.toml"), **more)
 
 
 def chosen_model(options: argparse.Namespace) -> ModelChoice:

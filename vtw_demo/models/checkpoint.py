@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import sentences
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,27 +30,17 @@ def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{refused} its {file} is damaged. Choose another one.") from error
 
-    refused, fault = f"The model {name!r} can't be loaded:", ""
+    refused = f"The model {name!r} can't be loaded:"
     config = read(CONFIG) if CONFIG in listed else {}
-    if ADAPTER in listed:
-        base = read(ADAPTER).get("base_model_name_or_path")
-        fault = f"it is an adapter (LoRA), of {base!r}: {_MERGE}. If that is done already, remove its {ADAPTER}."
-    elif CONFIG not in listed:
-        fault = f"it has no {CONFIG}, so it is no model of transformers. Check the id or the folder."
-    elif "mm_vision_tower" in config:
-        fault = (
-            "it is in the format of LLaVA's authors. Choose its conversion by llava-hf on the hub, such as "
-            "'llava-hf/llava-1.5-7b-hf', or convert it with transformers' convert_llava_weights_to_hf.py."
-        )
-    elif (model_type := config.get("model_type")) not in CONFIG_MAPPING:
-        code = " It comes with code of its own, which is never run here." if "auto_map" in config else ""
-        version = f"transformers {transformers.__version__}"
-        fault = f"its architecture, {model_type!r}, isn't known to {version}.{code} Choose another model."
-    elif not {_WEIGHTS, _INDEX} & {*listed}:
-        fault = (
-            f"its weights are not in safetensors ({_WEIGHTS}, or files with {_INDEX}), the only ones that are read "
-            "here. Choose a version that has them."
-        )
+    fault = sentences(
+        Path(__file__).with_name("checkpoint_fault.txt"),
+        adapter=read(ADAPTER) if ADAPTER in listed else None,
+        config=config if CONFIG in listed else None,
+        is_known=config.get("model_type") in CONFIG_MAPPING,
+        has_weights=bool({_WEIGHTS, _INDEX} & {*listed}),
+        merge=_MERGE,
+        version=transformers.__version__,
+    )
     if fault:
         raise UserError(f"{refused} {fault}")
 

@@ -1,6 +1,7 @@
 """A model's files: in a folder, in this machine's cache, on the Hugging Face hub; or one sentence why they aren't."""
 
 import errno
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,33 +84,18 @@ def in_cache(name: str, revision: str | None = None) -> bool:
     return False
 
 
-_DISK_FULL = "The disk is full: the model {name!r} doesn't fit into {cache}. Make room, or set HF_HOME to another disk."
-_BROKEN_OFF = "The download of {name!r} broke off; what has come is kept. Check the network and try again."
-# An error is the first of these kinds that it belongs to.
-_SENTENCES: dict[type[Exception], str] = {
-    errors.HFValidationError: "The model {name!r} can't be loaded: there is no such folder, and it is no id of the "
-    "hub either, which looks like 'llava-hf/llava-1.5-7b-hf'.",
-    errors.GatedRepoError: "The model {name!r} is gated: ask for access at {hub}/{name}, then log in with `hf auth "
-    "login` or set HF_TOKEN, and try again.",
-    errors.RevisionNotFoundError: "The model {name!r} has no revision {revision!r}: check it at {hub}/{name}.",
-    errors.RepositoryNotFoundError: "There is no model {name!r} on the hub ({hub}), or it is private: check the id; "
-    "for a private one log in with `hf auth login` or set HF_TOKEN.",
-    errors.LocalEntryNotFoundError: "The model {name!r}{version} is not, or not whole, in this machine's cache, and "
-    "the hub ({hub}) can't be reached: check the network, or choose a model that is here, such as 'embedded'.",
-    errors.EntryNotFoundError: "The model {name!r}{version} lacks a file: {error}. Choose another one.",
-    errors.HfHubHTTPError: "The hub refused the model {name!r}: {first_line} Try again later.",
-    errors.HTTPError: _BROKEN_OFF,
-    OSError: _BROKEN_OFF,
-}
+# By the class of what is raised: an error is the first of these kinds that it belongs to.
+_SENTENCES = tomllib.loads(Path(__file__).with_name("hub_errors.toml").read_text(encoding="utf-8"))
 
 
 @contextmanager
 def _sentences(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
-    except tuple(_SENTENCES) as error:
+    except (errors.HTTPError, errors.HFValidationError, errors.EntryNotFoundError, OSError) as error:
         is_full = getattr(error, "errno", None) == errno.ENOSPC
-        sentence = _DISK_FULL if is_full else next(_SENTENCES[kind] for kind in _SENTENCES if isinstance(error, kind))
+        kinds = {"disk full"} if is_full else {kind.__name__ for kind in type(error).mro()}
+        sentence = next(sentence for kind, sentence in _SENTENCES.items() if kind in kinds)
         said = sentence.format(
             name=name,
             revision=revision,

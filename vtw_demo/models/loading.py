@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD 
 EMBEDDED = "embedded"
 EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only, and no photos."
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
+
+SLOWER = "this processor takes longer for products with 4-bit weights than with whole ones."
 
 # Beside its weights a model needs room for activations and the KV cache, on a GPU for kernels too.
 MEMORY_SHARE, KERNEL_BYTES = 1.1, 500_000_000
@@ -122,7 +124,8 @@ def load(
 
     Weights are read and warmed up on the model's thread (`devices`); a download keeps nobody from it.
     Weights that aren't quantized are bfloat16 where the device computes in it, else float32, as the embedded model's
-    on a CPU. Only safetensors are read, and no code that comes with a model is run.
+    on a CPU. The embedded model, stored in 4 bits, is expanded unless "4bit" is asked for, and where the CPU is slower
+    with them even then. Only safetensors are read, and no code that comes with a model is run.
 
     Raises what `check_model` raises, before anything is downloaded, and UserError for what can't be loaded after all.
     """
@@ -172,9 +175,16 @@ def _read(
                 quantization_config=_quantization_config(choice, outlook),
             )
         note = check_fit(info, config.transformers_version)
-        if outlook.architecture.method and choice.quantization:
+        is_stored = outlook.architecture.method is not None
+        if is_stored and name == EMBEDDED:
+            is_slower = choice.quantization is not None and _is_slower_in_four_bits(model, outlook.dtype)
+            note = f"Stored in 4 bits, and expanded: {SLOWER}" if is_slower else note
+            if is_slower or choice.quantization is None:
+                model, is_stored = model.dequantize().to(outlook.dtype), False
+                vars(model).pop("_weight_conversions", None)  # of 4 bits, which it could not be saved in any more
+        elif is_stored and choice.quantization:
             note = f"It was quantized before, which is left as it is. {note}".strip()
-        if outlook.architecture.method:  # transformers leaves what isn't quantized in the type in which it was saved
+        if is_stored:  # transformers leaves what isn't quantized in the type in which it was saved
             quantized, _ = quantized_bits(model)
             for key, weights in model.named_parameters():
                 if weights.is_floating_point() and key.rpartition(".")[0] not in quantized:
@@ -196,15 +206,11 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
 
     `reclaimable` are bytes on the device that will be freed before.
 
-    Raises UserError for a quantization without bitsandbytes, a device that isn't there, a model that isn't there, is
-    gated, or out of reach, weights that are no safetensors, an architecture that isn't known or in which withdrawal
-    can't mean anything, and too little memory.
+    Raises UserError for a device that isn't there, a model that isn't there, is gated, or out of reach, weights that
+    are no safetensors, an architecture that isn't known or in which withdrawal can't mean anything, and too little
+    memory.
     """
     name, quantization = choice.name, choice.quantization
-    if quantization and not find_spec("bitsandbytes"):
-        raise UserError(
-            f"Weights in {quantization} need the package bitsandbytes, which isn't installed: pip install bitsandbytes."
-        )
     device = find_device(choice.device)
     if quantization and device.type == "cuda" and on_zero_gpu():
         raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
@@ -226,6 +232,8 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     # The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
     # large as their rounding, and its answers take no less time.
     dtype = torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
+    if name == EMBEDDED and quantization is None and architecture.method:
+        architecture = replace(architecture, bits=8.0 * dtype.itemsize)  # it is expanded
     free = free_memory(device) + reclaimable
     kernels = KERNEL_BYTES if device.type == "cuda" else 0
     needs = {
@@ -310,6 +318,21 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
             llm_int8_skip_modules=skipped,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if choice.quantization else None
+
+
+def _is_slower_in_four_bits(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether this processor takes longer for products with one of the model's 4-bit weights than with it expanded."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    packed: Any = next(module for module in model.modules() if hasattr(getattr(module, "weight", None), "quant_state"))
+    whole = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(dtype)
+    # A token's and a prompt's, the fastest of some.
+    rows = [torch.ones(length, packed.in_features, dtype=dtype, device=whole.device) for length in (1, 200)]
+    in_four_bits, expanded = (
+        sum(min(timeit.repeat(partial(multiply, of), number=1, repeat=5)) for of in rows)
+        for multiply in (packed, partial(nn.functional.linear, weight=whole))
+    )
+    return whole.device.type == "cpu" and in_four_bits > expanded
 
 
 def _pack_what_fits(model: nn.Module) -> None:

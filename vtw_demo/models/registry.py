@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from vtw_demo.errors import UserError
-from vtw_demo.models.devices import find_device, free_memory
+from vtw_demo.models.devices import find_device, free_memory, on_zero_gpu
 from vtw_demo.models.hub import in_cache, reachable
-from vtw_demo.models.loading import EMBEDDED, ModelChoice, check_model
+from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, ModelChoice, check_model
+from vtw_demo.models.quantization import quantization_settings
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
@@ -20,15 +23,7 @@ NO_QUANTIZATION = "none"
 EMBEDDED_LAYER = 5
 
 # By where the starting layer comes from.
-_REASONS = {
-    "authors' code": "it is what the authors' code of the paper uses for this model",
-    "its evaluation": "where this model's evaluation found its answers kept",
-    "half of the layers": (
-        "it is half of the layers, about where the authors' code withdraws in models of the same kind; not measured "
-        "for this one"
-    ),
-    "three quarters of the layers": "it is three quarters of the layers; not measured for this model",
-}
+_REASONS = json.loads(Path(__file__).with_name("starting_layers.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -106,17 +101,27 @@ def choose_model(
     """The model that was asked for; for None LLaVA-1.5 7B in 4 bits where it can run here, else the embedded model.
 
     It can with 6 GB free on a CUDA GPU, and the model in this machine's cache or the hub in reach. `quantization` is
-    None where none was asked for, "none" where it was asked that nothing is quantized.
+    None where none was asked for, "none" where it was asked that nothing is quantized. The embedded model is run in the
+    bits that it is stored in.
     """
     bits: Any = None if quantization == NO_QUANTIZATION else quantization
+    if name == EMBEDDED and quantization is None:
+        return ModelChoice(name, _stored_bits(), device, revision, quantize_all)
     if name is not None:
         return ModelChoice(name, bits, device, revision, quantize_all)
-    embedded = ModelChoice(EMBEDDED, bits, device, quantize_all=quantize_all)
+    embedded = ModelChoice(EMBEDDED, bits if quantization else _stored_bits(), device, quantize_all=quantize_all)
     reason = f"Running {DEFAULT_MODEL}: this machine's GPU has room for it."
     bits = bits if quantization else "4bit"
     wanted = ModelChoice(DEFAULT_MODEL, bits, device, revision, quantize_all, reason, embedded)
     obstacle = _obstacle(wanted)
     return wanted if obstacle is None else wanted.without(obstacle) or wanted
+
+
+def _stored_bits() -> Any:
+    """The quantization in which the embedded model is stored; on ZeroGPU weights aren't held in it."""
+    if on_zero_gpu() or not EMBEDDED_FOLDER.is_dir():
+        return None
+    return quantization_settings(AutoConfig.from_pretrained(EMBEDDED_FOLDER)).get("method")
 
 
 def _obstacle(wanted: ModelChoice) -> str | None:

@@ -1,5 +1,6 @@
-"""What programs can ask, over HTTP and MCP. Names, parameters and docstrings are what they are shown."""
+"""What programs can ask, over HTTP and MCP. They are shown the names, the parameters and the texts of api.toml."""
 
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -10,6 +11,7 @@ import gradio as gr
 from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
+from vtw_demo.page.html import asset
 from vtw_demo.plots.report import report_data
 from vtw_demo.server.access import caller
 from vtw_demo.server.engine import STOPPED, Engine
@@ -48,35 +50,11 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
 
     @in_sentences
     def compare(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
-        """Answer a question about a picture twice, with every layer seeing it and with its tokens withdrawn at a layer.
-
-        Args:
-            image: The picture, or a clip if the model takes clips: a data URI (data:image/png;base64,...) or a file.
-            question: What to ask about it.
-            layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
-            max_new_tokens: The longest answer, in tokens.
-
-        Returns:
-            Both answers with their tokens, times of one run in milliseconds, prefill FLOPs and bytes of KV cache, and
-            the verdict of it; `note` says what of the picture was left out, such as an animation's further frames.
-        """
         analysis, note = compared(image, question, layer, max_new_tokens)
         return {"verdict": analysis.verdict, **analysis.comparison.to_json(), "note": note}
 
     @in_sentences
     def examine(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
-        """Answer a question about a picture twice and measure all that the page shows of it, the plots' numbers.
-
-        Args:
-            image: The picture, or a clip if the model takes clips: a data URI (data:image/png;base64,...) or a file.
-            question: What to ask about it.
-            layer: Withdrawal layer K, from 1 to the model's number of decoder layers, which withdraws nothing.
-            max_new_tokens: The longest answer, in tokens.
-
-        Returns:
-            The comparison, attention mass and maps, migration, cost and time by layer, divergence at every K,
-            probabilities of the answers' tokens, and the machine.
-        """
         calibration, (session, stop) = engine.calibration, caller()
         analysis, note = compared(image, question, layer, max_new_tokens)
         for part in ALL_PARTS:
@@ -85,5 +63,7 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
                     pass
         return {**report_data(analysis, calibration, this_machine()), "note": note}
 
+    texts = tomllib.loads(asset("api.toml"))
     for function in (compare, examine):
+        function.__doc__ = texts["functions"][function.__name__].format(arguments=texts["arguments"])
         gr.api(function, api_name=function.__name__, concurrency_limit=None)

@@ -8,10 +8,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
-from vtw_demo.models.arguments import add_model_arguments, chosen_model, load_with_bars, switch
+from vtw_demo.models.arguments import add_model_arguments, add_options, chosen_model, load_with_bars, switch
 from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
 from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
@@ -43,49 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
         "one.",
     )
     add_model_arguments(parser, default_model=None)
-    parser.add_argument(
-        "--host",
-        default=default_host(),
-        help="address to listen on; 0.0.0.0 lets other machines in, :: those with IPv6, too (default: "
-        "GRADIO_SERVER_NAME, else 127.0.0.1, on a Space 0.0.0.0)",
-    )
-    parser.add_argument(
-        "--port",
-        default=os.environ.get("GRADIO_SERVER_PORT"),
-        help="port to listen on, 0 for any (default: GRADIO_SERVER_PORT, else the first free one from 7860)",
-    )
-    parser.add_argument(
-        "--auth",
-        metavar="FILE",
-        help="let in only those who log in: a file with user:password on each line (also VTW_AUTH, with the lines "
-        "themselves). A password on the command line could be read in the list of processes: it is refused",
-    )
-    parser.add_argument(
-        "--model-switching",
-        action=argparse.BooleanOptionalAction,
-        default=switch("VTW_MODEL_SWITCHING", default=not on_space()),
-        help="let visitors put another model in place of the one that runs, for all of them (also "
-        "VTW_MODEL_SWITCHING=0; not on a Space, unless VTW_MODEL_SWITCHING=1, and never on ZeroGPU)",
-    )
-    parser.add_argument(
-        "--log-questions",
-        action="store_true",
-        default=switch("VTW_LOG_QUESTIONS"),
-        help="write into the log what visitors ask, and what errors say, which may quote it (also VTW_LOG_QUESTIONS=1)",
-    )
-    parser.add_argument(
-        "--share",
-        action="store_true",
-        default=switch("GRADIO_SHARE"),
-        help="make a public link through Gradio's servers for a week (also GRADIO_SHARE=1)",
-    )
-    parser.add_argument(
-        "--layer",
-        type=_whole_number,
-        default=from_environment("LAYER"),
-        metavar="K",
-        help="withdrawal layer that the page starts with, from 1 to the number of decoder layers (also VTW_LAYER; "
-        "default: the calibrated one, else the known one of the model, else three quarters of the layers)",
+    add_options(
+        parser,
+        Path(__file__).with_name("app_options.toml"),
+        host={"default": default_host()},
+        port={"default": os.environ.get("GRADIO_SERVER_PORT")},
+        model_switching={
+            "action": argparse.BooleanOptionalAction,
+            "default": switch("VTW_MODEL_SWITCHING", default=not on_space()),
+        },
+        log_questions={"default": switch("VTW_LOG_QUESTIONS")},
+        share={"default": switch("GRADIO_SHARE")},
+        layer={"type": _whole_number, "default": from_environment("LAYER")},
     )
     return parser
 

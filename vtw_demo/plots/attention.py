@@ -1,5 +1,6 @@
 """Where attention goes: attention mass by layer and segment."""
 
+from collections.abc import Sequence
 from statistics import fmean
 
 import plotly.graph_objects as go
@@ -9,10 +10,13 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares
-from vtw_demo.plots.style import LEGEND_BELOW, SEGMENT_COLOURS, mark_layer, styled
+from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
 from vtw_demo.plots.table import Cell, Table
 from vtw_demo.withdrawal.segments import Segment
+
+# From this share of its attention on, a layer is said to look at something.
+LOOKING = 0.2
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares | None, ...]:
@@ -47,10 +51,7 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
                 col=column,
             )
     mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
-    figure.update_xaxes(title="decoder layer")
-    figure.update_yaxes(range=[0, 100], ticksuffix=" %")
-    figure.update_yaxes(title="share of attention", row=1, col=1)
-    return styled(figure, barmode="stack", bargap=0.08, height=275, legend=LEGEND_BELOW)
+    return styled(figure, "attention")
 
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
@@ -66,24 +67,23 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
 
     if layer == full.layers:
         picture, sink = (share(full, segment, 0) for segment in (Segment.IMAGE, Segment.FIRST_TOKEN))
-        return (
-            f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
-            f"{why_gaps(full)}"
-        )
+        said = f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
+        return f"{said} {why_gaps(full)}".strip()
     early, late = share(full, Segment.IMAGE, 0, layer), share(full, Segment.IMAGE, layer)
     before, after = (share(mass, Segment.FIRST_TOKEN, layer) for mass in (full, withdrawn))
-    return (
+    said = (
         f"The picture gets {early} of the attention of {asker} in {_layers(0, layer - 1)} and {late} in "
         f"{_layers(layer, full.layers - 1)}. Withdrawn at layer {layer}, it gets none from there on, and the first "
-        f"token gets {after} there instead of {before}.{why_gaps(full)}"
+        f"token gets {after} there instead of {before}."
     )
+    return f"{said} {why_gaps(full)}".strip()
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
-    """The sentence, after a space, on layers that a plot leaves out; empty where there are none."""
+    """The sentence on layers that a plot leaves out; empty where there are none."""
     if not measured.silent:
         return ""
-    return f" {measured.silent} of the {measured.layers} layers don't attend, and are left out."
+    return f"{measured.silent} of the {measured.layers} layers don't attend, and are left out."
 
 
 def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
@@ -94,6 +94,24 @@ def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: Attent
         for layer, shares in enumerate(shares_by_layer(mass, query))
     ]
     return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
+
+
+def where_it_looks(shares: Sequence[Shares]) -> str:
+    """Of a model, from its layers' mean shares: which layers look at the picture, and which rest on the first token."""
+    first, image = (
+        [of_layer[segment.number] for of_layer in shares] for segment in (Segment.FIRST_TOKEN, Segment.IMAGE)
+    )
+    looking, resting = ([n for n, share in enumerate(of) if share >= LOOKING] for of in (image, first))
+    others = max((share for share in image if share < LOOKING), default=0.0)
+    much = f"{percent(LOOKING)} or more"
+    return (
+        f"Of the attention of the last prompt token, {much} are on the picture in {_named(looking)}, at most "
+        f"{percent(others)} in the others; and {much} on the first token in {_named(resting)}."
+    )
+
+
+def _named(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}" if layers else "no layer"
 
 
 def _asker(query: AttentionQuery) -> str:

@@ -12,7 +12,6 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.models.video import contact_sheet
@@ -20,7 +19,7 @@ from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import Tab, View
 from vtw_demo.plots.table import Cell, Table
-from vtw_demo.plots.templates import TEMPLATES
+from vtw_demo.plots.templates import TEMPLATES, reading
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
 
@@ -52,26 +51,21 @@ def attention_map_html(
     runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
     shades = {run: _shades(geometry, attention_map) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
-    width, height = geometry.sizes[0]
-    variables = [
-        f"--aspect:{width}/{height}",
-        f"--picture:url({image_uri(thumbnail(picture, LONGEST_SIDE), 'jpeg', quality=88)})",
-    ]
-    variables += [f"--relative-{at}:{peak / (max(peaks) or 1):.4f}" for at, peak in enumerate(peaks)]
-    for run, of_run in shades.items():
-        variables += [
-            f"--{run}-{at}:url({image_uri(_indexed(shade, peaks[at]), 'png', optimize=True)})"
-            for at, shade in enumerate(of_run)
-        ]
+    images = {
+        run: [image_uri(_indexed(shade, peaks[at]), "png", optimize=True) for at, shade in enumerate(of_run)]
+        for run, of_run in shades.items()
+    }
     return TEMPLATES.get_template("attention_map.html").render(
         runs=runs,
-        seen_in={run: len(of_run) for run, of_run in shades.items()},
+        images=images,
+        picture=image_uri(thumbnail(picture, LONGEST_SIDE), "jpeg", quality=88),
+        size=geometry.sizes[0],
+        peaks=peaks,
         k=layer,
         opened=max(np.flatnonzero(~np.isnan(full.weights[:layer, 0])), default=layer - 1),
         # The share of attention that each layer's brightest colour stands for.
         on_a_patch=[peak * _patch_cells(geometry) for peak in peaks],
         is_crisp=not _overlap(geometry),
-        variables=variables,
         gradient=_GRADIENT,
     )
 
@@ -80,20 +74,10 @@ def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
     """Which layer looks at the picture most, and whether it looks at a few patches, before and after K."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
-    before, shares = _brightest_tenth(full.weights[:layer]), np.nan_to_num(full.weights).sum(1)
-    span = "layer 0" if layer == 1 else f"layers 0 to {layer - 1}"
-    said = (
-        f"Layer {shares.argmax()} looks at the picture most. In {span} the brightest tenth of the patches takes "
-        f"{percent(before)} of the attention that the picture gets"
-    )
-    if layer == full.layers:
-        return f"{said}. Nothing is withdrawn.{why_gaps(full)}"
-    attending = ~np.isnan(full.weights[layer:, 0])
-    rest = percent(float(shares[layer:].sum() / max(attending.sum(), 1)))
-    return (
-        f"{said}. From layer {layer} on the picture gets {rest} of all attention, and none when it is withdrawn."
-        f"{why_gaps(full)}"
-    )
+    shares, brightest = np.nan_to_num(full.weights).sum(1), _brightest_tenth(full.weights[:layer])
+    attending = int((~np.isnan(full.weights[layer:, 0])).sum())
+    told = {"layer": layer, "layers": full.layers, "shares": shares, "brightest": brightest, "attending": attending}
+    return reading("attention_map", **told, gaps=why_gaps(full))
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from vtw_demo.comparison.calibration import (
     DEFAULT_SAMPLES,
     DEFAULT_THRESHOLD,
-    Calibration,
     CalibrationProgress,
     CalibrationStore,
     calibrate,
@@ -18,32 +17,19 @@ from vtw_demo.comparison.calibration import (
 from vtw_demo.comparison.data_rows import FILES, Columns, add_data_arguments, chosen_columns
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples, read_samples
 from vtw_demo.errors import UserError
-from vtw_demo.formats import markdown_table
-from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.formats import filled
+from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.plots.divergence import divergence_figure
 from vtw_demo.plots.images import write_results
-
-DESCRIPTION = (
-    "Measure on a few samples how far withdrawal at each layer K moves the next token (KL divergence), and choose the "
-    "first K at which the mean is at most the threshold. What was measured is kept in the user's cache folder: a "
-    "stopped calibration goes on where it was, and the demo starts from the result."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--data", help=f"{FILES}; without it, {EMBEDDED_DATA}")
     add_data_arguments(parser, ("image", "question"), "train")
-    parser.add_argument(
-        "--answer-tokens",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with --data, measure N tokens of the model's own answer at most, as long answers need; 1 is the paper's",
-    )
-    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="how many samples to measure at most")
-    parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD, help="largest mean KL divergence at K")
-    parser.add_argument("--out", type=Path, help="folder for the result; without it, the user's cache folder")
+    samples, threshold = {"default": DEFAULT_SAMPLES}, {"default": DEFAULT_THRESHOLD}
+    table = Path(__file__).with_name("calibrate_options.toml")
+    add_options(parser, table, samples=samples, threshold=threshold)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,8 +57,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Stopped. {kept}", file=sys.stderr)
         return 130
     assert calibration is not None
-    print(table(calibration))
-    print(calibration.sentence())
+    print(filled(Path(__file__).with_name("calibration.md"), calibration=calibration))
     figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1),
@@ -83,15 +68,3 @@ def run(options: argparse.Namespace) -> int:
     if store.problem:
         raise OSError(store.problem)
     return 0
-
-
-def table(calibration: Calibration) -> str:
-    """The divergence at every K, as Markdown."""
-    lines = []
-    left = calibration.flops_left or (None,) * len(calibration.layers)
-    rows = zip(calibration.layers, calibration.mean, calibration.standard_deviation, left, strict=True)
-    for layer, mean, deviation, share in rows:
-        chosen = " (chosen)" if layer == calibration.layer else ""
-        flops = "unknown" if share is None else f"{100 * share:.0f} %"
-        lines.append((f"{layer}{chosen}", f"{mean:.2g}", f"{deviation:.2g}", flops))
-    return markdown_table(("K", "mean KL", "standard deviation", "FLOPs left"), lines)

@@ -12,31 +12,15 @@ from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.files import check_writable, write_whole
-from vtw_demo.models.arguments import add_model_arguments, load_model
+from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.models.image import open_file, open_picture
 from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
 
-DESCRIPTION = (
-    "Answer a question about a picture with every layer seeing the picture and with the visual tokens withdrawn at "
-    "layer K, and write what explains the two answers: one HTML file that opens offline, or JSON."
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--image",
-        type=Path,
-        required=True,
-        help="the file of a picture, or of a short clip where the model takes clips",
-    )
-    parser.add_argument("--question", required=True, help="what to ask about it")
-    parser.add_argument("--layer", type=int, required=True, metavar="K", help="withdrawal layer")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens")
-    parser.add_argument("--rounds", type=int, default=0, help="measure times in so many more interleaved rounds")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write the report to this file")
-    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all that was measured to this file")
+    add_options(parser, Path(__file__).with_name("compare_options.toml"))
 
 
 def run(options: argparse.Namespace) -> int:

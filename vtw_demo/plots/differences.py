@@ -10,7 +10,7 @@ from vtw_demo.measurements.token_probabilities import AnswerProbabilities, Answe
 from vtw_demo.plots.style import shown_tokens
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
-from vtw_demo.plots.templates import TEMPLATES
+from vtw_demo.plots.templates import TEMPLATES, reading
 
 
 def differences_html(probabilities: AnswerProbabilities) -> str:
@@ -29,26 +29,14 @@ def differences_html(probabilities: AnswerProbabilities) -> str:
 
 def differences_reading(probabilities: AnswerProbabilities) -> str:
     """Where the answers part, and how likely each run finds both tokens there."""
-    layer, first, names = probabilities.layer, probabilities.first_difference, _names(probabilities)
-    if first is None:
-        least = min(probabilities.full, key=lambda token: min(token.full, token.withdrawn))
-        shares = f"{percent(least.full)} in full and {percent(least.withdrawn)} withdrawn at layer {layer}"
-        if len(probabilities.full) == 1:
-            return f"Both runs give the same token, “{names[least.text]}”, which has {shares}."
-        same = f"Both runs give the same {len(probabilities.full)} tokens"
-        return f"{same}. The least certain, “{names[least.text]}”, has {shares}."
-    full, withdrawn = probabilities.full[first - 1 :], probabilities.withdrawn[first - 1 :]
-    said = f"The answers part at token {first}"
-    if full and withdrawn:
-        return (
-            f"{said}. There the full model gives “{names[full[0].text]}” {percent(full[0].full)} and "
-            f"“{names[withdrawn[0].text]}” {percent(withdrawn[0].full)}, and withdrawn at layer {layer} it gives them "
-            f"{percent(full[0].withdrawn)} and {percent(withdrawn[0].withdrawn)}."
-        )
-    longer, token = ("full", full[0]) if full else ("withdrawn", withdrawn[0])
-    return (
-        f"{said}, which only the {longer} run's answer has: “{names[token.text]}”, with {percent(token.full)} in full "
-        f"and {percent(token.withdrawn)} withdrawn at layer {layer}."
+    return reading(
+        "differences",
+        layer=probabilities.layer,
+        first=probabilities.first_difference,
+        full=probabilities.full,
+        withdrawn=probabilities.withdrawn,
+        least=min(probabilities.full, key=lambda token: min(token.full, token.withdrawn)),
+        names=_names(probabilities),
     )
 
 

@@ -9,9 +9,10 @@ from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
-from vtw_demo.plots.style import LEGEND_BELOW, add_line, layer_ticks, mark_k, styled
+from vtw_demo.plots.style import TRACES, add_line, layer_ticks, mark_k, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import reading
 
 # Where a logarithmic axis ends; divergences below it are of rounding.
 FLOOR = 1e-6
@@ -28,33 +29,15 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
     if calibration is not None:
         layers, flops_left = calibration.layers, calibration.flops_left
         low, high = calibration.quantile(0.1), calibration.quantile(0.9)
-        band = {"color": CURVE_COLOUR, "width": 0}
-        figure.add_scatter(x=layers, y=floored(high), mode="lines", line=band, showlegend=False, hoverinfo="skip")
-        figure.add_scatter(
-            x=layers,
-            y=floored(low),
-            mode="lines",
-            line=band,
-            fill="tonexty",
-            fillcolor="rgba(0,114,178,0.18)",
-            name="80 % of the samples",
-            hoverinfo="skip",
-        )
+        figure.add_scatter(x=layers, y=floored(high), **TRACES["upper end"])
+        figure.add_scatter(x=layers, y=floored(low), **TRACES["band"])
         said, mean = "K = %{x}: mean KL %{customdata:.2g}<extra></extra>", calibration.mean
         name = f"mean of {count(len(calibration.samples), 'sample')}"
         add_line(figure, layers, floored(mean), name, {"color": CURVE_COLOUR}, said, customdata=mean)
         figure.add_hline(y=calibration.threshold, line={"dash": "dot", "width": 1.5, "color": CURVE_COLOUR})
         # A logarithmic axis wants an annotation's exponent, which add_hline's own annotation hasn't.
-        figure.add_annotation(
-            x=0.01,
-            xref="paper",
-            y=exponent(calibration.threshold),
-            text=f"threshold {calibration.threshold:g}",
-            showarrow=False,
-            xanchor="left",
-            yanchor="bottom",
-            font={"size": 11},
-        )
+        named = {"y": exponent(calibration.threshold), "text": f"threshold {calibration.threshold:g}"}
+        figure.add_annotation(**named, **TRACES["threshold"])
         mark_k(figure, calibration.nearest_layer, annotation_position="top left")
     if query is not None:
         lines = [("this question", query.kl, "diamond")]
@@ -67,32 +50,16 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
         said, look = "K = %{x}: %{y:.0f} % of the FLOPs left<extra></extra>", {"color": FLOPS_COLOUR, "dash": "dashdot"}
         percents = [100 * share for share in flops_left]
         add_line(figure, layers, percents, "prefill FLOPs left (right axis)", look, said, yaxis="y2", mode="lines")
-    on_the_right = {"overlaying": "y", "side": "right", "range": [0, 100], "ticksuffix": " %", "showgrid": False}
-    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
-    figure.update_yaxes(title="KL divergence, natural log", type="log", exponentformat="power", dtick=1)
-    figure.update_layout(yaxis2={"title": "prefill FLOPs left", **on_the_right})
-    return styled(figure, height=380, legend=LEGEND_BELOW, margin_r=64)
+    return styled(figure, "divergence", xaxis_dtick=layer_ticks(len(layers)))
 
 
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
     """The figure in words: what the calibration chose, and whether this question needs more layers or fewer. An answer
     of several words is judged as a whole."""
-    said = "This model isn't calibrated yet." if calibration is None else calibration.sentence()
-    if query is None:
-        return said
     threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
-    kl, judged = query.kl, "first token"
-    if query.is_of_several_words:
-        kl, judged = query.answer_mean_kl, f"whole answer, the mean over its {len(query.answer)} tokens,"
-    needed = max((k for k in query.layers if kl[k - 1] > threshold), default=0) + 1
-    said = f"{said} This question's {judged}"
-    if needed > len(kl):
-        return f"{said} is above {threshold:g} even at K = {needed - 1}."
-    said = f"{said} stays at {threshold:g} or below from K = {needed} on"
-    if calibration is None or needed == calibration.nearest_layer:
-        return f"{said}." if calibration is None else f"{said}, the same K."
-    more = needed - calibration.nearest_layer
-    return f"{said}: it needs {count(abs(more), 'layer')} {'more' if more > 0 else 'fewer'}."
+    kl = () if query is None else query.answer_mean_kl if query.is_of_several_words else query.kl
+    needed = max((k for k, moved in enumerate(kl, start=1) if moved > threshold), default=0) + 1
+    return reading("divergence", query=query, calibration=calibration, threshold=threshold, needed=needed)
 
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:

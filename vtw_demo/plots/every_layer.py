@@ -6,9 +6,10 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import LayerAnswer, first_stable_layer
 from vtw_demo.comparison.timed_generate import Run
-from vtw_demo.plots.style import LEGEND_BELOW, RUN_COLOURS, add_line, layer_ticks, styled
+from vtw_demo.plots.style import RUN_COLOURS, add_line, layer_ticks, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import reading
 
 
 def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
@@ -31,20 +32,13 @@ def answer_times_figure(full: Run, answers: Sequence[LayerAnswer]) -> go.Figure:
             annotation={"text": f"{name}, full", "font": {"size": 11}},
             annotation_position="top left",
         )
-    figure.update_xaxes(title="withdrawal layer K", dtick=layer_ticks(len(layers)))
-    figure.update_yaxes(title="time in ms, one run each", rangemode="tozero")
-    return styled(figure, height=330, legend=LEGEND_BELOW)
+    return styled(figure, "every layer", xaxis_dtick=layer_ticks(len(layers)))
 
 
 def stable_sentence(full: Run, answers: Sequence[LayerAnswer]) -> str:
     """From which K on the answers stay the full one."""
-    first, last = answers[0].layer, answers[-1].layer
-    stable = first_stable_layer(full, answers)
-    if stable is None:
-        return f"Withdrawn at K = {last}, the answer still differs from the full one."
-    if stable == first:
-        return f"From K = {first} to {last} the whole answer is the full one throughout."
-    return f"From K = {stable} to {last} the whole answer stays the full one."
+    ends = {"first": answers[0].layer, "last": answers[-1].layer}
+    return reading("every_layer", stable=first_stable_layer(full, answers), **ends)
 
 
 def answer_times_table(full: Run, answers: Sequence[LayerAnswer]) -> Table:

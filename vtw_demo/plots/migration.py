@@ -9,11 +9,12 @@ from plotly.subplots import make_subplots
 
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
-from vtw_demo.formats import count, percent
+from vtw_demo.formats import count
 from vtw_demo.measurements.logit_lens import Migration, Rows
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, add_line, mark_layer, shown_token, styled
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_layer, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.templates import reading
 
 # As many as have room below each other.
 LABELLED_TOKENS = 16
@@ -56,61 +57,29 @@ def migration_figure(migration: Migration) -> go.Figure:
         y=places,
         z=[[of_layer[place] for of_layer in migration.distance] for place in places],
         customdata=[[label] * migration.layers for label in labels],
-        zmin=0,
-        colorscale="Cividis",
-        xgap=1,
-        colorbar={
-            "title": {"text": "cosine distance", "side": "right"},
-            "thickness": 12,
-            "len": (1 - upper) * (1 - gap),
-            "y": 0,
-            "yanchor": "bottom",
-        },
-        hovertemplate="after layer %{x}, “%{customdata}”: cosine distance %{z:.3f}<extra></extra>",
+        colorbar_len=(1 - upper) * (1 - gap),
+        **TRACES["distance"],
         row=2,
         col=1,
     )
     mark_layer(figure, migration.withdrawal_layer, migration.layers, (1, 1), (2, 1))
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_xaxes(title="after decoder layer, counted from 0", row=2, col=1)
-    figure.update_yaxes(title="probability", range=[0, 103], ticksuffix=" %", row=1, col=1)
-    figure.update_yaxes(
-        tickvals=places[::step],
-        ticktext=labels[::step],
-        tickfont={"size": 9},
-        autorange="reversed",
-        automargin=True,
-        showgrid=False,
-        zeroline=False,
-        row=2,
-        col=1,
-    )
-    return styled(figure, height=420, legend=LEGEND_ABOVE)
+    return styled(figure, "migration", yaxis2_tickvals=places[::step], yaxis2_ticktext=labels[::step])
 
 
 def migration_reading(migration: Migration) -> str:
     """From which layer on the answer can be read in the text, by which one the text has moved, and whether K comes
     after."""
-    layer, layers = migration.withdrawal_layer, migration.layers
     lens = [row[0] for row in migration.probability]
-    risen, moved = rise(lens), halfway(migration.distance)
-    answer, final = f"“{shown_token(migration.answer[0])}”", percent(lens[-1])
-    said = f"From layer {risen} on {answer} has at least half of its final probability of {final}"
-    if risen == layers - 1:
-        said = f"Only after the last layer does {answer} have half of its final probability of {final}"
-    if moved is None:
-        said = f"{said}, and the picture moves the text no further than a blank one"
-    else:
-        said = f"{said}, and by layer {moved} the picture has moved the text at least half as far as it ever does"
-    if layer == layers:
-        return f"{said}. Nothing is withdrawn."
-    place = "after that" if moved is None else "after both"
-    if layer <= risen:
-        place = "before the answer can be read in the text"
-    elif moved is not None and layer <= moved:
-        place = "between the two"
-    ends = percent(migration.withdrawn_probability[-1][0])
-    return f"{said}. Withdrawn at layer {layer}, {place}, its probability ends at {ends}."
+    return reading(
+        "migration",
+        layer=migration.withdrawal_layer,
+        layers=migration.layers,
+        answer=shown_token(migration.answer[0]),
+        risen=rise(lens),
+        moved=halfway(migration.distance),
+        final=lens[-1],
+        withdrawn=migration.withdrawn_probability[-1][0],
+    )
 
 
 def rise(lens: Sequence[float]) -> int:

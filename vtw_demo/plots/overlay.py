@@ -11,7 +11,8 @@ from plotly.subplots import make_subplots
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.divergence import exponent, floored
-from vtw_demo.plots.style import LEGEND_BELOW, add_line, styled
+from vtw_demo.plots.style import TRACES, add_line, styled
+from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
 # Blue and orange of Okabe and Ito, told apart by symbols too.
@@ -66,49 +67,25 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
             figure.add_scatter(
                 x=[overlaid.layer],
                 y=floored(overlaid.kl[overlaid.layer - 1 : overlaid.layer]),
-                mode="markers+text",
                 marker={"symbol": f"{symbol}-open", "size": 15, "color": COLOURS[index], "line": {"width": 2}},
                 text=f"K = {overlaid.layer}",
                 textposition=LABEL_POSITIONS[index],
-                cliponaxis=False,
-                showlegend=False,
-                hoverinfo="skip",
+                **TRACES["overlaid layer"],
                 row=1,
                 col=2,
             )
     most = max(first.layers, second.layers)
     exponents = [exponent(kl) for kl in (*first.kl, *second.kl)]
-    figure.update_xaxes(dtick=math.ceil(most / 6), zeroline=False, title={"standoff": 4, "font": {"size": 12}})
-    figure.update_xaxes(title={"text": "decoder layer"}, range=[-0.5, most - 0.5], col=1)
-    figure.update_xaxes(title={"text": "withdrawal layer K"}, range=[0.5, most - 0.5], col=2)
-    figure.update_yaxes(title={"standoff": 4})
-    figure.update_yaxes(title={"text": "share of attention"}, ticksuffix=" %", rangemode="tozero", col=1)
-    figure.update_yaxes(
-        title={"text": "KL divergence, natural log"},
-        side="right",
-        type="log",
-        exponentformat="power",
-        dtick=1,
-        # Room for the labels of both K.
-        range=[min(exponents) - 0.7, max(exponents) + 1.2],
-        col=2,
-    )
-    return styled(figure, height=360, legend=LEGEND_BELOW, margin_r=64)
+    # Room for the labels of both K.
+    ranges = {"xaxis_range": [-0.5, most - 0.5], "yaxis2_range": [min(exponents) - 0.7, max(exponents) + 1.2]}
+    figure.update_xaxes(dtick=math.ceil(most / 6), range=[0.5, most - 0.5])
+    return styled(figure, "overlay", **ranges)
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:
     """Which full model looks at the picture longer, and what withdrawal moves in both."""
-    half_first, half_second = _half(first), _half(second)
-    depth_first, depth_second = half_first / first.layers, half_second / second.layers
-    longer = "Neither looks at it longer"
-    if depth_first != depth_second:
-        longer = f"“{_short((first if depth_first > depth_second else second).name)}” looks at it longer"
-    return (
-        f"Half of the attention to the picture is given by layer {half_first} of {first.layers} in "
-        f"“{_short(first.name)}” and by layer {half_second} of {second.layers} in “{_short(second.name)}”. {longer}. "
-        f"Withdrawn, the next token moves by a KL divergence of {_divergence(first)} at K = {first.layer} and of "
-        f"{_divergence(second)} at K = {second.layer}.{why_gaps(first.mass_full) or why_gaps(second.mass_full)}"
-    )
+    halves, gaps = (_half(first), _half(second)), why_gaps(first.mass_full) or why_gaps(second.mass_full)
+    return reading("overlay", first=first, second=second, halves=halves, short=_short, gaps=gaps)
 
 
 def _picture_shares(mass: AttentionMass) -> list[float | None]:
@@ -120,13 +97,6 @@ def _half(overlaid: Overlaid) -> int:
     """The layer by which half of the full model's attention to the picture is given."""
     given = list(accumulate(share or 0 for share in _picture_shares(overlaid.mass_full)))
     return next(layer for layer, so_far in enumerate(given) if so_far >= given[-1] / 2)
-
-
-def _divergence(overlaid: Overlaid) -> str:
-    if overlaid.layer == overlaid.layers:
-        return "0"  # nothing is withdrawn
-    kl = overlaid.kl[overlaid.layer - 1]
-    return f"{kl:.2g}" if kl >= 1e-4 else "less than 0.0001"
 
 
 def _short(name: str) -> str:

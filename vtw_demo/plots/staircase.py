@@ -8,11 +8,12 @@ from plotly.subplots import make_subplots
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes
-from vtw_demo.formats import amount, percent
+from vtw_demo.formats import amount
 from vtw_demo.measurements.flops import LayerCost, Staircase
-from vtw_demo.plots.style import LEGEND_ABOVE, RUN_COLOURS, mark_layer, styled
+from vtw_demo.plots.style import LAYOUTS, RUN_COLOURS, mark_layer, styled
 from vtw_demo.plots.tab import Surface, Tab
 from vtw_demo.plots.table import Table
+from vtw_demo.plots.templates import reading
 
 _VALUES: dict[Surface, Callable[[LayerCost], int]] = {
     "tokens": lambda cost: cost.tokens,
@@ -69,34 +70,17 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
                 col=1,
             )
     mark_layer(figure, stairs.layer, len(layers), *((row, 1) for row in range(1, rows + 1)))
-    figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="decoder layer, counted from 0", row=rows, col=1)
     heading = f"prompt's KV cache in {unit}" if surface == "KV cache bytes" else unit
-    figure.update_yaxes(title=heading, rangemode="tozero", row=1, col=1)
+    styled(figure, "staircase", yaxis_title_text=heading)
     if times is not None:
-        figure.update_yaxes(title="time in ms", rangemode="tozero", row=2, col=1)
-    layout = {"barmode": "group", "bargap": 0.2, "hovermode": "x", "legend": LEGEND_ABOVE}
-    return styled(figure, height=420 if rows == 2 else 300, **layout)
+        figure.update_layout(LAYOUTS["staircase with times"])
+    return figure
 
 
 def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
     """What withdrawal saves, and the time that the layers from K on took."""
-    layer, layers = stairs.layer, len(stairs.full)
-    prompt = stairs.full[0].tokens
-    if layer == layers:
-        return f"At K = {layer} nothing is withdrawn: every layer works on all {prompt:,} tokens."
-    full, withdrawn = stairs.full_total, stairs.withdrawn_total
-    sentence = (
-        f"From layer {layer} on {stairs.withdrawn[layer].tokens:,} of the prompt's {prompt:,} tokens are left. That "
-        f"saves {percent(1 - withdrawn.flops / full.flops)} of the FLOPs of all layers, the head's not counted, and "
-        f"{percent(1 - withdrawn.kv_cache_bytes / full.kv_cache_bytes)} of the prompt's KV cache."
-    )
-    if times is None:
-        return sentence
-    last = layers - 1
-    these = f"layer {layer} takes" if layer == last else f"layers {layer} to {last} take"
-    share = sum(times.withdrawn[layer:]) / sum(times.full[layer:])
-    return f"{sentence} In the median of {times.rounds} rounds, {these} {percent(share)} of the time with all tokens."
+    return reading("staircase", stairs=stairs, times=times, layers=len(stairs.full))
 
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:

@@ -4,8 +4,10 @@ Text and grid lines get their colours from the page's style sheet (`vtw_demo.pag
 know whether it is shown in light or dark.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,25 +25,17 @@ SEGMENT_COLOURS = {
 }
 RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00"}
 K_LINE = {"dash": "dash", "width": 2, "color": RUN_COLOURS["withdrawn"]}
-FONT = {"family": "system-ui, sans-serif", "size": 12}
+LAYOUTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("layouts.json").read_text(encoding="utf-8"))
+"""Of every figure, and what each plot has besides, by the plot's name."""
+TRACES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("traces.json").read_text(encoding="utf-8"))
+"""How a plot's traces look, whatever is measured."""
 
 
-LEGEND_ABOVE = {"x": 0, "y": 1.02, "yanchor": "bottom"}
-LEGEND_BELOW = {"x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}
-
-
-def styled(figure: go.Figure, **layout: Any) -> go.Figure:
-    """The figure in the project's style, without a background of its own; `layout` is set besides."""
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font=FONT,
-        margin={"l": 56, "r": 12, "t": 34, "b": 40},
-        autosize=True,
-        legend={"orientation": "h", "x": 0},
-    )
-    figure.update_xaxes(automargin=True)
+def styled(figure: go.Figure, name: str = "", **layout: Any) -> go.Figure:
+    """The figure in the project's style, without a background of its own; the layout called `name`, and `layout`, are
+    set besides."""
+    figure.update_layout(LAYOUTS["every figure"]).update_xaxes(automargin=True)
+    figure.update_layout(LAYOUTS[name] if name else {})
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(title_standoff=4, selector=lambda axis: axis.title.standoff is None)
     return figure.update_layout(**layout)

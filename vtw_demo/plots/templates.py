@@ -1,17 +1,16 @@
-"""The HTML templates of this folder, filled in. All text in them is escaped, but for what a template calls safe."""
+"""The templates of this folder, filled in. All text in HTML is escaped, but for what a template calls safe."""
 
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader
 
-from vtw_demo.formats import amount, count, milliseconds, percent, run_title
+from vtw_demo.formats import TEXTS, sentences
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds}
-TEMPLATES.globals |= {"run_title": run_title, "count": count}
+FOLDER = Path(__file__).parent
+TEMPLATES = TEXTS.overlay(loader=FileSystemLoader(FOLDER), autoescape=True)
+
+
+def reading(name: str, **values: Any) -> str:
+    """The sentences of a plot."""
+    return sentences(FOLDER / f"{name}_reading.txt", **values)

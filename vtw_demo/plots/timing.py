@@ -5,9 +5,10 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
 from vtw_demo.formats import milliseconds, run_title
-from vtw_demo.plots.style import RUN_COLOURS, styled
+from vtw_demo.plots.style import RUN_COLOURS, TRACES, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.templates import reading
 
 _NAMES: dict[Stage, str] = {
     "encode_ms": "image encoding",
@@ -40,38 +41,18 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
             # Rounds are drawn over them, in the same colour.
             marker={"color": RUN_COLOURS[run], "opacity": 1 if repeated is None else 0.45},
             text=[_figure_of(times[run, stage]) for stage in stages] if repeated is None else None,
-            textposition="outside",
-            textfont={"size": 11},
-            constraintext="none",
-            cliponaxis=False,
-            hovertemplate="%{x}: %{y:.2f} ms<extra></extra>",
+            **TRACES["time"],
         )
     if repeated is not None:
         _add_rounds(figure, repeated, stages)
     of = "one run" if repeated is None or repeated.rounds == 1 else f"median of {repeated.rounds} rounds"
-    figure.update_xaxes(title="stage", automargin=True)
-    figure.update_yaxes(title=f"time in ms, {of}", rangemode="tozero")
-    return styled(figure, barmode="group", bargap=0.25, height=330, legend={"y": 1.06, "yanchor": "bottom"})
+    return styled(figure, "timing", yaxis_title_text=f"time in ms, {of}")
 
 
 def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:
     """How the runs' prefill and decoding compare; over rounds by the ratio within each, median and extremes."""
-    if repeated is None:
-        full, withdrawn = comparison.full, comparison.withdrawn
-        parts = [f"prefill took {milliseconds(withdrawn.prefill_ms)} instead of {milliseconds(full.prefill_ms)}"]
-        if full.decode_ms_per_token is not None and withdrawn.decode_ms_per_token is not None:
-            before, after = full.decode_ms_per_token, withdrawn.decode_ms_per_token
-            parts.append(f"each further token {milliseconds(after)} instead of {milliseconds(before)}")
-        return f"In one run each, withdrawn, {' and '.join(parts)}. {_same(comparison)}"
-    assert repeated.layer == comparison.layer
-    named: tuple[tuple[Stage, str], ...] = (("prefill_ms", "prefill"), ("decode_ms_per_token", "each further token"))
-    parts = []
-    for stage, name in named:
-        if (ratio := repeated.ratio(stage)) is not None:
-            spread = f", from {ratio.lowest:.2f} to {ratio.highest:.2f}" if repeated.rounds > 1 else ""
-            parts.append(f"{name} takes {ratio.median:.2f} times as long{spread}")
-    of = f"In the median of {repeated.rounds} interleaved rounds" if repeated.rounds > 1 else "In one round"
-    return f"{of}, withdrawn, {', and '.join(parts)}. {_same(comparison)}"
+    assert repeated is None or repeated.layer == comparison.layer
+    return reading("timing", full=comparison.full, withdrawn=comparison.withdrawn, repeated=repeated)
 
 
 def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
@@ -103,13 +84,6 @@ def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tupl
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
 
 
-def _same(comparison: Comparison) -> str:
-    """What is to be known of the stages that one would compare in vain."""
-    full, withdrawn = len(comparison.full.tokens), len(comparison.withdrawn.tokens)
-    lengths = f" The totals are of answers of {full} and {withdrawn} tokens: compare the times per token."
-    return f"Encoding the image is the same work in both.{lengths if full != withdrawn else ''}"
-
-
 def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:
     """Lines from the lowest to the highest round and a dot for each, the median's figure above them."""
     for run, bars in zip(RUN_COLOURS, figure.data[:2], strict=True):
@@ -125,26 +99,17 @@ def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]
         figure.add_scatter(
             x=[_AXIS_NAMES[stage] for stage, _ in dots],
             y=[time for _, time in dots],
-            mode="markers",
             offsetgroup=run,
             marker={"size": 5, "color": RUN_COLOURS[run]},
-            name="one round each; lines from lowest to highest",
-            legendgroup="rounds",
             showlegend=run == "full",
-            hovertemplate="one round, %{x}: %{y:.2f} ms<extra></extra>",
+            **TRACES["round"],
         )
         figure.add_scatter(
             x=[_AXIS_NAMES[stage] for stage in stages],
             y=[None if spread is None else spread.highest for spread in spreads],
             text=[None if spread is None else _figure_of(spread.median) for spread in spreads],
-            mode="markers+text",
-            marker={"size": 8, "opacity": 0},  # keeps the figure clear of the line's end
             offsetgroup=run,
-            textposition="top center",
-            textfont={"size": 11},
-            cliponaxis=False,
-            showlegend=False,
-            hoverinfo="skip",
+            **TRACES["median of rounds"],  # its marker keeps the figure clear of the line's end
         )
     figure.update_layout(scattermode="group")
 

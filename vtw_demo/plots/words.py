@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.analysis import Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
-from vtw_demo.plots.style import RUN_COLOURS, layer_ticks, shown_token, styled
+from vtw_demo.plots.style import TRACES, layer_ticks, shown_token, styled
 from vtw_demo.plots.tab import Tab
 from vtw_demo.plots.table import Table
 
@@ -27,17 +27,9 @@ def words_figure(query: QuerySweep) -> go.Figure:
             customdata=said,
             zmin=ticks[0],
             zmax=ticks[-1],
-            colorscale="Cividis",
-            xgap=1,
-            ygap=1,
-            colorbar={
-                "title": {"text": "KL", "side": "right"},
-                "tickvals": ticks,
-                "ticktext": [f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
-                "thickness": 12,
-            },
-            hovertemplate="K = %{y}, token “%{customdata[0]}”<br>KL %{customdata[2]:.2g}<br>"
-            "withdrawn, the model says “%{customdata[1]}”<extra></extra>",
+            colorbar_tickvals=ticks,
+            colorbar_ticktext=[f"10<sup>{tick}</sup>" if tick else "1" for tick in ticks],
+            **TRACES["divergence of a word"],
         )
     )
     changed = [
@@ -50,23 +42,18 @@ def words_figure(query: QuerySweep) -> go.Figure:
         figure.add_scatter(
             x=[column for column, _ in changed],
             y=[layer for _, layer in changed],
-            mode="markers",
-            marker={"symbol": "x", "size": 7, "color": RUN_COLOURS["withdrawn"]},
-            name="another token",
-            hoverinfo="skip",
+            **TRACES["another token"],
         )
-    figure.update_xaxes(
-        title={"text": "token of the full model's answer", "standoff": 12},
-        automargin=True,
-        tickvals=columns,
-        ticktext=[shown_token(token) for token in query.answer],
-        tickangle=-40 if len(columns) > 12 else 0,
-        showgrid=False,
+    return styled(
+        figure,
+        "words",
+        height=max(280, 120 + 18 * len(query.layers)),
+        showlegend=bool(changed),
+        xaxis_tickvals=columns,
+        xaxis_ticktext=[shown_token(token) for token in query.answer],
+        xaxis_tickangle=-40 if len(columns) > 12 else 0,
+        yaxis_dtick=layer_ticks(len(query.layers)),
     )
-    dtick = layer_ticks(len(query.layers))
-    figure.update_yaxes(title="withdrawal layer K", dtick=dtick, autorange="reversed", showgrid=False)
-    height = max(280, 120 + 18 * len(query.layers))
-    return styled(figure, height=height, showlegend=bool(changed), legend_y=1.1)
 
 
 def words_reading(query: QuerySweep, threshold: float) -> str:

@@ -12,6 +12,7 @@ import binascii
 import io
 import json
 import threading
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vtw_demo.errors import UserError
-from vtw_demo.server.monitoring import HEALTH
 from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, TOO_LARGE, Uploads
 
 HOW = "Give --auth a file, or VTW_AUTH a text, that has user:password on each line."
 API = "/gradio_api/"
 FILE = f"{API}file="
 HEARTBEAT = f"{API}heartbeat/"
-# The page uses none of these. They edit sources, read other servers, run ffmpeg, or hand out what others made.
-UNUSED = (
-    *(f"{API}{name}" for name in ("proxy=", "file/", "process_recording", "vibe-", "undo-vibe-", "component_server")),
-    *(f"{API}{name}" for name in ("custom_component/", "stream/", "deep_link", "dev/")),
-    "/monitoring",
-)
-# What a browser needs to show the form in which one logs in; /config and the like ask Gradio itself.
-OPEN = ("/static/", "/assets/", "/svelte/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
-OPEN_ALSO = ("/", "/robots.txt", HEALTH, f"{API}theme.css", f"{API}startup-events", f"{API}app_id", f"{API}login_check")
+_ROUTES = tomllib.loads(Path(__file__).with_name("routes.toml").read_text(encoding="utf-8"))
+UNUSED, OPEN, OPEN_ALSO = (tuple(_ROUTES[name]) for name in ("unused", "open", "open_also"))
 # In base64 a picture is a third longer; beside it there are a question and the form's own words.
 MAXIMUM_BODY_BYTES = MAXIMUM_UPLOAD_BYTES * 4 // 3 + 1_000_000
 

@@ -1,22 +1,17 @@
 """What went wrong: its kind, which is counted, and one sentence for people."""
 
 import errno
+import tomllib
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back, is_out_of_memory
 
 REFUSED, QUEUE_FULL, OUT_OF_MEMORY, DISK_FULL, FAILED = "refused", "queue full", "out of memory", "disk full", "failed"
 
-SENTENCES = {
-    OUT_OF_MEMORY: (
-        "The device has not enough memory for this: ask with a smaller picture or for fewer tokens, or start the demo "
-        "with --quantization 4bit. What this took is freed, and the model is ready for the next request."
-    ),
-    DISK_FULL: "The server's disk is full: nothing was written, and what was there before is as it was.",
-    FAILED: "This failed, and the server's log says why; the model is ready for the next request.",
-}
+SENTENCES = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
 # What a line of the log has room for: where it went wrong is at the end.
 TRACED_FRAMES = 12
 

@@ -30,6 +30,8 @@ REQUIREMENTS = "requirements.txt"
 LARGEST_PLAIN_FILE = 10_000_000
 # What the repository of a Space may hold.
 LARGEST_SPACE = 1_000_000_000
+# What the hub's refusals mean, by status.
+_REFUSALS = tomllib.loads(Path(__file__).with_name("hub_refusals.toml").read_text(encoding="utf-8"))
 MESSAGE = "VTW Demo, sent by `python -m vtw_demo space push`"
 
 
@@ -236,14 +238,8 @@ def _in_sentences(repository: str) -> Iterator[None]:
         # What the hub itself says, without addresses and ids of requests.
         said = " ".join((error.server_message or str(error)).split())
         said += "" if said.endswith((".", "!", "?")) else "."
-        sentences = {
-            401: "The hub doesn't take this token: log in anew with `hf auth login`, or set HF_TOKEN to a valid one.",
-            402: f"The hub wants to be paid for {repository}: {said} Choose other hardware with --hardware, or see "
-            f"{hub}/pricing.",
-            403: f"This token may not write to {repository}: {said} Make one that may at {hub}/settings/tokens, or "
-            "choose a name of your own.",
-        }
-        raise UserError(sentences.get(error.response.status_code, f"The hub refused {repository}: {said}")) from error
+        sentence = _REFUSALS.get(str(error.response.status_code), _REFUSALS["any other"])
+        raise UserError(sentence.format(repository=repository, said=said, hub=hub)) from error
     except (HTTPError, ConnectionError) as error:
         raise ConnectionError(
             f"The hub ({hub}) can't be reached: check the network and try again. Nothing is half sent: the files go in "

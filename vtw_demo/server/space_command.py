@@ -1,6 +1,7 @@
 """`python -m vtw_demo space`: the Hugging Face Space of the demo, checked and sent."""
 
 import argparse
+import tomllib
 from pathlib import Path
 
 from vtw_demo.files import write_whole
@@ -8,33 +9,14 @@ from vtw_demo.formats import amount, count
 from vtw_demo.server.space import LARGEST_PLAIN_FILE, README, Checkout, check_space, push_space
 from vtw_demo.server.spacefile import HARDWARE, read_spacefile, with_front_matter
 
-DESCRIPTION = "The demo as a Hugging Face Space, which the Spacefile describes."
 ROOT = Path(__file__).resolve().parents[2]
 NOT_IN_ORDER = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser(
-        "check",
-        help="say what would be sent, and what is wrong",
-        description="List the files that a Space would get, which are those that git doesn't ignore, and say what is "
-        "wrong: secrets, files over 10 MB that the Spacefile doesn't name, links, requirements without a version, a "
-        "Spacefile or a front matter that the hub would refuse. Nothing is sent. The exit code is 0 where nothing is "
-        "wrong, else 2.",
-    )
-    readme = actions.add_parser(
-        "readme",
-        help="write README's front matter from the Spacefile",
-        description="Write README's front matter, which tells the hub what the Space is, from the Spacefile.",
-    )
-    push = actions.add_parser(
-        "push",
-        help="create or update the Space on the hub",
-        description="Send the files that `check` lists to a Space, in one commit, and set the Spacefile's variables. "
-        "What the Space has beside these files is deleted; its history keeps it. It needs a token that may write: "
-        "`hf auth login`, or HF_TOKEN.",
-    )
+    table = tomllib.loads(Path(__file__).with_name("space_actions.toml").read_text(encoding="utf-8"))
+    check, readme, push = (actions.add_parser(name, **told) for name, told in table.items())
     push.add_argument("--repo", required=True, metavar="USER/NAME", help="the Space, created where there is none")
     push.add_argument("--private", action="store_true", help="let only its owner see it")
     push.add_argument("--hardware", choices=HARDWARE, metavar="FLAVOR", help=f"what it runs on: {', '.join(HARDWARE)}")

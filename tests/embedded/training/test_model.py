@@ -1,60 +1,84 @@
+import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vtw_demo.embedded.training.model import SOURCE_LAYERS, narrowed, start_decoder, start_from
+from tests.embedded.training.conftest import LAYERS
+from vtw_demo import load
+from vtw_demo.embedded.training import model as model_module
+from vtw_demo.embedded.training.command import main
+from vtw_demo.embedded.training.model import keep_layers, start, take_tower
+from vtw_demo.embedded.training.model import load as load_part
 
 
-def llama(tokenizer, layers: int, intermediate: int) -> LlamaForCausalLM:
-    torch.manual_seed(layers)
+def llama(tokenizer) -> LlamaForCausalLM:
+    torch.manual_seed(1)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=64,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
+            intermediate_size=64,
+            num_hidden_layers=LAYERS,
             num_attention_heads=2,
+            num_key_value_heads=1,
             tie_word_embeddings=True,
         )
     )
 
 
-def test_a_narrowed_layer_is_the_whole_one_where_the_units_left_out_write_nothing():
-    layer = llama_layer(torch.Generator().manual_seed(0))
-    layer["mlp.down_proj.weight"][:, ::2] = 0
-    narrow = narrowed(layer, 8)
-    x = torch.randn(5, 12)
-    torch.testing.assert_close(mlp(narrow, x), mlp(layer, x))
-    assert torch.equal(narrow["self_attn.q_proj.weight"], layer["self_attn.q_proj.weight"])
+def test_the_decoder_starts_with_the_sources_layers_and_words(tokenizer, tiny_model, tmp_path, monkeypatch):
+    source = llama(tokenizer)
+    monkeypatch.setattr(model_module, "fetch_source", lambda folder: folder)
+    monkeypatch.setattr(model_module, "build_tokenizer", lambda source: source)
+    monkeypatch.setattr(model_module, "build_model", lambda tokenizer, seed: tiny_model(seed))
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", lambda *_, **__: source)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", lambda *_, **__: tokenizer)
+    model, _ = start(tmp_path, 0)
+    decoder = model.model.language_model.state_dict()
+    assert all(torch.equal(decoder[name], weight) for name, weight in source.model.state_dict().items())
+    assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
 
 
-def llama_layer(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    shapes = {
-        "mlp.gate_proj": (16, 12),
-        "mlp.up_proj": (16, 12),
-        "mlp.down_proj": (12, 16),
-        "self_attn.q_proj": (12, 12),
-    }
-    return {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-
-def mlp(layer: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    gate, up = (x @ layer[f"mlp.{name}_proj.weight"].T for name in ("gate", "up"))
-    return (torch.nn.functional.silu(gate) * up) @ layer["mlp.down_proj.weight"].T
-
-
-def test_the_decoder_starts_with_the_sources_layers_and_words(tokenizer):
-    source, decoder = llama(tokenizer, max(SOURCE_LAYERS) + 1, 96), llama(tokenizer, len(SOURCE_LAYERS), 96).model
-    start_decoder(decoder, source, tokenizer, tokenizer)
-    for layer, number in zip(decoder.layers, SOURCE_LAYERS, strict=True):
-        for name, weight in layer.state_dict().items():
-            assert torch.equal(weight, source.model.layers[number].state_dict()[name])
-    assert torch.equal(decoder.embed_tokens.weight, source.get_input_embeddings().weight)
-
-
-def test_a_deeper_tower_starts_from_a_shallower_one_with_the_same_output(tiny_model):
-    earlier, model = tiny_model(seed=1, tower_layers=1), tiny_model(seed=2, tower_layers=2)
-    shown = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    start_from(model, earlier)
+def test_kept_layers_compute_what_they_did(tiny_model):
+    model = tiny_model().eval()
+    decoder, words = model.model.language_model, torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, theirs = (m.eval().model.vision_tower(shown).last_hidden_state for m in (model, earlier))
-    torch.testing.assert_close(ours, theirs)
+        idle = decoder.layers[1]
+        for linear in (idle.self_attn.o_proj, idle.mlp.down_proj):
+            linear.weight.zero_()
+        whole = decoder(inputs_embeds=words).last_hidden_state
+        keep_layers(model, [0, 2])
+        without = decoder(inputs_embeds=words, use_cache=True)
+    torch.testing.assert_close(without.last_hidden_state, whole)
+    assert without.past_key_values.get_seq_length(1) == 5
+    assert model.config.text_config.num_hidden_layers == 2
+
+
+def test_tower_and_projector_are_taken_from_a_saved_model(tiny_model, tmp_path):
+    earlier, model = tiny_model(seed=1), tiny_model(seed=2)
+    earlier.save_pretrained(tmp_path)
+    decoder = {name: weight.clone() for name, weight in model.model.language_model.state_dict().items()}
+    take_tower(model, tmp_path)
+    for name in ("vision_tower", "multi_modal_projector"):
+        expected = earlier.model.get_submodule(name).state_dict()
+        assert all(torch.equal(w, expected[key]) for key, w in model.model.get_submodule(name).state_dict().items())
+    assert all(torch.equal(w, decoder[key]) for key, w in model.model.language_model.state_dict().items())
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_decoder_is_stored_in_four_bits_and_the_rest_in_sixteen(tmp_path):
+    main(["tower", "--runs", str(tmp_path), "--device", "cpu", "--no-compile", "--steps", "0"])
+    main(["store", "--runs", str(tmp_path), "--device", "cpu", "--of", "tower", "--out", str(tmp_path / "out")])
+    stored = load(str(tmp_path / "out"), device="cpu")
+    assert stored.precision == "4-bit"
+    assert len(stored.quantized_modules) == 7 * LAYERS
+    trained, _, _ = load_part(tmp_path, "tower")
+    for name in ("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens"):
+        for key, weight in trained.get_submodule(name).state_dict().items():
+            kept = stored.model.get_submodule(name).state_dict()[key]
+            assert torch.equal(kept.float(), weight.bfloat16().float())
+    inputs = stored.prepare(Image.new("RGB", (8, 8)), "What is it?")
+    with torch.no_grad():
+        # Four bits are near the weights, and no more.
+        found, exact = stored.model(**inputs).logits, trained.eval()(**inputs).logits
+    assert torch.nn.functional.cosine_similarity(found[0, -1], exact[0, -1], dim=0) > 0.9

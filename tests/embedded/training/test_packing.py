@@ -35,9 +35,10 @@ def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pic
         ).logits
         for row, questions in enumerate(ASKED):
             for number, (kind, question, answer) in enumerate(questions, row * len(questions)):
-                assert packed.asked[number] == (row, kind)
+                assert packed.kinds[number] == kind
                 ids = prompt_ids(processor, question)
                 start = ((packed.turns[row] == number) & (packed.labels[row] != IGNORED)).nonzero()[0, 0]
+                assert packed.ends[number] == (row, int(start))
                 alone = model(input_ids=torch.tensor([ids]), pixel_values=shown[row : row + 1]).logits[0, -1]
                 torch.testing.assert_close(logits[row, start], alone, atol=1e-4, rtol=0)
                 reply = [*processor.tokenizer.encode(answer), processor.tokenizer.eos_token_id]
@@ -47,7 +48,8 @@ def test_each_packed_turn_is_the_conversation_that_is_asked_later(processor, pic
 def test_what_does_not_fit_is_left_out_whole(processor):
     room = len(prompt_ids(processor, ASKED[0][0][1])) + 3
     packed = pack(processor, ASKED, length=room)
-    assert packed.asked == [(0, "colour"), (1, "colour")]
+    assert packed.kinds == ["colour", "colour"]
+    assert [row for row, _ in packed.ends] == [0, 1]
 
 
 def test_a_coarse_grid_keeps_the_positions_of_places_and_of_the_text(processor):

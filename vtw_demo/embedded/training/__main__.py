@@ -1,5 +1,9 @@
-from vtw_demo.embedded.training.command import main
+import sys
 
-# What the processes run can't stand here: they are started anew and don't import this module.
-if __name__ == "__main__":
+from vtw_demo.embedded.training.command import main
+from vtw_demo.errors import UserError
+
+try:
     main()
+except UserError as error:
+    sys.exit(str(error))

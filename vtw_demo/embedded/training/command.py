@@ -1,51 +1,61 @@
-"""Trains the embedded model: python -m vtw_demo.embedded.training tower | decoder | answers
+"""Trains the embedded model: python -m vtw_demo.embedded.training tower | whole | search | kept | store
 
-`tower`: the vision tower and projector learn to write what is at each patch in a fixed code. `decoder`: layers of a
-language model learn to answer from that code. The two need nothing of each other and run side by side, a core each.
-`answers`: everything together learns to answer about pictures. No step of it withdraws, drops or masks a visual token
-in any layer. Each part goes on from its last checkpoint.
+`tower`: the vision tower and projector learn to name what is at each patch. `whole`: projector and all layers of the
+language model learn together to answer about pictures. `search` tells which layers can be left out, and what that
+costs. `kept`: the layers that it has left, and the tower, go on learning together. `store` saves the model, its
+decoder layers in 4 bits. No step withdraws, drops or masks a visual token in any layer. A part of the training starts
+from the one before it, and goes on from its own last checkpoint.
 """
 
 import argparse
 import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed
-import torch.multiprocessing
 
-from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS
-from vtw_demo.embedded.training.model import prepare, start
-from vtw_demo.embedded.training.stages import PARTS
+from vtw_demo.embedded.training.model import keep_layers, load, start, store, take_tower
+from vtw_demo.embedded.training.parts import answer, name_patches
+from vtw_demo.embedded.training.practice import Progress
+from vtw_demo.embedded.training.search import find_layers
+from vtw_demo.embedded.training.trainer import Trainer
 
-# How long a part is trained, and how fast, unless told otherwise.
+# How long each part is trained, and how fast, unless told otherwise.
 SCHEDULES: dict[str, dict[str, float]] = {
-    "tower": {"steps": 6000, "cooldown": 3000, "rate": 0.01},
-    "decoder": {"steps": 2000, "cooldown": 800, "rate": 0.01},
-    "answers": {"steps": 1500, "cooldown": 1500, "rate": 0.005},
+    "tower": {"steps": 6000, "cooldown": 3000, "fine_steps": 0, "rate": 1e-3},
+    "whole": {"steps": 700, "cooldown": 50, "fine_steps": 0, "rate": 4e-4},
+    "kept": {"steps": 900, "cooldown": 300, "fine_steps": 250, "rate": 4e-4},
 }
+PARTS = tuple(SCHEDULES)
 
 
-def main() -> None:
-    options = parse()
-    prepare(options.runs)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(train, (options, f"{folder}/rendezvous"), nprocs=options.processes)
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_default_device(options.device)
+    {"search": find_layers, "store": store}.get(options.part, train)(options)
 
 
-def train(rank: int, options: argparse.Namespace, rendezvous: str) -> None:
-    """One of `options.processes` equal processes; the first one prints and saves."""
-    if options.device == "cuda":
-        torch.cuda.set_device(rank)
-    torch.distributed.init_process_group(
-        "nccl" if options.device == "cuda" else "gloo",
-        init_method=f"file://{rendezvous}",
-        rank=rank,
-        world_size=options.processes,
-    )
-    PARTS[options.part](*start(options), options)
-    torch.distributed.destroy_process_group()
+def train(options: argparse.Namespace) -> None:
+    progress = Progress(options.level)
+    if options.part == "tower":
+        model, processor = start(options.runs, options.seed)
+        layers = list(range(len(model.model.language_model.layers)))
+        if options.start_from is not None:
+            take_tower(model, options.start_from)
+    else:
+        model, processor, saved = load(options.runs, PARTS[PARTS.index(options.part) - 1])
+        layers = saved["layers"]
+    if options.part == "kept":
+        layers, progress = options.layers, Progress(**saved["progress"])
+        keep_layers(model, layers)
+    # In the second part the tower is left as it is, while the layers above it learn what to make of it.
+    model.model.vision_tower.requires_grad_(options.part != "whole")
+    model.model.language_model.requires_grad_(options.part != "tower")
+    if options.compile:
+        for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
+            layer.compile(dynamic=False)
+    trainer = Trainer(model, layers, progress, options)
+    trainer.run(partial(name_patches if options.part == "tower" else answer, trainer, processor))
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -55,36 +65,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("part", choices=tuple(SCHEDULES), help="what is trained")
-    add("--out", type=Path, default=Path("assets/embedded"), help="where the model is saved")
+    add("part", choices=(*PARTS, "search", "store"), help="what is done")
     add("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
-    add("--start-from", type=Path, help="a model saved earlier, for a start without checkpoints")
+    add("--start-from", type=Path, help="a saved model whose tower and projector the first part starts from")
+    add("--layers", type=int, nargs="+", metavar="NUMBER", help="the layers that are kept, by the search")
+    add("--count", type=int, default=12, help="how many layers the search leaves at least")
+    add("--batches", type=int, default=2, help="batches of fresh scenes that the search measures on")
+    add("--of", choices=PARTS, default="kept", help="the part whose model is stored")
+    add("--out", type=Path, default=Path("assets/embedded"), help="where it is stored")
     add("--seed", type=int, default=0)
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--processes", type=int, default=1, help="they share each step's pictures, a core or GPU each")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=shutil.which("g++") is not None,
-        help="compile the layers, which takes a C++ compiler",
-    )
+    compiled = argparse.BooleanOptionalAction
+    add("--compile", action=compiled, default=shutil.which("g++") is not None, help="compile the layers, with g++")
     for name, number, meaning in (
         ("steps", int, "steps in all"),
         ("cooldown", int, "last steps, in which the learning rate falls to 0"),
-        ("rate", float, "Muon's peak learning rate"),
+        ("fine-steps", int, "last steps, in which answers are learned from all visual tokens"),
+        ("rate", float, "AdamW's peak learning rate"),
     ):
-        defaults = ", ".join(f"{schedule[name]} for the {part}" for part, schedule in SCHEDULES.items())
+        defaults = ", ".join(f"{schedule[name.replace('-', '_')]} for {part}" for part, schedule in SCHEDULES.items())
         add(f"--{name}", type=number, help=f"{meaning}; by default {defaults}")
-    add("--save-every", type=int, default=50, metavar="STEPS", help="steps between checkpoints")
-    add("--batch", type=int, default=16, help="pictures a step")
-    add("--turns", type=int, default=18, help="questions asked about a scene, as far as they fit")
-    add("--length", type=int, default=448, help="positions a row")
-    add("--level", type=int, default=1, help="objects in the first scenes")
+    add("--save-every", type=float, default=10, metavar="MINUTES", help="time between checkpoints")
+    add("--batch", type=int, default=8, help="pictures a step")
+    add("--level", type=int, default=2, help="objects in the first scenes")
     add("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
-    emphasis = f"ask half of the questions of these kinds: {', '.join(SHORT_ANSWER_KINDS)}"
-    add("--emphasis", nargs="*", choices=SHORT_ANSWER_KINDS, default=(), metavar="KIND", help=emphasis)
     options = parser.parse_args(arguments)
-    for name, value in SCHEDULES[options.part].items():
+    if options.part == "kept" and not options.layers:
+        parser.error("which layers are kept? Name them: --layers; search prints which can be left out.")
+    for name, value in SCHEDULES.get(options.part, {}).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options

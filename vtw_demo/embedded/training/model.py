@@ -1,42 +1,42 @@
-"""The embedded model before training: an ordinary LLaVA, small, whose decoder starts from layers of SmolLM2-135M.
+"""The embedded model, an ordinary LLaVA, small, whose decoder is SmolLM2-135M with fewer words, before and between the
+parts of its training. `model.json` holds its measures."""
 
-`model.json` holds its measures. The decoder has SmolLM2-135M's, but 12 of its 30 layers and half of its MLP's 1536
-units: so a step of training takes seconds on two cores.
-"""
-
-import argparse
 import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
+    BitsAndBytesConfig,
     CLIPImageProcessorPil,
     LlamaForCausalLM,
-    LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
-from vtw_demo.embedded.training.codes import word_codebook
 from vtw_demo.embedded.training.tokenizer import SOURCE_FILE, build_tokenizer, fetch_source
+from vtw_demo.errors import UserError
 
 MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
 PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
-# The decoder's layers, by their numbers in SmolLM2-135M. Layer 11 is the one whose output makes the first token
-# the place where later layers' attention rests.
-SOURCE_LAYERS = (0, 1, 4, 8, 11, 23, 24, 25, 26, 27, 28, 29)
-# So many of them, from the first on, are trained. The others, the last norm and the words stay as they were.
-TRAINED_LAYERS = 5
+TOKENIZER_FOLDER = "tokenizer"
+# The share of what the decoder's layers learned in the second part that is gone on with.
+LEARNED = 0.5
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
     """The model with fresh weights."""
     torch.manual_seed(seed)
     language = {**MEASURES["text_config"], "vocab_size": len(tokenizer)}
-    return LlavaForConditionalGeneration(LlavaConfig.from_dict({**MEASURES, "text_config": language}))
+    model = LlavaForConditionalGeneration(LlavaConfig.from_dict({**MEASURES, "text_config": language}))
+    start_places(model)
+    return model
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
@@ -52,83 +52,56 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def prepare(runs: Path) -> None:
-    """The tokenizer and the language model's part of the weights, once for all parts, in `runs`."""
-    if (runs / "start.pt").exists():
-        return
+def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model before training: SmolLM2's weights behind a tower and a projector at random; its tokenizer is saved
+    for the later parts."""
     folder = fetch_source(runs / "smollm2")
     source_tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
     source = LlamaForCausalLM.from_pretrained(folder, gguf_file=SOURCE_FILE, dtype=torch.float32)
     tokenizer = build_tokenizer(source_tokenizer)
-    decoder = build_model(tokenizer, 0).model.language_model
-    start_decoder(decoder, source, tokenizer, source_tokenizer)
-    tokenizer.save_pretrained(runs / "tokenizer")
-    unfinished = runs / "start.unfinished"
-    book = word_codebook(decoder.embed_tokens.weight, tokenizer)
-    torch.save({"decoder": decoder.state_dict(), "book": book}, unfinished)
-    unfinished.replace(runs / "start.pt")
+    tokenizer.save_pretrained(runs / TOKENIZER_FOLDER)
+    model = build_model(tokenizer, seed)
+    known, words = source_tokenizer.get_vocab(), source.model.embed_tokens.weight
+    # The one token that it doesn't know, the image's, is never read.
+    rows = [known.get(token, 0) for token in tokenizer.convert_ids_to_tokens([*range(len(tokenizer))])]
+    model.model.language_model.load_state_dict({**source.model.state_dict(), "embed_tokens.weight": words[rows]})
+    return model, build_processor(tokenizer)
 
 
-def start(options: argparse.Namespace) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, torch.Tensor]:
-    """The model before training, its processor and the codes, (codes, width), on the device."""
-    torch.set_num_threads(1 if options.device == "cpu" else 4)
-    torch.set_default_device(options.device)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.runs / "tokenizer")
-    model = build_model(tokenizer, options.seed)
-    started = torch.load(options.runs / "start.pt", weights_only=True, map_location=options.device)
+def load(runs: Path, part: str) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, dict[str, Any]]:
+    """The model as `part` has left it, its processor, and the part's whole checkpoint. Of the second part, half of what
+    the decoder's layers learned is taken: weights between those before and after fine-tuning keep more of the language
+    model (WiSE-FT, arXiv 2109.01903), here its one sink."""
+    path = runs / f"{part}.pt"
+    if not path.exists():
+        raise UserError(f"{path} is not there: train the part {part} first, if only for 0 steps.")
+    saved = torch.load(path, weights_only=True, mmap=True, map_location=torch.get_default_device())
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(runs / TOKENIZER_FOLDER)
+    model = build_model(tokenizer, 0)
+    keep_layers(model, saved["layers"])
+    model.load_state_dict(saved["model"])
+    if part == "whole":
+        before = torch.load(runs / "tower.pt", weights_only=True, mmap=True, map_location=model.device)["model"]
+        layers = model.model.language_model.layers
+        for name, learned in layers.state_dict().items():
+            learned.lerp_(before[f"model.language_model.layers.{name}"], 1 - LEARNED)
+    return model, build_processor(tokenizer), saved
+
+
+def keep_layers(model: LlavaForConditionalGeneration, kept: Sequence[int]) -> None:
+    """Leaves only the decoder's layers `kept`, in this order."""
     decoder = model.model.language_model
-    decoder.load_state_dict(started["decoder"])
-    start_places(model)
-    if options.start_from is not None:
-        start_from(model, LlavaForConditionalGeneration.from_pretrained(options.start_from, dtype=torch.float32))
-    freeze(decoder)
-    if options.compile:
-        for layer in (*model.model.vision_tower.encoder.layers, *decoder.layers):
-            layer.compile(dynamic=False)
-    return model, build_processor(tokenizer), started["book"]
+    decoder.layers = nn.ModuleList(decoder.layers[number] for number in kept)
+    for number, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = number
+    decoder.config.num_hidden_layers = len(kept)
 
 
-def freeze(decoder: LlamaModel) -> None:
-    """What of the language model isn't trained stays as it was."""
-    for kept in (decoder.embed_tokens, decoder.norm, *decoder.layers[TRAINED_LAYERS:]):
-        kept.requires_grad_(False)
-
-
-@torch.no_grad()
-def start_decoder(
-    decoder: LlamaModel,
-    source: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    source_tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    """`decoder` gets the weights of `source`: SOURCE_LAYERS, the last norm and the embeddings of the kept tokens."""
-    for layer, number in zip(decoder.layers, SOURCE_LAYERS, strict=True):
-        layer.load_state_dict(narrowed(source.model.layers[number].state_dict(), decoder.config.intermediate_size))
-    decoder.norm.load_state_dict(source.model.norm.state_dict())
-    known = source_tokenizer.get_vocab()
-    words = source.model.embed_tokens.weight
-    for token, position in tokenizer.get_vocab().items():
-        decoder.embed_tokens.weight[position] = words[known[token]] if token in known else words.mean(0)
-
-
-def narrowed(layer: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """The weights of a decoder layer with `width` of its MLP's units: those with the largest weights."""
-    gate, up, down = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
-    kept = (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).topk(width).indices.sort().values
-    mlp = {"mlp.gate_proj.weight": gate[kept], "mlp.up_proj.weight": up[kept], "mlp.down_proj.weight": down[:, kept]}
-    return {**layer, **mlp}
-
-
-@torch.no_grad()
-def start_from(model: LlavaForConditionalGeneration, earlier: LlavaForConditionalGeneration) -> None:
-    """`model` gets the weights of `earlier` that fit. Layers of the tower that `earlier` lacks change nothing yet."""
-    own = model.state_dict()
-    fitting = {name: w for name, w in earlier.state_dict().items() if name in own and own[name].shape == w.shape}
-    model.load_state_dict(fitting, strict=False)
-    for layer in model.model.vision_tower.encoder.layers[len(earlier.model.vision_tower.encoder.layers) :]:
-        for module in (layer.self_attn.out_proj, layer.mlp.fc2):
-            module.weight.zero_()
-            module.bias.zero_()
+def take_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
+    """`model` gets the vision tower and the projector of the model saved in `folder`."""
+    earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.model.vision_tower.load_state_dict(earlier.model.vision_tower.state_dict())
+    model.model.multi_modal_projector.load_state_dict(earlier.model.multi_modal_projector.state_dict())
 
 
 @torch.no_grad()
@@ -140,3 +113,23 @@ def start_places(model: LlavaForConditionalGeneration) -> None:
     waves = torch.cat([(place[:, None] * frequency).sin(), (place[:, None] * frequency).cos()], dim=1)
     down = waves[:, None].expand(GRID_SIDE, GRID_SIDE, -1)
     embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
+
+
+def store(options: Any) -> None:
+    """Saves a part's model, the decoder layers in 4 bits (NF4, double quantization), the others in bfloat16."""
+    model, processor, _ = load(options.runs, options.of)
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model.bfloat16().save_pretrained(folder)
+        quantized = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.bfloat16, quantization_config=bits, device_map=options.device
+        )
+    for saved in (quantized, processor):
+        saved.save_pretrained(options.out)
+    print(f"{sum(path.stat().st_size for path in options.out.iterdir()) / 1e6:.1f} MB in {options.out}")

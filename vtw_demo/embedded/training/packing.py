@@ -8,6 +8,7 @@ import torch
 from transformers import LlavaProcessor
 
 from vtw_demo.embedded.training.model import GRID_SIDE
+from vtw_demo.embedded.training.practice import Asked
 
 IGNORED = -100
 
@@ -16,19 +17,19 @@ IGNORED = -100
 class PackedSamples:
     """The tokens of pictures, each followed by as many question-answer turns as fit, on the default device.
 
-    Every turn sees its picture and itself, and counts its positions from the picture's end: to the model it is
-    a conversation of its own. So one picture's visual tokens serve many questions.
+    Every turn sees its picture and itself, and counts its positions from the picture's end: to the model it is a
+    conversation of its own. So one picture's visual tokens serve many questions.
 
-    Shapes: input_ids, position_ids, labels (batch, sequence), labels being the next token at answer positions and -100
-    elsewhere; turns (batch, sequence), the turn's number in `asked`, -1 before the first turn, -2 at padding; asked:
-    each turn's row and kind of question.
+    (batch, sequence): `labels`, the next token at answer positions, else -100; `turns`, the turn's number, -1 before
+    the first, -2 at padding. By turn: `kinds`, of question; `ends`, the row and position where its prompt ends.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     labels: torch.Tensor
     turns: torch.Tensor
-    asked: list[tuple[int, str]]
+    kinds: list[str]
+    ends: list[tuple[int, int]]
 
     def attention_mask(self) -> torch.Tensor:
         """True where a query (row) may see a key (column): (batch, 1, sequence, sequence)."""
@@ -37,16 +38,12 @@ class PackedSamples:
 
 
 def pack(
-    processor: LlavaProcessor,
-    questions: Sequence[Sequence[tuple[str, str, str]]],
-    length: int,
-    grid_side: int = GRID_SIDE,
+    processor: LlavaProcessor, questions: Sequence[Sequence[Asked]], length: int, grid_side: int = GRID_SIDE
 ) -> PackedSamples:
-    """Rows of `length` positions; `questions` holds (kind, question, answer) for each picture; a turn that
-    doesn't fit is left out.
+    """Rows of `length` positions, one for each picture's questions; a turn that doesn't fit is left out.
 
-    A grid coarser than the model's own has fewer visual tokens; each keeps the position that the token of the same
-    place has on the model's grid, and the text begins where it always does.
+    On a grid coarser than the model's own, each visual token keeps the position that the token of the same place has
+    on the model's grid, and the text begins where it always does.
     """
     tokenizer, spacing = processor.tokenizer, GRID_SIDE // grid_side
     opening = tokenizer.encode("<|im_start|>user\n")
@@ -58,7 +55,7 @@ def pack(
     labels, turns = np.full(shape, IGNORED), np.full(shape, -2)
     input_ids[:, : len(before)], turns[:, : len(before)] = before, -1
     position_ids[:, : len(before)] = [*range(len(opening)), *(len(opening) + grid)]
-    asked: list[tuple[int, str]] = []
+    kinds, ends = list[str](), list[tuple[int, int]]()
     for row, turns_of_row in enumerate(questions):
         start = len(before)
         for kind, question, answer in turns_of_row:
@@ -70,8 +67,9 @@ def pack(
             input_ids[row, start:end] = prompt + reply
             position_ids[row, start:end] = np.arange(text_start, text_start + end - start)
             labels[row, start + len(prompt) - 1 : end - 1] = reply
-            turns[row, start:end] = len(asked)
-            asked.append((row, kind))
+            turns[row, start:end] = len(kinds)
+            kinds.append(kind)
+            ends.append((row, start + len(prompt) - 1))
             start = end
     tensors = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "turns": turns}
-    return PackedSamples(asked=asked, **{name: torch.tensor(array) for name, array in tensors.items()})
+    return PackedSamples(kinds=kinds, ends=ends, **{name: torch.tensor(array) for name, array in tensors.items()})

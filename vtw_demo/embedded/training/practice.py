@@ -3,21 +3,24 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from PIL import Image
 
 from vtw_demo.embedded.drawing_styles import badly_kept, random_style
-from vtw_demo.embedded.easy_vqa_data import PicturedQuestions
-from vtw_demo.embedded.phrasings import carelessly_typed, rephrased
+from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
+from vtw_demo.embedded.phrasings import carelessly_typed, freely_asked, rephrased
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, ask_several
 from vtw_demo.embedded.scenes import COLOURS, MAXIMUM_OBJECTS, Scene, draw, random_scene
-from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, unknown_picture
+from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, photos, unknown_picture
 
 # Shares of the questions asked in other words, and of the pictures drawn or kept otherwise than plainly.
-REPHRASED = 0.4
-STYLED = 0.4
+REPHRASED, STYLED = 0.4, 0.4
+# Of the questions about a scene, those in free words; and of the scenes, those to be described.
+FREE, DESCRIBED = 0.25, 0.9
 # Shares of the pictures that are easy-vqa's, and of those that are no drawn scene.
-EASY_VQA, UNKNOWN = 0.15, 0.10
+EASY_VQA, UNKNOWN = 0.10, 0.05
+_easy_vqa, _photos = cache(partial(easy_vqa_pictures, "train")), cache(photos)
 # A question's kind, its text and its answer.
 Asked = tuple[str, str, str]
 
@@ -27,31 +30,23 @@ class Progress:
     """How the questions so far were answered, which decides what is practised next.
 
     `level` is the newest number of objects a scene has, `right` the running share of right answers about such scenes,
-    `shares` those of each kind of question.
-    """
+    `shares` those of each kind of question."""
 
     level: int
     right: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
 
     def objects(self, generator: random.Random) -> int:
-        """The next scene's number of objects, in half of the cases the newest.
+        """The next scene's number of objects, the more frequent the larger it is, by even steps."""
+        return max(generator.randint(1, self.level), generator.randint(1, self.level))
 
-        In the end a number is the more frequent the larger it is, by even steps: after mostly scenes of six, 38 of 64
-        descriptions of scenes of five named a sixth.
-        """
-        if self.level == MAXIMUM_OBJECTS:
-            return max(generator.randint(1, self.level), generator.randint(1, self.level))
-        return self.level if generator.random() < 0.5 else generator.randint(1, self.level)
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of short answers, each more often the more often it is wrong, up to eight times."""
+        wrong = {kind: 1 - self.shares.get(kind, 0.0) for kind in SHORT_ANSWER_KINDS}
+        return tuple(kind for kind, share in wrong.items() for _ in range(1 + round(7 * share)))
 
-    def kinds(self, emphasis: Sequence[str] = ()) -> tuple[str, ...]:
-        """The kinds of short answers, each more often the more often it is wrong, up to eight times; half of all are
-        of `emphasis`, if there is any."""
-        kinds = [kind for kind in SHORT_ANSWER_KINDS for _ in range(1 + round(7 * (1 - self.shares.get(kind, 0.0))))]
-        return (*kinds, *(emphasis[number % len(emphasis)] for number in range(len(kinds) if emphasis else 0)))
-
-    def record(self, answered: Sequence[tuple[str, int, bool]], mastery: float) -> None:
-        """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, whether they were right.
+    def record(self, answered: Sequence[tuple[str, int, float]], mastery: float) -> None:
+        """A step's answers: their kinds, the scenes' numbers of objects, 0 without a scene, how right they were.
 
         Scenes get one object more once `mastery` of the answers about the newest are right.
         """
@@ -72,10 +67,9 @@ def practice_scene(generator: random.Random, progress: Progress) -> Scene:
 
 
 def scene_questions(scene: Scene, turns: int, generator: random.Random, kinds: tuple[str, ...]) -> list[Asked]:
-    questions = ask_several(scene, turns, generator, kinds)
-    for number, (kind, share) in enumerate((("description", 0.9), ("listing", 0.4))):
-        if generator.random() < share:
-            questions[number] = ask_several(scene, 1, generator, (kind,))[0]
+    free = [freely_asked(scene, generator) for _ in range(round(FREE * turns))]
+    described = ask_several(scene, int(generator.random() < DESCRIBED), generator, ("description",))
+    questions = [*free, *described, *ask_several(scene, turns - len(free) - len(described), generator, kinds)]
     generator.shuffle(questions)
     questions = [rephrased(q, generator) if generator.random() < REPHRASED else q for q in questions]
     return [(q.kind, carelessly_typed(q.text, generator), q.answer) for q in questions]
@@ -88,24 +82,17 @@ def practice_picture(scene: Scene, generator: random.Random) -> Image.Image:
 
 
 def mixed_picture(
-    easy_vqa: Sequence[PicturedQuestions],
-    photos: Sequence[Image.Image],
-    progress: Progress,
-    kinds: tuple[str, ...],
-    turns: int,
-    generator: random.Random,
+    progress: Progress, turns: int, generator: random.Random
 ) -> tuple[Image.Image, list[Asked], Scene | None]:
     """A scene, one of easy-vqa's pictures or one that is no drawn scene, what is asked about it, and the scene."""
-    what = generator.random()
-    scene = practice_scene(generator, progress)
+    what, scene = generator.random(), practice_scene(generator, progress)
     if what < EASY_VQA:
-        chosen = generator.choice(easy_vqa)
-        picture = chosen.picture()
-        questions = generator.sample(chosen.questions, len(chosen.questions))
+        chosen = generator.choice(_easy_vqa())
+        picture, questions = chosen.picture(), generator.sample(chosen.questions, len(chosen.questions))
         asked = [("easy-vqa", text, answer) for text, answer in questions]
         return badly_kept(picture, generator) if generator.random() < 0.2 else picture, asked, None
     if what < EASY_VQA + UNKNOWN:
         about_nothing = scene_questions(scene, 5, generator, SHORT_ANSWER_KINDS)
         modest = [("unknown", text, MODEST_ANSWER) for _, text, _ in about_nothing]
-        return unknown_picture(photos, generator), modest, None
-    return practice_picture(scene, generator), scene_questions(scene, turns, generator, kinds), scene
+        return unknown_picture(_photos(), generator), modest, None
+    return practice_picture(scene, generator), scene_questions(scene, turns, generator, progress.kinds()), scene

