@@ -61,15 +61,20 @@ class AttentionMass:
     @property
     def answer_mean(self) -> tuple[Shares | None, ...]:
         """The mean over the answer tokens, (layers, segments); empty where no answer was given."""
-
-        def mean(rows: Sequence[Shares]) -> Shares:
-            return tuple(math.fsum(share) / len(rows) for share in zip(*rows, strict=True))
-
-        return tuple(None if rows[0] is None else mean(rows) for rows in zip(*self.answer, strict=True))
+        return mean_shares(self.answer)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json.dumps` takes: the fields by name, and `answer_mean`."""
         return {**asdict(self), "answer_mean": self.answer_mean}
+
+
+def mean_shares(queries: Sequence[tuple[Shares | None, ...]]) -> tuple[Shares | None, ...]:
+    """The mean over queries, each (layers, segments)."""
+
+    def mean(rows: Sequence[Shares]) -> Shares:
+        return tuple(math.fsum(share) / len(rows) for share in zip(*rows, strict=True))
+
+    return tuple(None if rows[0] is None else mean(rows) for rows in zip(*queries, strict=True))
 
 
 def measure_attention(

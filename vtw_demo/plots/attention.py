@@ -96,10 +96,11 @@ def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: Attent
     return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
 
 
-def where_it_looks(shares: Sequence[Shares]) -> str:
+def where_it_looks(shares: Sequence[Shares | None]) -> str:
     """Of a model, from its layers' mean shares: which layers look at the picture, and which rest on the first token."""
     first, image = (
-        [of_layer[segment.number] for of_layer in shares] for segment in (Segment.FIRST_TOKEN, Segment.IMAGE)
+        [0.0 if of_layer is None else of_layer[segment.number] for of_layer in shares]
+        for segment in (Segment.FIRST_TOKEN, Segment.IMAGE)
     )
     looking, resting = ([n for n, share in enumerate(of) if share >= LOOKING] for of in (image, first))
     others = max((share for share in image if share < LOOKING), default=0.0)
