@@ -23,10 +23,13 @@ def test_training_reads_the_train_split_alone():
     splits, others = [], []
     for file in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            name = getattr(node, "func", None) and getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name == "easy_vqa_pictures":
-                splits.append(node.args[0].value)
-            elif name and "get_test" in name:
+            if not isinstance(node, ast.Call):
+                continue
+            # It is called, or handed to `partial` with its arguments.
+            said = [getattr(part, "id", getattr(part, "attr", part)) for part in (node.func, *node.args)]
+            if "easy_vqa_pictures" in said:
+                splits.append(said[said.index("easy_vqa_pictures") + 1].value)
+            elif any("get_test" in name for name in said if isinstance(name, str)):
                 others.append(file.name)
     assert set(splits) == {"train"}
     assert set(others) == {"easy_vqa_data.py"}

@@ -23,7 +23,7 @@ from vtw_demo.errors import UserError
 from vtw_demo.files import check_writable, write_whole
 from vtw_demo.formats import filled
 from vtw_demo.models.arguments import add_options
-from vtw_demo.models.devices import give_memory_back, on_model_thread
+from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
 
@@ -53,15 +53,16 @@ def run(options: argparse.Namespace) -> int:
         check_writable(file)
     if options.threads:
         torch.set_num_threads(options.threads)
-    vlm, model, inputs = on_model_thread(_subject, options)
+    vlm, model, inputs = _subject(options)
     total = len(find_decoder(model).layers)
     layers = options.layers or sorted({max(1, total * part // 4) for part in (1, 2, 3)} | {total})
     found = peers(model) if options.compare else ()
     others = {peer.name: partial(peer.context, model) for peer in found if peer.context is not None}
-    costs = on_model_thread(measure_answers, model, inputs, layers, options.new_tokens, options.rounds, others)
+    # Not on the model's thread, which would end its rounds before Ctrl+C ends anything.
+    costs = measure_answers(model, inputs, layers, options.new_tokens, options.rounds, others)
     overheads: tuple[Ratio, ...] = ()
     if not options.no_overheads and options.batch == 1:
-        overheads = on_model_thread(measure_overheads, model, inputs, options.rounds)
+        overheads = measure_overheads(model, inputs, options.rounds)
         if vlm is not None:
             picture = Image.new("RGB", (448, 448), "gray")
             overheads += (measure_comparison(vlm, picture, QUESTION, layers[-2], options.new_tokens, options.rounds),)
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         "peers": [{"name": peer.name, "note": peer.note} for peer in found],
     }
     print(f"{result['what']}, {options.new_tokens} new tokens, {options.rounds} rounds; {this_machine()}")
-    print(filled(Path(__file__).with_name("answers.md"), stages=STAGES, costs=costs, peers=found))
+    print(filled(Path(__file__).with_name("answers.txt"), stages=STAGES, costs=costs, peers=found))
     if overheads:
         print(overheads_table(overheads))
     if options.json:
@@ -115,7 +116,7 @@ def _run_suite(options: argparse.Namespace) -> int:
 
 def overheads_table(overheads: Sequence[Ratio]) -> str:
     """As Markdown."""
-    return filled(Path(__file__).with_name("overheads.md"), overheads=overheads)
+    return filled(Path(__file__).with_name("overheads.txt"), overheads=overheads)
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

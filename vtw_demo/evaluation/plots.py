@@ -100,7 +100,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -> str:
     """All questions by variant, and accuracy by kind of question and K; as Markdown."""
     return filled(
-        Path(__file__).with_name("tables.md"),
+        Path(__file__).with_name("tables.txt"),
         evaluation=evaluation,
         every=evaluation.figures[ALL],
         curve=_curve(evaluation.figures[ALL]),

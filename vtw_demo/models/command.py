@@ -17,4 +17,4 @@ def run(options: argparse.Namespace) -> int:
 
 
 def table() -> str:
-    return filled(Path(__file__).with_name("known_models.md"), models=KNOWN_MODELS)
+    return filled(Path(__file__).with_name("known_models.txt"), models=KNOWN_MODELS)

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Stopped. {kept}", file=sys.stderr)
         return 130
     assert calibration is not None
-    print(filled(Path(__file__).with_name("calibration.md"), calibration=calibration))
+    print(filled(Path(__file__).with_name("calibration.txt"), calibration=calibration))
     figure = divergence_figure(None, calibration)
     contents = {
         "calibration.json": json.dumps(calibration.to_json(), indent=1),
