@@ -15,7 +15,15 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, Dy
 from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import LAYER_TYPES, find_attention, find_decoder, key_sources
+from vtw_demo.withdrawal.architectures import (
+    ATTENTION_TYPES,
+    INDEXED_ATTENTION,
+    LAYER_TYPES,
+    find_attention,
+    find_decoder,
+    key_sources,
+    layer_types,
+)
 
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense")
 _DELTA_RULE_CHUNK = 64
@@ -106,9 +114,8 @@ _known: dict[tuple[type, str | None, str], DecoderShape] = {}
 
 def _read(config: PreTrainedConfig) -> DecoderShape:
     text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES
-    if kinds:
-        raise UserError(f"{type(text).__name__} has layers of the kinds {sorted(kinds)}, whose costs aren't known.")
+    if unknown := set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES:
+        raise UserError(f"{type(text).__name__} has layers of the kinds {sorted(unknown)}, whose costs aren't known.")
     decoder = _on_the_meta_device(config)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -121,8 +128,11 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
         and "flash" not in str(text._attn_implementation)
         and type(text).__module__ == type(config).__module__
     )
+    kinds = layer_types(text, len(layers))
     shapes = tuple(
         _read_layer(layer, cache, source, ends_early and source != index)
+        if kinds[index] in ATTENTION_TYPES | {INDEXED_ATTENTION}
+        else _read_other_layer(layer, source)
         for index, (layer, cache, source) in enumerate(
             zip(layers, DynamicCache(config=text).layers, sources, strict=True)
         )
@@ -156,9 +166,6 @@ def _on_the_meta_device(config: PreTrainedConfig) -> Any:
 
 def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -> LayerShape:
     attention = find_attention(layer)
-    sizes = {name: _numbers_per_token(module, layer) for name, module in layer.named_modules()}
-    if attention is None:
-        return _read_other_layer(layer, source, sizes)
     output = next((getattr(attention, name) for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
     key_dim = getattr(attention, "qk_head_dim", None) or getattr(attention, "head_dim", None)
     if not isinstance(output, nn.Linear) or key_dim is None:
@@ -176,6 +183,7 @@ def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -
     if (indexer := getattr(attention, "indexer", None)) is not None:
         pairs += indexer.n_heads * (indexer.head_dim + 1)
         cached += indexer.head_dim
+    sizes = _sizes(layer)
     projections = _size_of(layer, attention, sizes)
     other = sum(sizes.values()) - projections
     if hasattr(layer, "altup"):
@@ -197,8 +205,9 @@ def _read_layer(layer: Any, cache: Any, source: int, only_last_position: bool) -
     )
 
 
-def _read_other_layer(layer: Any, source: int, sizes: dict[str, int]) -> LayerShape:
+def _read_other_layer(layer: Any, source: int) -> LayerShape:
     """Of a recurrent layer, a convolution, or an MLP alone."""
+    sizes = _sizes(layer)
     for mixer in layer.children():
         convolution = next((part for part in mixer.children() if isinstance(part, nn.Conv1d)), None)
         if convolution is None:
@@ -220,6 +229,11 @@ def _read_other_layer(layer: Any, source: int, sizes: dict[str, int]) -> LayerSh
         return LayerShape(projections, mlp, mlp, 0, source, False, 0, None, recurrence)
     mlp = sum(sizes.values())
     return LayerShape(0, mlp, mlp, 0, source, False, 0, None)
+
+
+def _sizes(layer: nn.Module) -> dict[str, int]:
+    """How many numbers of each of a layer's modules a token is multiplied with."""
+    return {name: _numbers_per_token(module, layer) for name, module in layer.named_modules()}
 
 
 def _size_of(layer: nn.Module, part: nn.Module, sizes: dict[str, int]) -> int:
