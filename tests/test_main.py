@@ -70,7 +70,11 @@ def test_a_benchmark_shows_how_far_it_is_and_ends_with_ctrl_c():
     reading, writing = pty.openpty()
     termios.tcsetwinsize(writing, (24, 80))
     command = [sys.executable, "-m", "vtw_demo", "bench", "--model", "embedded", "--layers", "6", "--rounds", "50"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=writing, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=writing, start_new_session=True,
+        # What a shell starts in the background ignores it, and so do the programs that this starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     os.close(writing)
     said = []
 

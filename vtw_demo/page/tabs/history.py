@@ -31,8 +31,8 @@ class HistoryTab(PageTab):
 
     def connect(self) -> None:
         super().connect()
-        listed = [self.table, self.first, self.second]
-        self.page.at_once(self.opened.select, self.listed, [self.page.layout.session], listed)
+        # In the queue, whose words keep their order: an answer of its own might bring an older list after a newer one.
+        self.page.on_model(self.opened.select, self.list_again, outputs=self.shown)
         chosen = [self.page.layout.session, self.first, self.second]
         shown = [self.drawn, self.reading, self.page.layout.verdict]
         changed = partial(gr.on, [self.first.change, self.second.change])
@@ -44,6 +44,9 @@ class HistoryTab(PageTab):
             yield from self.page.followed(session, analysis, part, stop)
         full, withdrawn = (analysis.of("attention", run) for run in RUNS)
         session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
+        yield self.listed(session)
+
+    def list_again(self, session: Session) -> Iterator[Shown]:
         yield self.listed(session)
 
     def listed(self, session: Session) -> Shown:
