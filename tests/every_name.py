@@ -1,8 +1,8 @@
 """Every name under which transformers has models that take pictures, and what withdrawal is in each.
 
 `python -m tests.every_name` tries them, each as a small random model against the oracles of `tests.oracles`, and writes
-`vtw_demo/withdrawal/families.md`. `--check` writes nothing, prints where the table says something else, and fails if that
-is of the same version of transformers, or wrong.
+`vtw_demo/withdrawal/families.md`. `--check` writes nothing, prints where the table says something else, and fails if
+that is of the same version of transformers, or wrong.
 """
 
 import argparse
