@@ -30,7 +30,7 @@ class Asking:
     def connect(self, start: Any) -> None:
         """Bind the events. `start` is the page's own, when a visitor comes."""
         page, layout, chosen = self.page, self.layout, self.chosen
-        shown = dict.fromkeys([*page.about_model(), layout.note, *chosen])
+        shown = dict.fromkeys([*page.shown, layout.note, *chosen])
         started = page.at_once(start, self.start, [layout.session, layout.history], list(shown))
         page.run_after(started.then, page.run)
         page.run_after(layout.run.click, page.run)
@@ -64,6 +64,8 @@ class Asking:
         session.show_model(vlm)
         session.restore(history)
         shown = self.page.about_model(restored.layer)
+        for tab in self.page.tabs:
+            shown |= tab.restored(session)
         if restored.example is not None:
             picture, _, origin, _, suggestions = _chosen(restored.example)
             shown |= {layout.picture: picture, layout.origin: origin, layout.suggestions: suggestions}

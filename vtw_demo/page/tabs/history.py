@@ -31,8 +31,6 @@ class HistoryTab(PageTab):
 
     def connect(self) -> None:
         super().connect()
-        # In the queue, whose words keep their order: an answer of its own might bring an older list after a newer one.
-        self.page.on_model(self.opened.select, self.list_again, outputs=self.shown)
         chosen = [self.page.layout.session, self.first, self.second]
         shown = [self.drawn, self.reading, self.page.layout.verdict]
         changed = partial(gr.on, [self.first.change, self.second.change])
@@ -46,8 +44,9 @@ class HistoryTab(PageTab):
         session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
         yield self.listed(session)
 
-    def list_again(self, session: Session) -> Iterator[Shown]:
-        yield self.listed(session)
+    def restored(self, session: Session) -> Shown:
+        # Not when the tab is opened: the answer to that might bring an older list after a run's newer one.
+        return self.listed(session)
 
     def listed(self, session: Session) -> Shown:
         listed = choices(session.history)

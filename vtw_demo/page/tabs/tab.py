@@ -69,6 +69,10 @@ class PageTab:
         """What changes with the model."""
         return {}
 
+    def restored(self, session: Session) -> Shown:
+        """What the browser has kept of an earlier visit."""
+        return {}
+
     def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """What follows a comparison, whichever tab is in view."""
         yield from ()
