@@ -16,8 +16,9 @@ import torch
 import transformers as hf
 from transformers.models.auto import modeling_auto
 
-from tests.families import FAMILIES, LAYERS, PROMPTS, Family, compare, make
-from tests.more_families import MORE, REFUSED
+from tests.families import FAMILIES, LAYERS, Family
+from tests.further_families import MORE, REFUSED
+from tests.tiny_models import PROMPTS, compare, make
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import NOT_UNDERSTOOD, check_family
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import transformers
 
-from tests.families import LAYERS, OPTIONS, PROMPTS, TinyModel, build, prompts_of
+from tests.families import LAYERS
 from tests.oracles import attention_implementation, visual_keys_blocked
+from tests.tiny_models import OPTIONS, PROMPTS, TinyModel, build, prompts_of
 from vtw_demo.benchmark.baselines import Peer, full_attention_matrices, peers, snapkv
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.withdrawal.attention_capture import captured_rows

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.families import LAYERS, build
+from tests.families import LAYERS
+from tests.tiny_models import build
 from vtw_demo.comparison import timing
 from vtw_demo.comparison.repeated_timing import measure_layer_times
 from vtw_demo.withdrawal import token_pruning

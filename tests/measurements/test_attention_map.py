@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.families import IMAGE, LAYERS, build
+from tests.families import IMAGE, LAYERS
 from tests.oracles import visual_keys_blocked
+from tests.tiny_models import build
 from vtw_demo.measurements.attention import AttentionMap, measure_attention, measure_attention_map
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -22,7 +23,7 @@ FAMILIES = [
     "gemma3n",  # whose last layers use the keys of earlier ones
     "gemma4",
 ]
-SOME_SILENT = {"qwen3_5": (0, 2), "lfm2_vl": (0, 3), "nemotron_h_omni": (0, 1, 3), "mistral_large4": ()}
+WITHOUT_ATTENTION = {"qwen3_5": (0, 2), "lfm2_vl": (0, 3), "nemotron_h_omni": (0, 1, 3), "mistral_large4": ()}
 """Families, and which of their layers don't attend."""
 PROMPTS = {
     "one image": [1, 2, "image", 3, 4, 5],
@@ -112,26 +113,26 @@ def test_layers_sum_to_the_images_attention_mass(name, layer):
 
 
 @pytest.mark.parametrize("layer", [None, 1, 3])
-@pytest.mark.parametrize("name", SOME_SILENT)
+@pytest.mark.parametrize("name", WITHOUT_ATTENTION)
 def test_layers_that_do_not_attend_are_left_out(name, layer):
     """The others are measured as eager attention has them, in the same run."""
     tiny = build(name)
     inputs = tiny.prompt(PROMPTS["several images"])
     mass = measure_attention(tiny.model, inputs, ANSWER, layer=layer)
     measured = measure_attention_map(tiny.model, inputs, ANSWER, 0, layer)
-    silent = SOME_SILENT[name]
-    assert mass.silent == measured.silent == len(silent)
-    assert [index for index, shares in enumerate(mass.last_prompt) if shares is None] == list(silent)
-    assert [index for index, shares in enumerate(mass.answer_mean) if shares is None] == list(silent)
-    assert np.isnan(measured.weights).all(1).nonzero()[0].tolist() == list(silent)
-    assert [row is None for row in measured.to_json()["weights"]] == [index in silent for index in range(LAYERS)]
+    without = WITHOUT_ATTENTION[name]
+    assert mass.layers_without_attention == measured.layers_without_attention == len(without)
+    assert [index for index, shares in enumerate(mass.last_prompt) if shares is None] == list(without)
+    assert [index for index, shares in enumerate(mass.answer_mean) if shares is None] == list(without)
+    assert np.isnan(measured.weights).all(1).nonzero()[0].tolist() == list(without)
+    assert [row is None for row in measured.to_json()["weights"]] == [index in without for index in range(LAYERS)]
     json.dumps([mass.to_json(), measured.to_json()], allow_nan=False)
     whole = with_answer(inputs, len(ANSWER))
     visual = visual_token_mask(tiny.model.config, whole["input_ids"])[0]
     with withdraw(tiny.model, layer or LAYERS):
         matrices = iter(eager_matrices(tiny.model, whole))
     image = mass.segments.index("image")
-    for index in sorted({*range(LAYERS)} - {*silent}):
+    for index in sorted({*range(LAYERS)} - {*without}):
         matrix = next(matrices)
         if layer is not None and index >= layer:
             assert matrix.shape[-1] == (~visual).sum()

@@ -12,8 +12,10 @@ import transformers as hf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import BRANCHES, FAMILIES, LAYERS, SPECIAL, VOCABULARY, build, nightly_but
+from tests.families import BRANCHES, FAMILIES, LAYERS, SPECIAL, VOCABULARY
+from tests.grids import nightly_but
 from tests.oracles import flash_attention_stand_in
+from tests.tiny_models import build
 from vtw_demo.measurements.flops import (
     LayerFlops,
     PrefillFlops,

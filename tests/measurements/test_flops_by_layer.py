@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from tests.families import LAYERS, SPECIAL, build
+from tests.families import LAYERS, SPECIAL
+from tests.tiny_models import build
 from vtw_demo.measurements.flops import LayerCost, Staircase, kv_cache_bytes_by_layer, prefill_flops_by_layer, staircase
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask

@@ -9,10 +9,12 @@ import torch
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.families import BRANCHES, FAMILIES, LAYERS, PROMPTS, SPECIAL, build, make, nightly_but, oracle, prompts_of
+from tests.families import BRANCHES, FAMILIES, LAYERS, SPECIAL
+from tests.further_families import MORE
 from tests.golden import GOLDEN
-from tests.more_families import MORE
+from tests.grids import nightly_but
 from tests.oracles import flash_attention_stand_in
+from tests.tiny_models import PROMPTS, build, make, oracle, prompts_of
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask

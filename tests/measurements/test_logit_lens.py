@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from tests import saved_models
-from tests.families import BRANCHES, FAMILIES, LAYERS, TinyModel, build, nightly_but, oracle
+from tests.families import BRANCHES, FAMILIES, LAYERS
+from tests.grids import nightly_but
 from tests.oracles import visual_keys_blocked
+from tests.tiny_models import TinyModel, build, oracle
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import families, saved_models
+from tests import saved_models, tiny_models
 from tests.saved_models import FAMILIES, PATCH
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch, find_patches
 from vtw_demo.models.loading import VisionLanguageModel, load
@@ -281,7 +281,7 @@ def test_a_rotated_photo_counts_upright(vlm):
 
 def test_what_is_not_known_is_said(vlm):
     picture, other = Image.new("RGB", (200, 50)), Image.new("RGB", (64, 64))
-    unknown = VisionLanguageModel("", families.build("idefics2").model, None)
+    unknown = VisionLanguageModel("", tiny_models.build("idefics2").model, None)
     inputs = vlm.prepare(picture, "Hm?")
     with pytest.raises(ValueError, match="visual token of Idefics2ForConditionalGeneration lies in its picture isn't"):
         find_patches(unknown, [picture], inputs)

@@ -155,7 +155,7 @@ def test_it_is_compared_swept_and_measured(name, vlm):
             if shares is not None:
                 assert sum(shares) == pytest.approx(1, abs=1e-4)
                 assert (shares[2] == 0) == (index >= LAYER)
-        assert mass.silent == (2 if name == "qwen3_5" else 0)
+        assert mass.layers_without_attention == (2 if name == "qwen3_5" else 0)
 
 
 def test_clips_are_taken_where_the_model_takes_them(name, vlm):

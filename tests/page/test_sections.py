@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.families import nightly_but
+from tests.grids import nightly_but
 from tests.page.test_browser import WAIT, answer, ask, move_slider, wait_for_attention, wait_for_verdict
 from vtw_demo.page.examples import load_examples
 

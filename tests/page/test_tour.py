@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.families import nightly_but
+from tests.grids import nightly_but
 from tests.page.test_browser import WAIT, move_slider, wait_for_verdict
 from vtw_demo.formats import percent
 

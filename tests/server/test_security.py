@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from tests.bad_input import encoded, scene
-from tests.families import nightly_but
+from tests.grids import nightly_but
 from tests.page.test_bad_input import data_uri
 from tests.serving import ROOT, started
 from vtw_demo.page.command_line import build_parser, main

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.families import build
+from tests.tiny_models import build
 from vtw_demo.measurements.attention import measure_attention, measure_attention_map
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.baselines import blind, remove_at_random, withdraw_renumbered

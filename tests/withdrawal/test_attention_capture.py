@@ -3,7 +3,8 @@ import threading
 import pytest
 import torch
 
-from tests.families import LAYERS, build
+from tests.families import LAYERS
+from tests.tiny_models import build
 from vtw_demo.withdrawal.attention_capture import attention_rows, captured_rows
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.families import FAMILIES, LAYERS, OPTIONS, PROMPTS, TinyModel, build, oracle, prompts_of
+from tests.families import FAMILIES, LAYERS
 from tests.golden import GOLDEN
 from tests.oracles import visual_keys_blocked
+from tests.tiny_models import OPTIONS, PROMPTS, TinyModel, build, oracle, prompts_of
 from vtw_demo.withdrawal.baselines import blind, remove_at_random, withdraw_renumbered
 from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw

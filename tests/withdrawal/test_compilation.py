@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from tests.families import build, nightly_but
+from tests.grids import nightly_but
+from tests.tiny_models import build
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.architectures import find_decoder

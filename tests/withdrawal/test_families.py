@@ -5,23 +5,11 @@ import torch
 import transformers as hf
 from packaging.version import Version
 
-from tests.families import (
-    BRANCHES,
-    FAMILIES,
-    LAYERS,
-    OPTIONS,
-    PROMPTS,
-    SPECIAL,
-    TEXT,
-    TinyModel,
-    build,
-    compare,
-    nightly_but,
-    oracle,
-    prompts_of,
-)
-from tests.more_families import REFUSED
+from tests.families import BRANCHES, FAMILIES, LAYERS, SPECIAL, TEXT
+from tests.further_families import REFUSED
+from tests.grids import nightly_but
 from tests.oracles import flash_attention_stand_in, kept_tokens_alone, visual_keys_blocked
+from tests.tiny_models import OPTIONS, PROMPTS, TinyModel, build, compare, oracle, prompts_of
 from vtw_demo.withdrawal.segments import visual_token_ids, visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
 

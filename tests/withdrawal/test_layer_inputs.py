@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from tests.families import build
 from tests.oracles import visual_keys_blocked
+from tests.tiny_models import build
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.withdraw import withdraw
 

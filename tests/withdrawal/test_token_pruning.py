@@ -9,7 +9,7 @@ import transformers
 from packaging.version import Version
 from transformers.generation.streamers import BaseStreamer
 
-from tests.families import build
+from tests.tiny_models import build
 from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.head import logits_of
 from vtw_demo.measurements.layer_sweep import sweep

@@ -54,7 +54,7 @@ class AttentionMass:
         return len(self.last_prompt)
 
     @property
-    def silent(self) -> int:
+    def layers_without_attention(self) -> int:
         """How many layers don't attend."""
         return self.last_prompt.count(None)
 
@@ -145,7 +145,7 @@ class AttentionMap:
         return int(self.weights.shape[0])
 
     @property
-    def silent(self) -> int:
+    def layers_without_attention(self) -> int:
         """How many layers don't attend."""
         return int(np.isnan(self.weights[:, 0]).sum())
 

@@ -81,9 +81,9 @@ def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: Atte
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
     """The sentence on layers that a plot leaves out; empty where there are none."""
-    if not measured.silent:
+    if not measured.layers_without_attention:
         return ""
-    return f"{measured.silent} of the {measured.layers} layers don't attend, and are left out."
+    return f"{measured.layers_without_attention} of the {measured.layers} layers don't attend, and are left out."
 
 
 def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
