@@ -125,7 +125,7 @@ def _new_space(folder: str) -> dict[str, str]:
     """The environment of a Space without a GPU that has never run: each cache folder is empty, bytecode's as well."""
     names = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "PYTHONPYCACHEPREFIX", "GRADIO_TEMP_DIR")
     caches = {name: str(Path(folder) / name.lower()) for name in names}
-    return {"SYSTEM": "spaces", "SPACE_ID": "user/name", "CUDA_VISIBLE_DEVICES": "", **caches}
+    return {"SYSTEM": "spaces", "SPACE_ID": "user/name", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", **caches}
 
 
 def _start(arguments: list[str], environment: dict[str, str], layer: int, new_tokens: int) -> tuple[float, float]:

@@ -241,9 +241,9 @@ QUESTIONS = (
 )
 
 LAYERS = (
-    BadValue("-1", -1, "withdrawal layer must be from 1 to 12, the number of decoder layers; this is -1"),
+    BadValue("-1", -1, "withdrawal layer must be from 1 to 13, the number of decoder layers; this is -1"),
     BadValue("0", 0, "leave the picture out"),
-    BadValue("L + 1", 13, "from 1 to 12, the number of decoder layers; this is 13"),
+    BadValue("L + 1", 14, "from 1 to 13, the number of decoder layers; this is 14"),
     BadValue("3.5", 3.5, "withdrawal layer must be a whole number; this is 3.5"),
     BadValue("abc", "abc", "withdrawal layer must be a whole number; this is 'abc'"),
     BadValue("NaN", float("nan"), "withdrawal layer must be a whole number; this is nan"),

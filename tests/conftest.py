@@ -105,11 +105,12 @@ def make_comparison():
     """A comparison of two runs of a 12-layer model, withdrawn at layer 6 unless told otherwise."""
     from vtw_demo.comparison.compare import Comparison
 
-    def make(full=None, withdrawn=None, layer=6):
+    def make(full=None, withdrawn=None, layer=6, beside=None, recipe=None):
         return Comparison(
             model="embedded",
             precision="float32",
             device="cpu",
+            detail="usual",
             question="What color is it?",
             layer=layer,
             layers=12,
@@ -117,6 +118,8 @@ def make_comparison():
             text_tokens=14,
             full=full or run(),
             withdrawn=withdrawn or run(prefill_ms=25.0, prefill_flops=560, kv_cache_bytes=118),
+            beside=beside,
+            recipe=recipe,
         )
 
     return make

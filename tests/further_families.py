@@ -14,14 +14,17 @@ from tests.families import (
     ONE_FRAME,
     PIXTRAL,
     QWEN_IMAGES,
+    SIGLIP,
     START,
     TEXT,
     VIDEO,
     VISION,
     Family,
+    pictures,
     pixels,
     qwen_like,
     text,
+    tiled_pictures,
 )
 
 WHOLE = {"rope_parameters": {**MROPE["rope_parameters"], "partial_rotary_factor": 1.0}}
@@ -33,6 +36,29 @@ EXPERTS_OF_GLM = {
     "moe_intermediate_size": 16,
     "n_shared_experts": 1,
 }
+
+SAM = {
+    "hidden_size": 16,
+    "output_channels": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 4,
+    "window_size": 4,
+    "global_attn_indexes": [0],
+}
+DEEPSTACK_VISION = {
+    "hidden_size": 16,
+    "patch_size": 4,
+    "num_heads": 2,
+    "depth": 2,
+    "intermediate_size": 16,
+    "out_hidden_size": HIDDEN,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0, 1],
+}
+FOUR_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1, 1]}
+"""Positions have a part for text alone."""
 
 
 def grid_patches(temporal: int = 1):
@@ -389,17 +415,7 @@ MORE: dict[str, Family] = {
     "cosmos3_omni": Family(
         "Cosmos3OmniForConditionalGeneration",
         lambda: hf.Cosmos3OmniConfig(
-            vision_config={
-                "model_type": "qwen3_vl_vision",
-                "hidden_size": 16,
-                "patch_size": 4,
-                "num_heads": 2,
-                "depth": 2,
-                "intermediate_size": 16,
-                "out_hidden_size": HIDDEN,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0, 1],
-            },
+            vision_config={"model_type": "qwen3_vl_vision", **DEEPSTACK_VISION},
             text_config={"model_type": "qwen3_vl_text", **TEXT, **MROPE, "head_dim": 8},
             image_token_id=IMAGE,
             video_token_id=VIDEO,
@@ -460,16 +476,7 @@ MORE: dict[str, Family] = {
     "qwen3_omni_moe_thinker": Family(
         "Qwen3OmniMoeThinkerForConditionalGeneration",
         lambda: hf.Qwen3OmniMoeThinkerConfig(
-            vision_config={
-                "hidden_size": 16,
-                "patch_size": 4,
-                "num_heads": 2,
-                "depth": 2,
-                "intermediate_size": 16,
-                "out_hidden_size": HIDDEN,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0, 1],
-            },
+            vision_config=DEEPSTACK_VISION,
             text_config={**TEXT, **MROPE, **EXPERTS, "head_dim": 8},
             audio_config={
                 "d_model": 16,
@@ -487,6 +494,182 @@ MORE: dict[str, Family] = {
         ),
         QWEN_IMAGES,
         around=True,
+    ),
+    "cohere_compass": Family(
+        "CohereCompassForConditionalGeneration",
+        lambda: hf.CohereCompassConfig(
+            vision_config=DEEPSTACK_VISION,
+            text_config={
+                **TEXT,
+                "logit_scale": 1.0,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "rope_parameters": {"sliding_attention": MROPE["rope_parameters"], "full_attention": None},
+            },
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=START,
+            vision_end_token_id=END,
+        ),
+        QWEN_IMAGES,
+        ONE_FRAME,
+        around=True,
+        token_types="mm_token_type_ids",
+    ),
+    "deepseek_ocr2": Family(
+        "DeepseekOcr2ForConditionalGeneration",
+        lambda: hf.DeepseekOcr2Config(
+            vision_config={
+                "sam_config": {**SAM, "downsample_channels": [8, 16]},
+                "encoder_config": {
+                    "hidden_size": 16,
+                    "intermediate_size": 16,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                },
+            },
+            text_config={**TEXT, **EXPERTS_OF_GLM, "mlp_layer_types": ["dense", "sparse"] * 2},
+            image_token_id=IMAGE,
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 32, 32)},
+    ),
+    "deepseek_vl_hybrid": Family(
+        "DeepseekVLHybridForConditionalGeneration",
+        lambda: hf.DeepseekVLHybridConfig(
+            vision_config=SIGLIP,
+            high_res_vision_config={"model_type": "sam_vision_model", **SAM, "mlp_dim": 16},
+            text_config=text("llama"),
+            image_token_id=IMAGE,
+        ),
+        lambda count: {**pictures(count), "high_res_pixel_values": pixels(count, 3, 32, 32)},
+    ),
+    "emu3": Family(
+        "Emu3ForConditionalGeneration",
+        lambda: hf.Emu3Config(
+            text_config={**TEXT, "bos_token_id": 1, "eos_token_id": 2},
+            vq_config={
+                "codebook_size": 8,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+                "attn_resolutions": [],
+                "hidden_size": 32,
+                "temporal_downsample_factor": 2,
+            },
+            vocabulary_map={"<image>": IMAGE, "<|extra_200|>": 70}
+            | {f"<|visual token {at:06d}|>": 60 + at for at in range(8)},
+        ),
+        lambda count: {"pixel_values": pixels(count, 3, 4, 4), "image_sizes": torch.tensor([[4, 4]] * count)},
+    ),
+    "granite4_vision": Family(
+        "Granite4VisionForConditionalGeneration",
+        lambda: hf.Granite4VisionConfig(
+            vision_config={**SIGLIP, "hidden_size": 64},
+            text_config=text("granite4_vision_text"),
+            qformer_config={
+                "model_type": "blip_2_qformer",
+                "num_hidden_layers": 1,
+                "intermediate_size": 16,
+                "use_qformer_text_input": False,
+                "cross_attention_frequency": 1,
+            },
+            image_token_index=IMAGE,
+            downsample_rate="1/2",
+            deepstack_layer_map=[[1, 0], [-1, 1]],
+            spatial_target_layers=[0, 1, 2, 3],
+            vision_feature_select_strategy="full",
+            image_grid_pinpoints=[[16, 8]],
+        ),
+        tiled_pictures,
+        tokens=5,
+    ),
+    "hunyuan_vl": Family(
+        "HunYuanVLForConditionalGeneration",
+        lambda: hf.HunYuanVLConfig(
+            vision_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "out_hidden_size": HIDDEN,
+                "patch_size": 4,
+                "max_image_size": 16,
+            },
+            text_config={**TEXT, "head_dim": 8, "rope_parameters": FOUR_AXES},
+            image_token_id=IMAGE,
+            tie_word_embeddings=False,
+        ),
+        grid_patches(),
+        around=True,
+        token_types="mm_token_type_ids",
+        tokens=8,
+    ),
+    "muse_spark": Family(
+        "MuseSparkForConditionalGeneration",
+        lambda: hf.MuseSparkConfig(
+            vision_config={
+                "patch_size": 4,
+                "pos_emb_height": 4,
+                "pos_emb_width": 4,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "max_position_embeddings": 16,
+            },
+            text_config={
+                **TEXT,
+                "head_dim": 8,
+                "sliding_window": 8,
+                "moe_hidden_size": 16,
+                "moe_intermediate_size": 16,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 2,
+                "mlp_layer_types": ["dense", "sparse"] * 2,
+            },
+            audio_config={
+                "patch_sizes": [2, 2],
+                "hidden_sizes": [4, 8],
+                "depths": [1, 1],
+                "num_hidden_layers": 2,
+                "out_hidden_size": HIDDEN,
+            },
+            out_hidden_size=16 * 4,
+            projector_hidden_size=16,
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            audio_token_id=95,
+        ),
+        grid_patches(temporal=2),
+    ),
+    "step3p7": Family(
+        "Step3p7ForConditionalGeneration",
+        lambda: hf.Step3p7Config(
+            vision_config={
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 16,
+                "patch_size": 4,
+                "mlp_ratio": 1.0,
+                "max_position_embeddings": 16,
+            },
+            text_config={
+                **TEXT,
+                "head_dim": 8,
+                "n_routed_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 16,
+                "share_expert_dim": 16,
+                "sliding_window": 8,
+                "num_sliding_attention_heads": 2,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "mlp_layer_types": ["dense", "sparse"] * 2,
+            },
+            image_token_id=IMAGE,
+        ),
+        large_pictures,
     ),
     "janus": Family(
         "JanusForConditionalGeneration",
@@ -552,6 +735,12 @@ REFUSED = {
     "qwen2_5_omni": (
         "Qwen2_5OmniForConditionalGeneration",
         lambda: hf.Qwen2_5OmniConfig(),
+        "a model inside it answers in text. Hand over that one, `.thinker`",
+    ),
+    "qwen3_omni_moe": (
+        "Qwen3OmniMoeForConditionalGeneration",
+        # With speech, transformers can't build its usual configuration.
+        lambda: hf.Qwen3OmniMoeConfig(enable_audio_output=False),
         "a model inside it answers in text. Hand over that one, `.thinker`",
     ),
     "glm5_next": ("Glm5NextForConditionalGeneration", lambda: hf.Glm5NextConfig(), "several streams to a token"),

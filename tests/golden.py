@@ -1,4 +1,4 @@
-"""The numbers of the authors' own implementation, and the model and prompt that they were made with."""
+"""The numbers of the authors' own implementation, the model and prompt that they were made with; and a smaller one."""
 
 from pathlib import Path
 
@@ -9,6 +9,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "vtw_golden.npz")
 IMAGE = 89
+LAYERS = 4
+VISUAL = 4
+"""Of `random_llava`: the visual tokens that one picture makes."""
 
 
 class Projector(nn.Module):
@@ -62,3 +65,38 @@ def inputs() -> dict[str, torch.Tensor]:
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.zeros(1, 3, 48, 48),
     }
+
+
+def random_llava(key_value_heads: int = 2) -> LlavaForConditionalGeneration:
+    """The same at each call."""
+    torch.manual_seed(0)
+    text = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=key_value_heads,
+        vocab_size=90,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=8,
+        initializer_range=0.3,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        initializer_range=0.3,
+    )
+    return LlavaForConditionalGeneration(config).eval()

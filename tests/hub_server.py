@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,21 +15,21 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PORTS = range(7910, 7920)
 NOBODY = "http://127.0.0.1:9"
 """Where nothing listens."""
 
 
 class _Answers(BaseHTTPRequestHandler):
     """`models`: for each id its folder, or None where it is gated; `breaks_at`: bytes after which a file breaks off, or
-    where it `stalls` doesn't go on."""
+    where it `stalls` waits for that, and then `goes_on` or breaks off."""
 
     models: Mapping[str, Path | None]
     breaks_at: int | None = None
     stalls: threading.Event | None = None
+    goes_on: threading.Event | None = None
     asked: list[str]
 
     def do_GET(self) -> None:
@@ -61,18 +63,24 @@ class _Answers(BaseHTTPRequestHandler):
         file = folder / parts[-1]
         if not file.is_file():
             return self._refuse(404, "EntryNotFound", "Entry not found")
-        content = file.read_bytes()
+        size = file.stat().st_size
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(size))
         self.send_header("ETag", f'"{_oid(file)}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if body:
-            breaks = self.breaks_at is not None and len(content) > self.breaks_at
-            self.wfile.write(content[: self.breaks_at] if breaks else content)
-            if breaks and self.stalls is not None:
-                self.wfile.flush()
-                self.stalls.wait()
+            breaks = self.breaks_at is not None and size > self.breaks_at
+            with file.open("rb") as content:
+                if not breaks:
+                    return shutil.copyfileobj(content, self.wfile)
+                self.wfile.write(content.read(self.breaks_at))
+                if self.stalls is not None:
+                    self.wfile.flush()
+                    self.stalls.wait()
+                    if self.goes_on is not None and self.goes_on.is_set():
+                        shutil.copyfileobj(content, self.wfile)
+        return None
 
     def _json(self, content: Any, body: bool) -> None:
         encoded = json.dumps(content).encode()
@@ -91,14 +99,28 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@functools.cache
+def _sha1(path: Path, changed: int) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha1").hexdigest()
+
+
 def _oid(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
+    return _sha1(path, path.stat().st_mtime_ns)
 
 
 def ask_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, address: str, offline: bool = False) -> None:
-    """Let huggingface_hub ask another hub, as HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE do when a process starts."""
-    monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    """Let huggingface_hub ask another hub, in this process and in those that it starts."""
+    close_session()  # another test's may ask its proxy
+    for name, value in {
+        "HF_TOKEN": "",
+        "NO_PROXY": "127.0.0.1",
+        "HF_ENDPOINT": address,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1" if offline else "",
+        "HF_HUB_DISABLE_XET": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     files = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
     for name, value in {
         "ENDPOINT": address,
@@ -112,29 +134,26 @@ def ask_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, address: str, offline:
 
 @contextmanager
 def hub_server(
-    models: Mapping[str, Path | None], breaks_at: int | None = None, stalls: bool = False
+    models: Mapping[str, Path | None],
+    breaks_at: int | None = None,
+    stalls: bool = False,
+    goes_on: threading.Event | None = None,
 ) -> Iterator[tuple[str, list[str]]]:
-    """Serve `models` inside a `with` block; gives the address, and a list of the paths that are asked for."""
+    """Serve `models` inside a `with` block; gives the address, and a list of the paths that are asked for. A file that
+    stalls goes on once `goes_on` is set."""
     asked: list[str] = []
     over = threading.Event()
-    settings = {"models": models, "breaks_at": breaks_at, "stalls": over if stalls else None, "asked": asked}
+    stalled = goes_on or (over if stalls else None)
+    settings = {"models": models, "breaks_at": breaks_at, "stalls": stalled, "goes_on": goes_on, "asked": asked}
     answers = type("Answers", (_Answers,), settings)
-    server = _listen(answers)
+    # The port that the system gives: one that another hub just left is still asked by who downloads from that one.
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
-        over.set()
+        (stalled or over).set()
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _listen(answers: type) -> ThreadingHTTPServer:
-    for port in PORTS:
-        try:
-            return ThreadingHTTPServer(("127.0.0.1", port), answers)
-        except OSError:
-            continue
-    raise OSError(f"No port from {PORTS.start} to {PORTS.stop - 1} is free.")

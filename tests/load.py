@@ -7,9 +7,9 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from html import unescape
@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 from gradio_client import Client
 
 from tests.app_process import AppProcess, app_process
@@ -35,14 +36,15 @@ from tests.visitors import (
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_whole
-from vtw_demo.formats import MISSING, amount, markdown_table
+from vtw_demo.formats import MISSING, amount
 
 DESCRIPTION = (
     "Start the page with the embedded model as a process of its own, on an address that only this machine reaches. "
     "Many visitors ask it at once, each with pictures, questions and withdrawal layers of their own, and every answer "
     "is held against what the same request got alone. Then another server makes many comparisons while its memory is "
     "read. The exit code is 1 where an answer differs, a request is lost, memory grows by more than 5 %, or the server "
-    "doesn't end within 10 s of SIGTERM."
+    "doesn't end within 10 s of SIGTERM. With --replicas N it asks servers of one replica and of N "
+    "instead, each of one thread, in turn, and says the ratio of their answers a second; memory is left out."
 )
 MOST_CLIENTS = 1000
 REQUESTS_EACH = 2
@@ -56,6 +58,7 @@ ANSWER_TOKENS = 2
 AT_ONCE = 4
 LARGEST_GROWTH = 1.05
 SHOWN_SENTENCES = 5
+ROUNDS = 2
 QUANTILES = (("half of them", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("all", 1.0))
 
 # The text and the tokens of each run: what has to be the same whoever else is there.
@@ -82,6 +85,8 @@ class Load:
     - `wrong`: sentences about answers that differ from those that the same request gets alone, and about pages that
       showed another visitor's comparison.
     - `lost`: sentences about requests that got no answer.
+    - `took_seconds`: until the last answer; `alone_seconds`: what each distinct request took alone.
+    - `cpu_seconds`: meanwhile, of the page, its replicas, the rest of Ray, and this process, who are the visitors.
     """
 
     clients: int
@@ -93,6 +98,9 @@ class Load:
     answer_seconds: tuple[float, ...]
     wrong: tuple[str, ...]
     lost: tuple[str, ...]
+    took_seconds: float
+    alone_seconds: tuple[float, ...]
+    cpu_seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--comparisons", type=int, default=1000, help="read memory over so many comparisons; 0 leaves this out"
     )
+    parser.add_argument("--replicas", type=int, default=0, help="hold so many replicas against one")
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address; no other is taken")
     parser.add_argument("--port", type=int, help="by default a free one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file, too")
@@ -135,17 +144,23 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"The seconds must be from 0 to 3600; this is {seconds:g}.")
     if comparisons != 0 and comparisons <= EVERY:
         raise UserError(f"Growth is measured from {EVERY} comparisons on: ask for more; this is {comparisons}.")
+    if not 0 <= options.replicas <= 64 or options.replicas == 1:
+        raise UserError(f"From 2 to 64 replicas are held against one; this is {options.replicas}.")
     machine, today = this_machine(), date.today().isoformat()
     print(f"{today}; {machine}", end="\n\n")
     result: dict[str, Any] = {"date": today, "machine": machine.to_json()}
     misses: list[str] = []
-    if seconds:
+    if options.replicas:
+        loads = measure_replicas(options, misses)
+        print(replicas_table(loads), end="\n\n")
+        result["replicas"] = {str(number): [asdict(load) for load in of] for number, of in loads.items()}
+    elif seconds:
         with _running_server(options, misses) as server:
             load = measure_load(server, clients, seconds)
         print(load_table(load), end="\n\n")
         result["load"] = asdict(load)
         misses += load_misses(load)
-    if comparisons:
+    if comparisons and not options.replicas:
         with _running_server(options, misses) as server:
             readings = measure_memory(server, clients, comparisons)
         print(memory_table(readings), end="\n\n")
@@ -160,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _running_server(options: argparse.Namespace, misses: list[str]) -> Iterator[Server]:
+def _running_server(options: argparse.Namespace, misses: list[str], replicas: int = 0) -> Iterator[Server]:
     """A server of its own; a sentence is added to `misses` if it doesn't end well."""
     with TemporaryDirectory(prefix="vtw-loadtest-") as name:
         uploads, pictures = Path(name, "uploads"), Path(name, "pictures")
@@ -171,7 +186,9 @@ def _running_server(options: argparse.Namespace, misses: list[str]) -> Iterator[
             "HF_HUB_OFFLINE": "1",
             "no_proxy": options.host,
         }
-        with app_process((), environment, options.host, options.port) as app:
+        arguments = ("--model", "embedded", "--replicas", str(replicas)) if replicas else ()
+        environment |= {"OMP_NUM_THREADS": "1"} if replicas else {}
+        with app_process(arguments, environment, options.host, options.port) as app:
             # Also warms the server up.
             first = compare(connect(app.url), random_requests(1, 1, LONGEST_ANSWER, pictures)[0])
             yield Server(app, uploads, pictures, first["layers"])
@@ -186,16 +203,22 @@ def measure_load(server: Server, clients: int, seconds: float) -> Load:
     """
     requests = random_requests(REQUESTS_EACH * clients, server.layers, LONGEST_ANSWER, server.pictures)
     first = connect(server.app.url)
-    alone = {request: _answers(compare(first, request)) for request in requests}
+    alone, alone_seconds = {}, []
+    for request in requests:
+        begun = time.monotonic()
+        alone[request] = _answers(compare(first, request))
+        alone_seconds.append(time.monotonic() - begun)
     visitors = [connect(server.app.url) for _ in range(clients)]
     browsers = clients // VISITORS_A_BROWSER
-    end = time.monotonic() + seconds
+    before, begun = _cpu_seconds(server), time.monotonic()
+    end = begun + seconds
     asking = [
         _go_on_asking(visitor, index < browsers, requests[index::clients], alone, end)
         for index, visitor in enumerate(visitors)
     ]
     with ThreadPoolExecutor(clients) as pool:
         events: list[tuple[str, Any]] = list(chain.from_iterable(pool.map(list, asking)))
+    took_seconds, after = time.monotonic() - begun, _cpu_seconds(server)
 
     def of(wanted: str) -> tuple[Any, ...]:
         return tuple(value for what, value in events if what == wanted)
@@ -210,7 +233,32 @@ def measure_load(server: Server, clients: int, seconds: float) -> Load:
         answer_seconds=of("answered"),
         wrong=of("wrong"),
         lost=of("lost"),
+        took_seconds=took_seconds,
+        alone_seconds=tuple(alone_seconds),
+        cpu_seconds={who: after[who] - spent for who, spent in before.items()},
     )
+
+
+def measure_replicas(options: argparse.Namespace, misses: list[str]) -> dict[int, list[Load]]:
+    """The load of one replica and of `options.replicas`, in turn."""
+    loads: dict[int, list[Load]] = {1: [], options.replicas: []}
+    for _ in range(ROUNDS):
+        for number, of in loads.items():
+            with _running_server(options, misses, number) as server:
+                of.append(measure_load(server, options.clients, options.seconds))
+            misses += load_misses(of[-1])
+    return loads
+
+
+def _cpu_seconds(server: Server) -> dict[str, float]:
+    """What each part of the server has computed so far, and this process."""
+    spent = {"page": 0.0, "replicas": 0.0, "Ray": 0.0, "visitors": sum(psutil.Process().cpu_times()[:2])}
+    for process in (server.app.process, *server.app.process.children(recursive=True)):
+        with suppress(psutil.Error):
+            is_replica = "".join(process.cmdline()[:1]).startswith("ray::ServeReplica")
+            part = "page" if process.pid == server.app.process.pid else "replicas" if is_replica else "Ray"
+            spent[part] += sum(process.cpu_times()[:2])
+    return spent
 
 
 def _go_on_asking(
@@ -299,6 +347,33 @@ def load_table(load: Load) -> str:
         seconds = f"{np.quantile(times, share, method='nearest'):.2f} s" if times else MISSING
         rows.append((f"answered within, {name}", seconds))
     return markdown_table(("what", "figure"), rows)
+
+
+def replicas_table(loads: dict[int, list[Load]]) -> str:
+    """Throughput, waits and who computed, over all rounds, and the ratio of the throughputs in each round."""
+    single, several = loads.values()
+    rows = []
+    for number, of in loads.items():
+        times = [seconds for load in of for seconds in load.answer_seconds]
+        took = sum(load.took_seconds for load in of)
+        cores = {who: sum(load.cpu_seconds[who] for load in of) / took for who in of[0].cpu_seconds}
+        waits = (
+            [f"{np.quantile(times, share, method='nearest'):.1f} s" for share in (0.5, 0.9)] if times else 2 * [MISSING]
+        )
+        computed = ", ".join(f"{who} {used:.2f}" for who, used in cores.items())
+        rows.append((str(number), str(len(times)), f"{len(times) / took:.2f}", *waits, computed))
+    heads = ("replicas", "answered", "answers a second", "half within", "90 % within", "cores used")
+    ratios = [_throughput(after) / _throughput(before) for before, after in zip(single, several, strict=True)]
+    return f"{markdown_table(heads, rows)}\n\nRatio, by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}."
+
+
+def _throughput(load: Load) -> float:
+    return len(load.answer_seconds) / load.took_seconds
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(heads)}", *lines[1:]])
 
 
 def memory_table(readings: Sequence[Reading]) -> str:

@@ -2,14 +2,15 @@
 
 - Nothing is removed: all tokens go through all layers, and in layers from K on visual keys get a weight of zero through
   transformers' attention interface, in prefill and decode. What text positions then hold is what withdrawal must give.
+  The same where other tokens leave, or at several layers.
 - The kept tokens alone run through the layers from K on, from what entered layer K with all of them there. It needs no
   attention, and neither cache nor padding.
 """
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 @contextmanager
-def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor) -> Iterator[None]:
-    """Inside the block, layers from `layer` on see no key where `visual` is True.
+def keys_blocked(model: PreTrainedModel, blocked_from: Mapping[int, torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside the block, layers from each of `blocked_from` on, up to the next, see no key where its tensor is True:
+    bool, shape (batch, prompt); rows are repeated where generation multiplies them (beams).
 
-    `visual`, bool, shape (batch, prompt); rows are repeated where generation multiplies them (beams).
+    What comes is each layer's attention matrix of the latest forward pass, (batch, heads, queries, keys).
     """
 
     first_keys: dict[int, int] = {}
@@ -33,8 +35,11 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
         first_keys[kv_length] = int(kv_offset)
         return eager_mask(kv_length=kv_length, kv_offset=kv_offset, **kwargs)
 
+    matrices: dict[int, torch.Tensor] = {}
+
     def attention(module, query, key, value, attention_mask, **kwargs):
-        if module.layer_idx >= layer:
+        if begun := [layer for layer in blocked_from if layer <= module.layer_idx]:
+            visual = blocked_from[max(begun)]
             width = attention_mask.shape[-1]
             first = first_keys[width]
             blocked = torch.zeros(query.shape[0], first + width, dtype=torch.bool)
@@ -43,22 +48,38 @@ def visual_keys_blocked(model: PreTrainedModel, layer: int, visual: torch.Tensor
             attention_mask = attention_mask.masked_fill(
                 blocked[:, None, None, first:], torch.finfo(attention_mask.dtype).min
             )
+        if (chosen := kwargs.pop("indices", None)) is not None:  # an indexer's, which models mask themselves in eager
+            among = torch.zeros_like(attention_mask[:, 0], dtype=torch.bool)
+            for row, queries in enumerate(chosen.tolist()):
+                for query_index, keys in enumerate(queries):
+                    among[row, query_index, keys] = True
+            attention_mask = attention_mask.masked_fill(~among[:, None], torch.finfo(attention_mask.dtype).min)
         eager = sys.modules[type(module).__module__].eager_attention_forward
-        return eager(module, query, key, value, attention_mask, **kwargs)
+        output, matrices[module.layer_idx] = eager(module, query, key, value, attention_mask, **kwargs)
+        return output, matrices[module.layer_idx]
 
-    with attention_implementation(model, "visual_keys_blocked", attention, mask_of_all_keys):
-        yield
+    with attention_implementation(model, "keys_blocked", attention, mask_of_all_keys):
+        yield matrices
+
+
+def visual_keys_blocked(
+    model: PreTrainedModel, layer: int, visual: torch.Tensor
+) -> AbstractContextManager[dict[int, torch.Tensor]]:
+    """The same from `layer` on to the last."""
+    return keys_blocked(model, {layer: visual})
 
 
 @contextmanager
-def kept_tokens_alone(model: PreTrainedModel, layer: int, visual_token_ids: tuple[int, ...]) -> Iterator[None]:
+def kept_tokens_alone(model: PreTrainedModel, left_from: Mapping[int, torch.Tensor]) -> Iterator[None]:
     """Inside the block, the model's forward pass, which takes no cache, gives what its decoder makes of the kept tokens
-    alone from layer `layer` on, row by row: logits, of text positions only.
+    alone from each of the layers in `left_from` on, row by row: logits, of the last kept positions only. By layer,
+    bool, shape (batch, prompt): which tokens have left.
     """
     whole = model.forward
     decoder = model.get_decoder()
     decoder = decoder if hasattr(decoder, "layers") else decoder.model
     caught: dict[str, Any] = {}
+    first, *later = left_from
 
     def catch_positions(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         caught["positions"] = kwargs.get("position_ids")
@@ -70,23 +91,33 @@ def kept_tokens_alone(model: PreTrainedModel, layer: int, visual_token_ids: tupl
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Any:
         keep, labels = inputs.pop("logits_to_keep", 0), inputs.pop("labels", None)
         inputs = {name: value for name, value in inputs.items() if name not in ("use_cache", "past_key_values")}
-        with hooked((decoder, catch_positions), (decoder.layers[layer], catch_states)):
+        with hooked((decoder, catch_positions), (decoder.layers[first], catch_states)):
             out = whole(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs)
         states, positions = caught["states"], caught["positions"]
         logits = torch.zeros_like(out.logits).expand(-1, input_ids.shape[1], -1).clone()
-        text = ~torch.isin(input_ids, torch.tensor(visual_token_ids))
-        text = text if attention_mask is None else text & attention_mask.bool()
+        present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if positions is None:
             positions = torch.arange(input_ids.shape[1])[None]
-        for row, kept in enumerate(text):
+        for row, there in enumerate(present):
             own = positions if positions.shape[-2] == 1 else positions[..., row : row + 1, :]
-            ids, at = input_ids[row, kept][None], kept.nonzero()[:, 0]
-            logits[row, kept] = of_row(ids, states[row, kept][None], own[..., kept], at)
+            at = there.nonzero()[:, 0]
+            own_states = states[row, at]
+            for (layer, left), following in zip(left_from.items(), (*later, None), strict=True):
+                gone = left.repeat_interleave(len(input_ids) // len(left), dim=0)[row]
+                stay = ~nn.functional.pad(gone, (0, input_ids.shape[1] - len(gone)))[at]
+                at, ids = at[stay], input_ids[row, at[stay]][None]
+                logits[row, at] = of_row(layer, following, ids, own_states[stay][None], own[..., at], at)
+                own_states = caught["states"][0]
         loss = None if labels is None else model.loss_function(logits, labels, logits.shape[-1])
         return CausalLMOutputWithPast(loss=loss, logits=logits[:, -keep:], hidden_states=out.hidden_states)
 
     def of_row(
-        input_ids: torch.Tensor, states: torch.Tensor, positions: torch.Tensor, at: torch.Tensor
+        layer: int,
+        following: int | None,
+        input_ids: torch.Tensor,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        at: torch.Tensor,
     ) -> torch.Tensor:
         def set_positions(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
             mask = torch.ones_like(input_ids)  # without one, gaps between positions would part sequences
@@ -110,10 +141,11 @@ def kept_tokens_alone(model: PreTrainedModel, layer: int, visual_token_ids: tupl
             for module in decoder.layers
             if getattr(getattr(module, "self_attn", None), "sliding_window", None)
         ]
+        caught_at = [] if following is None else [(decoder.layers[following], catch_states)]
         for below in decoder.layers[:layer]:
             below.forward = functools.partial(skipped, below)
         try:
-            with hooked((decoder, set_positions), (decoder.layers[layer], set_states), *windows):
+            with hooked((decoder, set_positions), (decoder.layers[layer], set_states), *windows, *caught_at):
                 return whole(input_ids=input_ids, use_cache=False).logits[0]
         finally:
             for below in decoder.layers[:layer]:

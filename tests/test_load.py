@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from tests.load import Load, Reading, load_misses, load_table, main, memory_misses, memory_table
+from tests.load import Load, Reading, load_misses, load_table, main, memory_misses, memory_table, replicas_table
 
 
-def load(seconds=(1.0, 2.0, 3.0), wrong=(), lost=(), refused=0):
+def load(seconds=(1.0, 2.0, 3.0), wrong=(), lost=(), refused=0, took=10.0):
     sent = len(seconds) + len(lost)
     return Load(
         clients=20, browsers=2, seconds=10, distinct=40, sent=sent, refused=refused,
-        answer_seconds=tuple(seconds), wrong=tuple(wrong), lost=tuple(lost),
+        answer_seconds=tuple(seconds), wrong=tuple(wrong), lost=tuple(lost), took_seconds=took,
+        alone_seconds=(0.5,), cpu_seconds={"page": 1.0, "replicas": took},
     )  # fmt: skip
 
 
@@ -37,6 +38,13 @@ def test_another_answer_and_a_lost_request_are_missed_bars_and_a_full_queue_is_n
     ]
     assert load_misses(load(lost=("no answer within 300 s",)))[0].startswith("1 lost requests: no answer")
     assert load_misses(load(())) == ["No request was answered."]
+
+
+def test_replicas_are_held_against_one_by_answers_a_second():
+    table = replicas_table({1: [load(), load(took=20.0)], 2: [load(took=5.0), load(took=10.0)]})
+    assert table.endswith("Ratio, by round: 2.00, 2.00.")
+    assert "| 1 | 6 | 0.20 | 2.0 s | 3.0 s | page 0.07, replicas 1.00 |" in table
+    assert "| 2 | 6 | 0.40 | 2.0 s | 3.0 s | page 0.13, replicas 1.00 |" in table
 
 
 def test_memory_may_grow_by_5_percent():
@@ -75,6 +83,7 @@ def test_visitors_get_what_they_get_alone_and_memory_stays(tmp_path, capsys):
         (["--seconds", "-1"], "from 0 to 3600; this is -1"),
         (["--comparisons", "-5"], "from 50 comparisons on: ask for more; this is -5"),
         (["--seconds", "0", "--comparisons", "50"], "from 50 comparisons on: ask for more; this is 50"),
+        (["--replicas", "1"], "From 2 to 64 replicas are held against one; this is 1"),
         (["--host", "0.0.0.0"], "isn't a loopback address"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_method_needs_torch_and_transformers_only(environment):
 def test_a_name_loads_its_own_module_only(environment):
     code = "from vtw_demo import withdraw; print([name for name in sys.modules if name.startswith('vtw_demo.')])"
     rooms = {name.split(".")[1] for name in eval(run(code, environment(*METHOD), ROOT))}
-    assert rooms == {"withdrawal", "errors"}
+    assert rooms == {"withdrawal", "errors", "files"}
 
 
 def test_names_are_listed_and_others_are_refused():

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.families import END, FAMILIES, NEEDS_TIMM, SPECIAL, START, Family
 from tests.oracles import kept_tokens_alone, visual_keys_blocked
-from vtw_demo.withdrawal.segments import visual_token_ids, visual_token_mask
+from vtw_demo.withdrawal.segments import visual_token_mask
 from vtw_demo.withdrawal.withdraw import withdraw
 
 
@@ -61,7 +61,8 @@ class TinyModel:
             padded = torch.tensor([[0] * (length - len(row)) + row for row in types])
             inputs[self.family.token_types] = padded * (not self.family.one_type)
             if "moe_mm_token_type_ids" in self.parameters:
-                inputs["moe_mm_token_type_ids"] = padded
+                marks = torch.isin(inputs["input_ids"], torch.tensor([START, END]))
+                inputs["moe_mm_token_type_ids"] = padded.masked_fill(marks, 1)
         for name, make in (("image", self.family.images), ("video", self.family.videos)):
             count = sum(row.count(name) for row in rows)
             if count and make is not None:
@@ -180,11 +181,11 @@ class Comparison:
         return ((logits - expected)[allowed].abs().max() / expected[allowed].std()).item()
 
 
-def oracle(tiny: TinyModel, layer: int, visual: torch.Tensor) -> AbstractContextManager[None]:
-    """What withdrawal at `layer` must give, where the visual tokens of a prompt are at `visual`, (batch, prompt)."""
+def oracle(tiny: TinyModel, layer: int, left: torch.Tensor) -> AbstractContextManager[Any]:
+    """What the model must give where tokens of a prompt leave before `layer`: those at `left`, (batch, prompt)."""
     if tiny.family.masks:
-        return visual_keys_blocked(tiny.model, layer, visual)
-    return kept_tokens_alone(tiny.model, layer, visual_token_ids(tiny.model.config))
+        return visual_keys_blocked(tiny.model, layer, left)
+    return kept_tokens_alone(tiny.model, {layer: left})
 
 
 def compare(tiny: TinyModel, rows: list[list[int | str]], layer: int, **options: Any) -> Comparison:

@@ -83,6 +83,7 @@ def run_on_page(client: Client, request: Request, seconds: float = LONGEST_WAIT_
         "question": request.question,
         "layer": request.layer,
         "max-new-tokens": request.max_new_tokens,
+        "detail": "usual",
     }
     shown, _ = call_on_page(client, "run", typed, seconds - (time.monotonic() - begun))
     if 'role="alert"' in shown["verdict"]:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from vtw_demo.measurements.attention import measure_attention
     from vtw_demo.measurements.layer_sweep import Sweep, choose_layer, sweep
     from vtw_demo.models.loading import load
+    from vtw_demo.withdrawal.fastv import fastv
+    from vtw_demo.withdrawal.prune import prune
+    from vtw_demo.withdrawal.pyramid_drop import pyramid_drop
+    from vtw_demo.withdrawal.random_tokens import random_tokens
+    from vtw_demo.withdrawal.uniform_grid import uniform_grid
     from vtw_demo.withdrawal.withdraw import withdraw
 
 __all__ = [
@@ -20,9 +25,14 @@ __all__ = [
     "calibrate",
     "choose_layer",
     "compare",
+    "fastv",
     "load",
     "measure_attention",
+    "prune",
+    "pyramid_drop",
+    "random_tokens",
     "sweep",
+    "uniform_grid",
     "withdraw",
 ]
 
@@ -32,9 +42,14 @@ _MODULES = {
     "calibrate": "comparison.calibration",
     "choose_layer": "measurements.layer_sweep",
     "compare": "comparison.compare",
+    "fastv": "withdrawal.fastv",
     "load": "models.loading",
     "measure_attention": "measurements.attention",
+    "prune": "withdrawal.prune",
+    "pyramid_drop": "withdrawal.pyramid_drop",
+    "random_tokens": "withdrawal.random_tokens",
     "sweep": "measurements.layer_sweep",
+    "uniform_grid": "withdrawal.uniform_grid",
     "withdraw": "withdrawal.withdraw",
 }
 

@@ -4,16 +4,15 @@ import argparse
 import io
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 
 STOPPED = 130
-COMMANDS = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
+COMMANDS = data_beside(__file__, "commands.toml")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,9 +1,19 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the files of data that stand beside modules."""
 
 import errno
+import json
 import os
 import secrets
+import tomllib
 from pathlib import Path
+from typing import Any
+
+
+def data_beside(module: str, name: str) -> Any:
+    """What a file in JSON or TOML beside a module says; `module` is its `__file__`."""
+    path = Path(module).with_name(name)
+    read = tomllib.loads if path.suffix == ".toml" else json.loads
+    return read(path.read_text(encoding="utf-8"))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -19,11 +29,8 @@ def write_whole(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
     try:
         try:
-            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                write_all(handle, content)
-            finally:
-                os.close(handle)
+            with unfinished.open("xb", buffering=0) as file:
+                write_all(file.fileno(), content)
             os.replace(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Figures as people read them, and sentences with figures in them."""
+"""Figures as people read them, and sentences with figures in them; results as plain data."""
 
-from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -20,16 +20,15 @@ def milliseconds(value: float | None) -> str:
 
 def amount(value: float, unit: str) -> str:
     """In the largest decimal multiple of `unit` that keeps the number at 1 or above: 1.24 MB."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            number = f"{value / factor:.3g}" if value < 999.5 * factor else f"{value / factor:,.0f}"
-            return f"{number} {prefix}{unit}"
-    return f"{value:.0f} {unit}"
+    factor, prefix = decimal_multiple(value)
+    digits = ".0f" if factor == 1 else ".3g" if value < 999.5 * factor else ",.0f"
+    return f"{value / factor:{digits}} {prefix}{unit}"
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]
-    return "\n".join([lines[0], f"|{'---|' * len(heads)}", *lines[1:]])
+def decimal_multiple(value: float) -> tuple[float, str]:
+    """The largest that keeps a number at 1 or above, and its prefix."""
+    multiples = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return next((multiple for multiple in multiples if value >= multiple[0]), (1, ""))
 
 
 def percent(share: float) -> str:
@@ -40,8 +39,18 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if value < 10 and round(value, 1) != round(value) else f"{value:.0f} %"
 
 
-def run_title(run: str, layer: int) -> str:
+def run_title(run: str, layer: int, recipe: str | None = None) -> str:
+    if run == "beside":
+        return f"Beside it: {recipe}"
     return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
+
+
+def layer_span(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
+
+
+def shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def count(number: int, noun: str) -> str:
@@ -49,9 +58,22 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+class PlainData:
+    """A dataclass that can be written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields and its properties by name, as plain data for `json.dumps`."""
+        result: Any = self
+        written = asdict(result)
+        for name in (name for name, of in vars(type(self)).items() if isinstance(of, property)):
+            value: Any = getattr(self, name)
+            written[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        return written
+
+
 TEXTS = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 TEXTS.filters |= {"percent": percent, "amount": amount, "milliseconds": milliseconds, "median": median}
-TEXTS.globals |= {"run_title": run_title, "count": count}
+TEXTS.globals |= {"run_title": run_title, "layer_span": layer_span, "count": count}
 
 
 def filled(file: Path, **values: Any) -> str:

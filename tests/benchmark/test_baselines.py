@@ -1,25 +1,25 @@
-"""The peers against eager attention's own matrices, and FastV against blocking what it drops."""
+"""The peers against eager attention's own matrices."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
 import transformers
 
 from tests.families import LAYERS
-from tests.oracles import attention_implementation, visual_keys_blocked
-from tests.tiny_models import OPTIONS, PROMPTS, TinyModel, build, prompts_of
+from tests.tiny_models import OPTIONS, PROMPTS, TinyModel, build
 from vtw_demo.benchmark.baselines import Peer, full_attention_matrices, peers, snapkv
+from vtw_demo.benchmark.costs import measure_answers
 from vtw_demo.measurements.attention import measure_attention
+from vtw_demo.measurements.equal_flops import RIVALS
 from vtw_demo.withdrawal.attention_capture import captured_rows
-from vtw_demo.withdrawal.fastv import fastv
-from vtw_demo.withdrawal.segments import Segment, segment_ids, visual_token_mask
-from vtw_demo.withdrawal.withdraw import withdraw
+from vtw_demo.withdrawal.segments import Segment, segment_ids
 
-# A decoder of llama's, one with norms of its own and two dimensions of positions, one with sliding windows.
-FAMILIES = ("llava", "qwen2_5_vl", "gemma3 (window shorter than the prompt)")
-KVPRESS = 2
+KVPRESS = 5
 """The place of kvpress among the peers."""
+LAYER = 3
+SIZE = 5 + 24 * build("llava").counts["image"], 24 * build("llava").counts["image"], LAYER
 
 
 @pytest.fixture(scope="module")
@@ -29,150 +29,8 @@ def llava() -> TinyModel:
     return tiny
 
 
-def least_attended(model, inputs, share, layer):
-    """Where the visual tokens are that get least of the last token's attention, from eager attention's full matrix."""
-    config = model.get_decoder().config
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
-    try:
-        with torch.no_grad():
-            matrix = model(**inputs, output_attentions=True).attentions[layer - 1]
-    finally:
-        config._attn_implementation = before
-    visual = visual_token_mask(model.config, inputs["input_ids"])
-    least = torch.zeros_like(visual)
-    for row, weights in enumerate(matrix.mean(1)[:, -1]):
-        ascending = sorted(visual[row].nonzero()[:, 0].tolist(), key=lambda position: weights[position].item())
-        least[row, ascending[: int(share * len(ascending))]] = True
-    return least
-
-
-def check_against_oracle(tiny, inputs, share, layer):
-    """Generate under FastV, and from the whole model in which layers from `layer` on don't see what FastV drops."""
-    dropped = least_attended(tiny.model, inputs, share, layer)
-    with visual_keys_blocked(tiny.model, layer, dropped):
-        expected = tiny.model.generate(**inputs, **OPTIONS)
-    with fastv(tiny.model, share, layer):
-        out = tiny.model.generate(**inputs, **OPTIONS)
-    assert torch.equal(out.sequences, expected.sequences)
-    logits, expected_logits = torch.stack(out.logits), torch.stack(expected.logits)
-    assert (logits - expected_logits).abs().max() < 1e-4 * expected_logits.std()
-    return out, dropped
-
-
-@pytest.mark.parametrize("layer", range(1, LAYERS))
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in FAMILIES for kind in prompts_of(name)])
-def test_fastv_equals_masking(name, kind, layer):
-    tiny = build(name)
-    check_against_oracle(tiny, tiny.prompt(*PROMPTS[kind]), 0.5, layer)
-
-
-@pytest.mark.parametrize("share", [0.25, 0.6, 1.0])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_fastv_of_any_share(llava, share, attention):
-    llava.model.set_attn_implementation(attention)
-    try:
-        out, dropped = check_against_oracle(llava, llava.prompt(*PROMPTS["several images"]), share, 2)
-    finally:
-        llava.model.set_attn_implementation("sdpa")
-    assert dropped.sum() == int(share * 12)
-    full, rest = out.sequences.shape[1] - 1, out.sequences.shape[1] - 1 - int(share * 12)
-    assert [layer.keys.shape[-2] for layer in out.past_key_values.layers] == [full, full, rest, rest]
-
-
-def test_fastv_of_share_0_changes_nothing(llava):
-    inputs = llava.prompt(*PROMPTS["one image"])
-    expected = llava.model.generate(**inputs, **OPTIONS)
-    with fastv(llava.model, share=0):
-        out = llava.model.generate(**inputs, **OPTIONS)
-    assert torch.equal(out.sequences, expected.sequences)
-    assert torch.equal(torch.stack(out.logits), torch.stack(expected.logits))
-    assert len({layer.keys.shape for layer in out.past_key_values.layers}) == 1
-
-
-def test_fastv_of_share_1_is_withdrawal(llava):
-    inputs = llava.prompt(*PROMPTS["ragged batch"])
-    with torch.no_grad(), withdraw(llava.model, layer=2):
-        expected = llava.model(**inputs).logits
-    with torch.no_grad(), fastv(llava.model, share=1, layer=2):
-        logits = llava.model(**inputs).logits
-    torch.testing.assert_close(logits, expected)
-
-
-def test_fastv_leaves_the_model_as_it_was(llava):
-    inputs = llava.prompt(*PROMPTS["one image"])
-    expected = llava.model.generate(**inputs, **OPTIONS)
-    before = hooks(llava.model)
-
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    # In the layer whose attention is ranked, while it is being captured.
-    handle = llava.model.get_decoder().layers[1].mlp.register_forward_hook(fail)
-    try:
-        with pytest.raises(KeyboardInterrupt), fastv(llava.model):
-            llava.model(**inputs)
-    finally:
-        handle.remove()
-    assert hooks(llava.model) == before
-    assert llava.model.get_decoder().config._attn_implementation == "sdpa"
-    out = llava.model.generate(**inputs, **OPTIONS)
-    assert torch.equal(torch.stack(out.logits), torch.stack(expected.logits))
-    with fastv(llava.model):
-        llava.model.generate(**inputs, **OPTIONS)
-
-
 def hooks(model):
     return [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "said"),
-    [
-        ("llava", {"share": 1.1}, "from 0 to 1; this is 1.1"),
-        ("llava", {"share": -0.1}, "from 0 to 1; this is -0.1"),
-        ("llava", {"layer": 0}, "from 1 to 3 in LlavaForConditionalGeneration; this is 0"),
-        ("llava", {"layer": LAYERS}, f"from 1 to 3 in LlavaForConditionalGeneration; this is {LAYERS}"),
-        ("qwen3_vl", {}, "adds visual features between decoder layers"),
-        ("gemma3n", {}, "shares keys between decoder layers"),
-        ("llama4", {}, "scales attention by position"),
-    ],
-)
-def test_fastv_refuses(name, options, said):
-    with pytest.raises(ValueError, match=said), fastv(build(name).model, **options):
-        pass
-
-
-def test_fastv_refuses_attention_that_it_does_not_know(llava):
-    with (
-        attention_implementation(llava.model, "another", lambda: None, lambda: None),
-        pytest.raises(ValueError, match="sdpa or eager attention; that of LlavaForConditionalGeneration is another"),
-        fastv(llava.model),
-    ):
-        pass
-
-
-def test_fastv_refuses_prompts(llava):
-    ends_visual = llava.prompt([1, 2, "image"])
-    padded_right = {**llava.prompt([1, "image", 2]), "attention_mask": torch.tensor([[1] * 5 + [0]])}
-    inputs = llava.prompt(*PROMPTS["one image"])
-    embeddings = llava.model.get_input_embeddings()(inputs["input_ids"])
-    with torch.no_grad(), fastv(llava.model):
-        with pytest.raises(ValueError, match="ends with a visual token"):
-            llava.model(**ends_visual)
-        with pytest.raises(ValueError, match="padded on the right"):
-            llava.model(**padded_right)
-        with pytest.raises(ValueError, match="has no input_ids"):
-            llava.model(inputs_embeds=embeddings)
-        cache = llava.model(**inputs).past_key_values
-        second = {**inputs, "attention_mask": torch.ones(1, 2 * inputs["input_ids"].shape[1])}
-        with pytest.raises(ValueError, match=f"holds {inputs['input_ids'].shape[1]} tokens already"):
-            llava.model(**second, past_key_values=cache)
-
-
-def test_fastv_and_withdrawal_exclude_each_other(llava):
-    with withdraw(llava.model, layer=1), pytest.raises(RuntimeError, match="active"), fastv(llava.model):
-        pass
 
 
 @pytest.mark.parametrize("kind", ["one image", "several images"])
@@ -197,6 +55,8 @@ def test_full_matrices_are_those_whose_rows_and_mass_are_measured(llava, kind):
 def test_full_matrices_are_kept_while_generating_and_no_longer(llava):
     inputs, shapes = llava.prompt(*PROMPTS["one image"]), []
     length = inputs["input_ids"].shape[1]
+    with full_attention_matrices(llava.model):
+        llava.model(**inputs)  # transformers leaves hooks of its own where it first hands matrices over
     before = hooks(llava.model)
     expected = llava.model.generate(**inputs, **OPTIONS)
 
@@ -222,8 +82,8 @@ def test_full_matrices_are_kept_while_generating_and_no_longer(llava):
 def test_every_available_peer_answers_again_and_again(llava):
     inputs = llava.prompt([1, 2, *["image"] * 24, 3, 4, 5])
     bare = llava.model.generate(**inputs, **OPTIONS)
-    found = peers(llava.model)
-    assert [peer.name.split(",")[0] for peer in found] == ["full attention matrices", "FastV", "kvpress"]
+    found = peers(llava.model, *SIZE)
+    assert [peer.name.split(",")[0] for peer in found] == ["full attention matrices", *RIVALS, "kvpress"]
     for peer in found:
         assert peer.note.endswith(".")
         for _ in range(2 if peer.context else 0):
@@ -234,10 +94,22 @@ def test_every_available_peer_answers_again_and_again(llava):
     assert torch.equal(torch.stack(after.logits), torch.stack(bare.logits))
 
 
+def test_rivals_take_as_many_flops_as_withdrawal(llava):
+    inputs = llava.prompt([1, 2, *["image"] * 24, 3, 4, 5])
+    found = [peer for peer in peers(llava.model, *SIZE) if peer.schedule is not None]
+    contexts = {peer.name: partial(peer.context, llava.model) for peer in found}
+    schedules = {peer.name: peer.schedule for peer in found}
+    _, withdrawn, *rivals = measure_answers(llava.model, inputs, [LAYER], 2, 1, contexts, schedules)
+    assert len(rivals) == len(RIVALS)
+    for rival in rivals:
+        assert rival.flops_left == pytest.approx(withdrawn.flops_left, abs=0.01)
+        assert rival.kv_cache_bytes < 1.2 * withdrawn.kv_cache_bytes
+
+
 def test_a_peer_that_a_model_refuses_says_why():
-    _, pruning, _ = peers(build("qwen3_vl").model)
+    _, pruning, *_ = peers(build("llava").model, *SIZE[:2], 1)
     assert pruning.context is None
-    assert "adds visual features between decoder layers" in pruning.note
+    assert "can't save as much as withdrawal at K = 1" in pruning.note
 
 
 @pytest.fixture
@@ -256,7 +128,7 @@ def installed(tmp_path, monkeypatch):
 
 def test_kvpress_for_other_versions_of_transformers_says_so(llava, installed):
     installed("<5.3,>=4.56")
-    press: Peer = peers(llava.model)[KVPRESS]
+    press: Peer = peers(llava.model, *SIZE)[KVPRESS]
     assert press.context is not None
     assert "kvpress 99.0 asks for transformers<5.3,>=4.56" in press.note
     assert transformers.__version__ in press.note
@@ -264,11 +136,11 @@ def test_kvpress_for_other_versions_of_transformers_says_so(llava, installed):
 
 def test_kvpress_for_this_version_of_transformers_is_available(llava, installed):
     installed(f"=={transformers.__version__}")
-    assert peers(llava.model)[KVPRESS].context is snapkv
+    assert peers(llava.model, *SIZE)[KVPRESS].context is snapkv
 
 
 def test_kvpress_drops_keys_in_all_layers(llava):
-    press: Peer = peers(llava.model)[KVPRESS]
+    press: Peer = peers(llava.model, *SIZE)[KVPRESS]
     if press.context is None:
         pytest.skip(press.note)
     inputs = llava.prompt([1, 2, *["image"] * 24, 3, 4, 5])

@@ -22,7 +22,7 @@ def test_table_json_plot_and_check(tmp_path, capsys):
     for answer in result["answers"]:
         answer["ratios"] = [[99.0, 100.0]] * 4
     file.write_text(json.dumps(result))
-    assert main([*SMALL, "--layers", "2", "4", "--check", str(file)]) == 1
+    assert main([*SMALL, "--layers", "2", "4", "--no-overheads", "--check", str(file)]) == 1
     assert "withdrawn at 2, prefill:" in capsys.readouterr().out
 
 
@@ -35,9 +35,8 @@ def test_default_layers_are_quarters(tmp_path):
 
 @pytest.mark.usefixtures("tiny")
 def test_a_suite_runs_each_command_into_a_new_folder(tmp_path, monkeypatch, capsys):
-    short = ("--device", "cpu", "--text-tokens", "6", "--tokens-before", "2", "--new-tokens", "3", "--no-overheads")
-    commands = (("--shape", "small", "--rounds", "1", *short), ("--shape", "small", "--rounds", "0", *short))
-    monkeypatch.setitem(SUITES, "cpu", commands)
+    short = "--shape small --device cpu --text-tokens 6 --tokens-before 2 --new-tokens 3 --no-overheads"
+    monkeypatch.setitem(SUITES, "cpu", [f"{short} --rounds 1", f"{short} --rounds 0"])
     folder = tmp_path / "new" / "folder"
     assert main(["bench", "--suite", "cpu", "--out", str(folder)]) == 1
     assert "Left out: At least 1 round" in capsys.readouterr().out

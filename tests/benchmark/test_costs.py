@@ -73,23 +73,18 @@ def test_decoding_takes_two_tokens(prompt):
         measure_answers(*prompt, [2], 1, 1)
 
 
-def test_every_pass_is_measured_against_its_unit(tiny):
-    model = random_model(tiny)
-    found = {ratio.name: ratio for ratio in measure_overheads(model, random_inputs(tiny, model, 6, 2), 3)}
-    for name in ("withdraw at K = L", "attention mass of all layers, in prefills", "sweep of every K"):
-        (ratio,) = [ratio for found_name, ratio in found.items() if found_name.startswith(name)]
-        assert ratio.bar is not None
-        assert len(ratio.rounds) >= 2
-
-
 def test_a_comparison_is_measured_against_bare_runs(vlm, picture):
     ratio = measure_comparison(vlm, picture, "What is it?", 6, 3, 2)
     assert len(ratio.rounds) == 2
     assert ratio.bar == 1.05
 
 
-def test_what_dequantising_takes_is_measured_in_4_bits_alone(tiny):
-    for quantization in (None, "4bit"):
-        model = random_model(tiny, quantization=quantization)
-        found = {ratio.name for ratio in measure_overheads(model, random_inputs(tiny, model, 6, 2), 1)}
-        assert (DEQUANTISING in found) == (quantization == "4bit")
+@pytest.mark.parametrize("quantization", [None, "4bit"])
+def test_every_pass_is_measured_against_its_unit_and_dequantising_in_4_bits_alone(tiny, quantization):
+    model = random_model(tiny, quantization=quantization)
+    found = {ratio.name: ratio for ratio in measure_overheads(model, random_inputs(tiny, model, 6, 2), 2)}
+    for name in ("withdraw at K = L", "attention mass of all layers, in prefills", "sweep of every K"):
+        (ratio,) = [ratio for found_name, ratio in found.items() if found_name.startswith(name)]
+        assert ratio.bar is not None
+        assert len(ratio.rounds) == 2
+    assert (DEQUANTISING in found) == (quantization == "4bit")

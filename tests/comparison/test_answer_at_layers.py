@@ -14,8 +14,8 @@ def full(vlm, picture):
 
 
 def test_each_answer_is_that_of_a_comparison_at_its_layer(vlm, picture, full):
-    answers = list(answer_at_layers(vlm, vlm.prompt(picture, QUESTION), (2, 7, 12), full, max_new_tokens=6))
-    assert [answer.layer for answer in answers] == [2, 7, 12]
+    answers = list(answer_at_layers(vlm, vlm.prompt(picture, QUESTION), (2, 7, 13), full, max_new_tokens=6))
+    assert [answer.layer for answer in answers] == [2, 7, 13]
     for answer in answers:
         *_, comparison = compare(vlm, picture, QUESTION, answer.layer, max_new_tokens=6)
         assert answer.run.tokens == comparison.withdrawn.tokens

@@ -29,7 +29,7 @@ def samples():
 def calibration(*kl, threshold=0.01, flops_left=(0.25, 0.5, 0.75)):
     measurements = tuple(Measurement(row, flops_left) for row in kl)
     names = tuple(f"sample {n}" for n in range(len(kl)))
-    return Calibration("model", "abc", "4bit", "4-bit", "tests", threshold, names, measurements)
+    return Calibration("model", "abc", "4bit", "4-bit", "usual", "tests", threshold, names, measurements)
 
 
 def test_measures_each_sample_and_ends_with_the_calibration(vlm, samples):
@@ -41,7 +41,7 @@ def test_measures_each_sample_and_ends_with_the_calibration(vlm, samples):
     for measurement, prepared in zip(result.measurements, inputs, strict=True):
         assert measurement.kl == pytest.approx(sweep(vlm.model, prepared).kl[0].tolist(), abs=1e-5)
         prompt, visual = prepared["input_ids"].shape[1], vlm.visual_tokens(prepared)
-        costs = [prefill_flops(vlm.model.config, prompt, visual, layer) for layer in range(1, 13)]
+        costs = [prefill_flops(vlm.model.config, prompt, visual, layer) for layer in range(1, vlm.layers + 1)]
         assert measurement.flops_left == pytest.approx([cost / costs[-1] for cost in costs[:-1]])
     assert (result.model, result.quantization, result.precision) == ("embedded", None, vlm.precision)
     assert result.revision == vlm.revision != ""
@@ -148,6 +148,13 @@ def test_bad_arguments(vlm, samples):
         next(calibrate(vlm, []))
     with pytest.raises(ValueError, match="threshold must be a number from 0 on"):
         next(calibrate(vlm, samples, threshold=-1.0))
+
+
+def test_samples_of_one_name_and_one_that_comes_twice_all_count(vlm, samples):
+    one, other = samples[0], replace(samples[1], name=samples[0].name)
+    *_, result = calibrate(vlm, [one, other, one])
+    assert result.samples == (one.name,) * 3
+    assert result.measurements[0] == result.measurements[2] != result.measurements[1]
 
 
 def test_a_stopped_calibration_goes_on_where_it_was(vlm, samples, tmp_path, monkeypatch):

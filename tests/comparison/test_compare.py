@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vtw_demo import compare, load, withdraw
+from vtw_demo import compare, load, prune, withdraw
 from vtw_demo.comparison.compare import Comparison, RunFinished, RunProgress
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.equal_flops import RIVALS
 
 QUESTION = "Describe the picture."
 
@@ -18,7 +19,7 @@ def hooks(vlm):
     return [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in vlm.model.modules()]
 
 
-@pytest.mark.parametrize("layer", [1, 6, 12])
+@pytest.mark.parametrize("layer", [1, 6, 13])
 def test_both_runs_are_what_generate_gives(vlm, picture, layer):
     *_, comparison = compare(vlm, picture, QUESTION, layer, max_new_tokens=12)
     inputs = vlm.prepare(picture, QUESTION)
@@ -32,12 +33,47 @@ def test_both_runs_are_what_generate_gives(vlm, picture, layer):
         assert run.kv_cache_bytes == sum(kept.keys.nbytes + kept.values.nbytes for kept in cache.layers)
     assert comparison.visual_tokens + comparison.text_tokens == length
     assert comparison.same_answer == (comparison.first_difference is None)
-    if layer == 12:
+    if layer == 13:
         assert comparison.same_answer
         assert comparison.full.prefill_flops == comparison.withdrawn.prefill_flops
     else:
         assert comparison.withdrawn.prefill_flops < comparison.full.prefill_flops
         assert comparison.withdrawn.kv_cache_bytes < comparison.full.kv_cache_bytes
+
+
+@pytest.mark.parametrize("beside", [*RIVALS, "2:fastv:0.5;6:withdraw"])
+def test_a_third_run_is_what_generate_gives_beside(vlm, picture, beside):
+    before = hooks(vlm)
+    *_, last = events = list(compare(vlm, picture, QUESTION, 6, max_new_tokens=8, beside=beside))
+    assert [event.run for event in events if isinstance(event, RunFinished)] == ["full", "withdrawn", "beside"]
+    inputs = vlm.prepare(picture, QUESTION)
+    with prune(vlm.model, last.recipe):
+        output = vlm.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
+    assert list(last.beside.tokens) == output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
+    assert last.beside.kv_cache_bytes == held
+    if beside in RIVALS:
+        assert last.beside.prefill_flops == pytest.approx(last.withdrawn.prefill_flops, rel=0.01)
+        assert all(step.split(":")[1] == beside for step in last.recipe.split(";"))
+    else:
+        assert last.recipe == beside
+        assert last.beside.prefill_flops < last.withdrawn.prefill_flops
+    assert json.loads(json.dumps(last.to_json()))["beside"]["tokens"] == list(last.beside.tokens)
+    assert hooks(vlm) == before
+
+
+@pytest.mark.parametrize(
+    ("beside", "layer", "said"),
+    [
+        ("vtw", 6, "one of fastv, pyramid_drop, random_tokens, uniform_grid can run, or a recipe.*this is 'vtw'"),
+        ("2:fastv", 6, "'2:fastv' is no step of a recipe"),
+        ("13:fastv:0.5", 6, "layer of fastv must be from 1 to 12"),
+        ("fastv", 1, "can't save as much as withdrawal at K = 1"),
+    ],
+)
+def test_what_cant_run_beside_is_told_before_anything_runs(vlm, picture, beside, layer, said):
+    with pytest.raises(UserError, match=said):
+        compare(vlm, picture, QUESTION, layer, beside=beside)
 
 
 def test_events_come_token_by_token_and_full_first(vlm, picture):
@@ -117,7 +153,7 @@ def test_an_exception_inside_a_layer_reaches_the_reader_and_frees_the_model(vlm,
     [
         ({"question": " "}, "question is empty"),
         ({"layer": 0}, "this is 0"),
-        ({"layer": 13}, "from 1 to 12"),
+        ({"layer": 14}, "from 1 to 13"),
         ({"max_new_tokens": 0}, "this is 0"),
         ({"max_new_tokens": 10**9}, "this is 1000000000"),
         ({"question": "star " * 5000}, "too long"),

@@ -17,7 +17,7 @@ from vtw_demo.comparison.compare import MAXIMUM_NEW_TOKENS, Comparison
 
 EXAMPLES = int(os.environ.get("VTW_EXAMPLES", "40"))
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F")
-LAYER_COUNT = 12
+LAYER_COUNT = 13
 
 bounded = settings(
     max_examples=EXAMPLES,

@@ -57,6 +57,19 @@ def test_both_runs_are_made_in_every_round_and_take_turns_in_going_first(vlm, pi
     assert hooks(vlm) == before
 
 
+def test_rounds_go_on_after_those_that_were_made_before(vlm, picture, comparison):
+    prompt = vlm.prompt(picture, QUESTION)
+    (first,) = repeat_timing(vlm, prompt, LAYER, 4, rounds=1)
+    with forward_passes(vlm) as tokens:
+        later = list(repeat_timing(vlm, prompt, LAYER, 4, rounds=2, before=first))
+    full = [comparison.visual_tokens + comparison.text_tokens] + [1] * (len(comparison.full.tokens) - 1)
+    withdrawn = [comparison.text_tokens] + [1] * (len(comparison.withdrawn.tokens) - 1)
+    assert tokens == withdrawn + full + full + withdrawn
+    assert [timing.rounds for timing in later] == [2, 3]
+    for run in ("full", "withdrawn"):
+        assert later[-1].times(run, "total_ms")[0] == first.times(run, "total_ms")[0]
+
+
 def test_stages_add_up_in_every_round(vlm, picture, comparison):
     *_, timing = repeat_timing(vlm, vlm.prompt(picture, QUESTION), LAYER, 4, rounds=2)
     for times, run in ((timing.full, comparison.full), (timing.withdrawn, comparison.withdrawn)):
@@ -104,7 +117,7 @@ def test_a_closed_iterator_frees_the_model(vlm, picture):
         ({"rounds": True}, "this is True"),
         ({"rounds": 2.5}, "this is 2.5"),
         ({"layer": 0}, "this is 0"),
-        ({"layer": 13}, "from 1 to 12.*this is 13"),
+        ({"layer": 14}, "from 1 to 13.*this is 14"),
     ],
 )
 def test_bad_input_is_named_before_anything_runs(vlm, picture, change, said):

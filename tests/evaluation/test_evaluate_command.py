@@ -11,9 +11,10 @@ from vtw_demo.__main__ import main
 from vtw_demo.embedded.scenes import draw, random_scene
 from vtw_demo.evaluation import evaluation as module
 from vtw_demo.evaluation.answering import answer_samples
+from vtw_demo.measurements.equal_flops import RIVALS
 from vtw_demo.plots.images import NO_BROWSER
 
-ARGUMENTS = ["--device", "cpu", "--layers", "3,9-12", "--batch-size", "2"]
+ARGUMENTS = ["--device", "cpu", "--layers", "3,9-13", "--batch-size", "2"]
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def model(small, tmp_path, monkeypatch):
     monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: small)
     monkeypatch.setattr("vtw_demo.evaluation.command.CALIBRATION_SAMPLES", 2)
     monkeypatch.setattr("vtw_demo.evaluation.evaluation.TIMED_PROMPTS", 1)
+    monkeypatch.setattr("vtw_demo.evaluation.evaluation.TIMED_ROUNDS", 1)
 
 
 def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog):
@@ -55,7 +57,7 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     said = capsys.readouterr()
     assert "Attention of the last prompt token, 2 questions" in said.out
     assert "There is no picture" in caplog.text
-    assert "left out: fastv, K = 1: FastV drops tokens after 2 layers" in said.err
+    assert "left out: fastv, K = 1: fastv drops its first tokens before layer 2" in said.err
     assert "100%" in said.err
     result = json.loads((out / "evaluation.json").read_text())
     assert {"machine", "date", "seed", "calibration", "bootstrap"} <= result.keys()
@@ -64,8 +66,9 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     (measured,) = result["evaluations"]
     assert list(measured["figures"]) == ["colour", "shape", "all"]
     assert [way["way"] for way in measured["figures"]["all"]] == [
-        *("full", "K = 1", "K = 3", "K = 9", "K = 10", "K = 11"),
-        *("random, K = 1", "random, K = 9", "renumbered, K = 1", "renumbered, K = 9", "blind (K = 0)", "fastv, K = 9"),
+        *("full", "K = 1", "K = 3", "K = 9", "K = 10", "K = 11", "K = 12"),
+        *("renumbered, K = 1", "renumbered, K = 9", "blind (K = 0)", "fastv, K = 9", "pyramid_drop, K = 9"),
+        *("random_tokens, K = 1", "random_tokens, K = 9", "uniform_grid, K = 1", "uniform_grid, K = 9"),
     ]
     lines = [json.loads(line) for line in next(out.glob("answers-*.jsonl")).read_text().splitlines()[1:]]
     assert len(lines) == measured["samples"] == 6
@@ -83,14 +86,15 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     assert full["accuracy"]["mean"] > 0.8
     left = {way["way"]: way["flops_left"] for way in others}
     assert left["K = 3"] < left["K = 9"] < left["K = 11"] < 1
-    assert left["fastv, K = 9"] == pytest.approx(left["K = 9"], abs=0.01)
+    for rival in RIVALS:
+        assert left[f"{rival}, K = 9"] == pytest.approx(left["K = 9"], abs=0.01)
     assert "| K = 9" in said.out
     assert "<script src=" not in (out / "evaluation.html").read_text()
     if NO_BROWSER not in said.err or os.environ.get("CI"):
         with Image.open(next(out.glob("*.png"))) as plot:
             assert plot.size == (1200, 675)
             assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
-    assert len(next(out.glob("*.csv")).read_text().splitlines()) == 1 + 3 * 12
+    assert len(next(out.glob("*.csv")).read_text().splitlines()) == 1 + 3 * 16
 
 
 def test_a_stopped_evaluation_goes_on(data, tmp_path, capsys, monkeypatch):
@@ -230,11 +234,14 @@ def test_names_that_a_terminal_cant_show_lose_nothing(data, small_folder, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "13"], "Layers go from 1 to 12"),
+        (["--layers", "14"], "Layers go from 1 to 13"),
         (["--layers", "x"], "Layers are numbers or ranges"),
         (["--samples", "0"], "At least 1 sample"),
         (["--curve-samples", "0"], "At least 1 sample"),
         (["--batch-size", "0"], "at least 1 question"),
+        (["--replicas", "0"], "At least 1 replica is needed; 0 were asked for"),
+        (["--replicas", "-1"], "At least 1 replica is needed; -1 were asked for"),
+        (["--ray", "auto"], "--ray auto is where replicas run: say how many with --replicas"),
         (["--data", "no/such/thing"], "can't be read"),
         (["--answer-column", "gold"], "gold"),
     ],
@@ -244,3 +251,9 @@ def test_errors(data, tmp_path, capsys, monkeypatch, arguments, message):
     given = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(tmp_path / "out"), *arguments]
     assert main(given) == 2
     assert message in capsys.readouterr().err
+
+
+def test_replicas_are_a_number(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--replicas", "x"])
+    assert "--replicas: invalid int value: 'x'" in capsys.readouterr().err

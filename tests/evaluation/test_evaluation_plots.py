@@ -11,7 +11,7 @@ from vtw_demo.evaluation.plots import (
 )
 from vtw_demo.evaluation.variants import FULL, Variant
 
-VARIANTS = (FULL, Variant("withdrawn", 4), Variant("withdrawn", 9), Variant("random", 9), Variant("blind"))
+VARIANTS = (FULL, Variant("withdrawn", 4), Variant("withdrawn", 9), Variant("random_tokens", 9), Variant("blind"))
 ACCURACY = {
     "colour": (1.0, 0.5, 1.0, 0.25, 0.0),
     "shape": (0.5, 0.5, 0.5, 0.25, 0.0),
@@ -44,7 +44,14 @@ def test_accuracy_and_agreement_stand_against_the_flops_left():
     assert list(curve.y) == pytest.approx([50, 75, 75])
     assert list(curve.error_y.array) == pytest.approx([10, 10, 10])
     assert {trace.name for trace in figure.data} == {
-        *("accuracy", "accuracy, random", "accuracy, blind", "agreement", "agreement, random", "agreement, blind"),
+        *(
+            "accuracy",
+            "accuracy, random_tokens",
+            "accuracy, blind",
+            "agreement",
+            "agreement, random_tokens",
+            "agreement, blind",
+        ),
     }
 
 

@@ -72,7 +72,7 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
 
 
-@pytest.mark.parametrize("layer", [9, 12])
+@pytest.mark.parametrize("layer", [9, 13])
 def test_a_small_task_of_the_harness(tmp_path, layer):
     questions = []
     for number in range(6):
@@ -105,8 +105,8 @@ def test_a_small_task_of_the_harness(tmp_path, layer):
 
 
 def test_what_it_cannot_do_is_said(picture):
-    with pytest.raises(ValueError, match="13"):
-        VisualTokensWithdrawal(layer=13, device="cpu")
+    with pytest.raises(ValueError, match="14"):
+        VisualTokensWithdrawal(layer=14, device="cpu")
     with pytest.raises(ValueError, match="at least 1 question"):
         VisualTokensWithdrawal(batch_size=0, device="cpu")
     with pytest.raises(ValueError, match="vtw takes no conv_template"):

@@ -6,58 +6,21 @@ import threading
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
+from tests.golden import IMAGE, LAYERS, VISUAL, random_llava
 from tests.oracles import visual_keys_blocked
 from vtw_demo.measurements.attention import AttentionMass, measure_attention
 from vtw_demo.withdrawal.segments import Segment
 from vtw_demo.withdrawal.withdraw import withdraw
 
-IMAGE = 89
-LAYERS = 4
-VISUAL = 4
-"""Visual tokens that one picture makes."""
 SEGMENTS = ("first token", "system text", "image", "question", "answer")
 ANSWER = [11, 12, 13]
 
 
-def make_model(key_value_heads: int = 2) -> LlavaForConditionalGeneration:
-    torch.manual_seed(0)
-    text = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=key_value_heads,
-        vocab_size=90,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=8,
-        initializer_range=0.3,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=IMAGE,
-        vision_feature_layer=-1,
-        initializer_range=0.3,
-    )
-    return LlavaForConditionalGeneration(config).eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> LlavaForConditionalGeneration:
-    return make_model()
+    return random_llava()
 
 
 def prompt(*parts: int | str, padding: int = 0, mask: bool = True) -> dict[str, torch.Tensor]:
@@ -146,7 +109,7 @@ def check(mass: AttentionMass, expected: torch.Tensor, tolerance: float = 1e-5) 
 @pytest.mark.parametrize("key_value_heads", [1, 2, 4])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_mass_equals_full_matrices(name, key_value_heads):
-    model = make_model(key_value_heads)
+    model = random_llava(key_value_heads)
     inputs, segments = PROMPTS[name]
     mass = measure_attention(model, inputs, ANSWER)
     check(mass, shares_of(eager_matrices(model, with_answer(inputs)), segments))
@@ -212,9 +175,9 @@ def test_longer_answers_than_are_taken_at_once(model, monkeypatch):
 @pytest.mark.parametrize("layer", [None, 2])
 def test_bfloat16(layer):
     inputs = dict(PROMPTS["image in the middle"][0])
-    expected = measure_attention(make_model(), inputs, ANSWER, layer=layer)
+    expected = measure_attention(random_llava(), inputs, ANSWER, layer=layer)
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
-    mass = measure_attention(make_model().bfloat16(), inputs, ANSWER, layer=layer)
+    mass = measure_attention(random_llava().bfloat16(), inputs, ANSWER, layer=layer)
     check(mass, torch.tensor([expected.last_prompt, *expected.answer]), tolerance=0.1)
     # The first layer's queries and keys differ by rounding only, so its shares do too.
     check_first = [query[0] for query in mass.answer], [query[0] for query in expected.answer]
@@ -253,7 +216,7 @@ def state(model):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("layer", [None, 2])
 def test_model_is_left_as_it_was(attention, layer):
-    model = make_model()
+    model = random_llava()
     model.set_attn_implementation(attention)
     inputs = PROMPTS["image in the middle"][0]
     with torch.no_grad():

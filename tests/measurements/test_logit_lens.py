@@ -215,17 +215,17 @@ def test_of_the_embedded_model_everything_is_what_plain_passes_give(vlm, picture
     json.dumps(dataclasses.asdict(measured))
 
 
-@pytest.mark.parametrize("layer", [1, 7, 12])
+@pytest.mark.parametrize("layer", [1, 7, 13])
 def test_after_the_last_layer_it_is_the_models_own_probability(vlm, picture, layer):
     inputs, answer = generated(vlm, picture)
     measured = measure_migration(vlm, vlm.prompt(picture, QUESTION), answer, layer)
     whole = with_answer(inputs, answer)
     first = inputs["input_ids"].shape[1] - 1
-    for k, found in ((12, measured.probability), (layer, measured.withdrawn_probability)):
+    for k, found in ((13, measured.probability), (layer, measured.withdrawn_probability)):
         with torch.no_grad(), withdraw(vlm.model, k):
             own = vlm.model(**whole).logits[0, first:-1].softmax(-1)
         assert found[-1] == pytest.approx([own[index, token].item() for index, token in enumerate(answer)], abs=1e-6)
-    assert (measured.withdrawn_probability == measured.probability) == (layer == 12)
+    assert (measured.withdrawn_probability == measured.probability) == (layer == 13)
 
 
 def test_withdrawal_changes_nothing_before_its_layer(vlm, picture):
@@ -317,8 +317,8 @@ def test_no_other_withdrawal_gets_in(vlm, picture):
     ("question", "answer", "layer", "error", "message"),
     [
         (QUESTION, [], 3, ValueError, "no answer to look for"),
-        (QUESTION, [5], 0, ValueError, "from 1 to 12, the number of decoder layers; this is 0"),
-        (QUESTION, [5], 13, ValueError, "from 1 to 12, the number of decoder layers; this is 13"),
+        (QUESTION, [5], 0, ValueError, "from 1 to 13, the number of decoder layers; this is 0"),
+        (QUESTION, [5], 14, ValueError, "from 1 to 13, the number of decoder layers; this is 14"),
         (QUESTION, [5], "3", TypeError, "must be an integer"),
         (QUESTION, [5.5, 6], 3, ValueError, "must be integers"),
         ("  ", [5], 3, ValueError, "question is empty"),

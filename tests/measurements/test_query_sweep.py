@@ -13,7 +13,7 @@ QUESTION = "What do you see?"
 def test_everything_is_what_single_runs_give(vlm, picture):
     *_, comparison = compare(vlm, picture, QUESTION, 5, max_new_tokens=6)
     swept = sweep_query(vlm, vlm.prompt(picture, QUESTION), comparison.full.tokens)
-    assert swept.layers == tuple(range(1, 12))
+    assert swept.layers == tuple(range(1, 13))
     assert "".join(swept.answer).replace("(end)", "").strip() == comparison.full.answer
     inputs = vlm.prepare(picture, QUESTION)
     with torch.no_grad():

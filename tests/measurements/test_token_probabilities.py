@@ -133,7 +133,7 @@ def test_the_model_is_left_as_it_was(vlm, picture):
         ([], [5], 3, "at least one token"),
         ([5], [], 3, "at least one token"),
         ([5], [5], 0, "withdrawal layer"),
-        ([5], [5], 13, "withdrawal layer"),
+        ([5], [5], 14, "withdrawal layer"),
     ],
 )
 def test_bad_arguments(vlm, picture, full, withdrawn, layer, message):

@@ -3,6 +3,7 @@ import argparse
 import pytest
 
 from tests import saved_models
+from vtw_demo import load
 from vtw_demo.__main__ import main
 from vtw_demo.models.arguments import add_model_arguments, chosen_model, load_model
 from vtw_demo.models.loading import ModelChoice
@@ -19,7 +20,7 @@ VARIABLES = {
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
-    for name in (*VARIABLES, "VTW_LAYER"):
+    for name in (*VARIABLES, "VTW_LAYER", "VTW_PICTURE_DETAIL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -58,6 +59,20 @@ def test_a_variable_that_means_nothing_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args([])
     assert "K must be a whole number (--layer or VTW_LAYER); this is 'seven'." in capsys.readouterr().err
+
+
+def test_the_picture_detail_is_an_option_and_a_variable(monkeypatch, capsys, tmp_path):
+    saved_models.save("smolvlm", tmp_path)
+    folder = ("--model", str(tmp_path), "--device", "cpu")
+    monkeypatch.setenv("VTW_PICTURE_DETAIL", "low")
+    assert load_model(options(*folder)).picture_detail == "low"
+    assert load_model(options(*folder, "--picture-detail", "high")).picture_detail == "high"
+    monkeypatch.setenv("VTW_PICTURE_DETAIL", "tiny")
+    arguments = ["compare", "--image", "assets/examples/two-shapes.png", "--question", "What?", "--layer", "3"]
+    assert main(arguments) == 2
+    assert "Unknown picture detail 'tiny': choose low, usual or high." in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Unknown picture detail 'tiny'"):
+        load("embedded", picture_detail="tiny")
 
 
 def test_a_folder_loads_as_the_options_say(tmp_path):

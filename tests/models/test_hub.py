@@ -10,7 +10,6 @@ import pytest
 from tests import saved_models
 from tests.hub_server import COMMIT, NOBODY, ask_hub, hub_server
 from vtw_demo import load
-from vtw_demo.models.hub import in_cache, reachable
 from vtw_demo.models.loading import ModelChoice, check_model
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +47,6 @@ def test_a_model_is_downloaded_once_and_then_needs_no_network(models, hub):
     said = []
     with hub_server(models) as (address, paths):
         hub(address)
-        assert not in_cache("some/llava")
-        assert reachable("some/llava")
         missing = check_model(ModelChoice("some/llava", device="cpu")).files.missing_bytes
         wanted = [path for path in models["some/llava"].iterdir() if path.suffix not in (".py", ".bin")]
         assert missing == sum(path.stat().st_size for path in wanted if path.name != "config.json")
@@ -62,10 +59,8 @@ def test_a_model_is_downloaded_once_and_then_needs_no_network(models, hub):
     downloaded = [progress for progress in said if progress.step == "downloading"]
     assert [progress.done for progress in downloaded] == sorted(progress.done for progress in downloaded)
     assert (downloaded[-1].done, downloaded[-1].total) == (missing, missing)
-    assert in_cache("some/llava")
     for offline in (False, True):
         hub(address, offline)
-        assert not reachable("some/llava")
         assert load("some/llava", device="cpu").revision == COMMIT
 
 
@@ -110,7 +105,6 @@ def test_a_download_that_breaks_off_goes_on_later(models, hub):
         with refused("'some/llava' broke off; what has come is kept. Check the network and try again."):
             load("some/llava", device="cpu")
     # A cache that is not whole is none.
-    assert not in_cache("some/llava")
     hub(address, offline=True)
     with refused("not whole"):
         load("some/llava", device="cpu")

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.models.loading import LoadProgress, ModelChoice, check_model
 from vtw_demo.models.question import control_tokens
 from vtw_demo.models.video import Clip, read_clip
-from vtw_demo.withdrawal.segments import visual_token_ids, visual_token_mask
+from vtw_demo.withdrawal.segments import visual_token_mask
 
 QUESTION = "What is on the left?"
 LAYER, NEW_TOKENS = 2, 4
@@ -127,7 +128,7 @@ def test_withdrawing_gives_what_masking_gives(name, vlm):
             withdrawn = vlm.model(**inputs).logits[0, -1]
         expected = visual_keys_blocked(vlm.model, LAYER, visual)
         if not FAMILIES[name].masks:
-            expected = kept_tokens_alone(vlm.model, LAYER, visual_token_ids(vlm.model.config))
+            expected = kept_tokens_alone(vlm.model, {LAYER: visual})
         with torch.no_grad(), expected:
             masked = vlm.model(**inputs).logits[0, -1]
         torch.testing.assert_close(withdrawn, masked, atol=2e-3 * masked.std().item(), rtol=0)
@@ -316,9 +317,24 @@ def no_tokenizer(llava, tmp_path):
     return folder
 
 
+def torchvision_alone(llava, tmp_path):
+    """Its pictures are prepared by a class that there is for torchvision only."""
+    folder = changed(llava, tmp_path)
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"] = {"image_processor_type": "Lfm2VlImageProcessor"}
+    file.write_text(json.dumps(settings))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        pytest.param(
+            torchvision_alone,
+            "prepared with torchvision, which isn't installed: install the version of it that fits torch 2",
+            marks=pytest.mark.skipif(find_spec("torchvision") is not None, reason="it is installed"),
+        ),
         (
             unknown,
             "'llava_of_tomorrow', isn't known to transformers .* code of its own, which is never run here.*Choose",
@@ -342,12 +358,12 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(llava, tmp_path, make, said
 def test_too_little_memory_is_known_before_anything_is_loaded(llava, monkeypatch):
     choice, in_four_bits = ModelChoice(str(llava), device="cpu"), ModelChoice(str(llava), "4bit", "cpu")
     whole, smaller = check_model(choice), check_model(in_four_bits).needed_bytes
-    monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: whole.needed_bytes - 1)
+    monkeypatch.setattr("vtw_demo.models.hardware.free_memory", lambda device: whole.needed_bytes - 1)
     with pytest.raises(ValueError, match=r"needs about .* GB of memory on cpu, and .* choose quantization 8bit"):
         check_model(choice)
     check_model(in_four_bits)
     check_model(choice, reclaimable=1)
-    monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: smaller - 1)
+    monkeypatch.setattr("vtw_demo.models.hardware.free_memory", lambda device: smaller - 1)
     with pytest.raises(ValueError, match="choose a smaller model"):
         check_model(in_four_bits)
 

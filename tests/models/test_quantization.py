@@ -158,7 +158,7 @@ def test_the_same_may_be_asked_for_and_another_may_not(nf4, capsys, tmp_path):
 
 
 def test_too_little_memory_is_not_answered_with_a_quantization(nf4, monkeypatch):
-    monkeypatch.setattr("vtw_demo.models.loading.free_memory", lambda device: 1000)
+    monkeypatch.setattr("vtw_demo.models.hardware.free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match=r"needs about 0\.0 GB .*: choose a smaller model\."):
         check_model(ModelChoice(str(nf4), device="cpu"))
 

@@ -47,14 +47,19 @@ def test_it_is_held_in_four_bits_where_that_is_no_slower_and_the_page_says_which
     monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model, dtype: is_slower)
     vlm = load("embedded", "4bit", device="cpu")
     assert vlm.precision == ("float32" if is_slower else "4-bit")
-    assert ("Stored in 4 bits, and expanded: this processor" in header(vlm)) == is_slower
+    assert ("stored in 4 bits, expanded: this processor is faster so" in header(vlm)) == is_slower
     assert vlm.precision in header(vlm)
 
 
 def test_both_have_the_same_weights_and_about_the_same_answers(monkeypatch):
-    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model, dtype: False)
+    measured = loading._is_slower_in_four_bits
+    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda *of: measured(*of) and False)
     packed, whole = load("embedded", "4bit", device="cpu"), load("embedded", device="cpu")
     assert (whole.precision, whole.note, whole.quantization) == ("float32", "", None)
+    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda *of: measured(*of) or True)
+    expanded = load("embedded", "4bit", device="cpu")
+    for name, weight in whole.model.named_parameters():
+        assert torch.equal(expanded.model.get_parameter(name), weight), name
     inputs = whole.prepare(Image.new("RGB", (60, 60), "red"), "What?")
     with torch.no_grad():
         # Some processors round to bfloat16 in products with 4-bit weights.
@@ -84,7 +89,7 @@ def test_which_is_slower_is_measured(is_slower, monkeypatch):
 
     repeat = partial(timeit.repeat, timer=lambda: seconds[0])
     monkeypatch.setattr(loading, "timeit", SimpleNamespace(repeat=repeat))
-    monkeypatch.setattr(Linear4bit, "forward", taking(3.0 if is_slower else 1.0))
+    monkeypatch.setattr(Linear4bit, "forward", taking(4.0 if is_slower else 2.0))
     monkeypatch.setattr(torch.nn.functional, "linear", taking(2.0))
     assert loading._is_slower_in_four_bits(model, torch.float32) == is_slower
 

@@ -29,7 +29,8 @@ def test_compare_gives_both_runs_and_what_they_were(client, picture):
     assert result["full"].keys() >= RUN_FIELDS
     assert result["withdrawn"].keys() >= RUN_FIELDS
     assert "In one run, prefill" in result["verdict"]
-    assert (result["layer"], result["layers"], result["visual_tokens"]) == (6, 12, 196)
+    assert (result["layer"], result["layers"], result["visual_tokens"]) == (6, 13, 196)
+    assert (result["detail"], result["encoded_once"]) == ("usual", False)
     assert result["text_tokens"] > 3
     assert 1 <= len(result["full"]["tokens"]) <= 8
     assert result["withdrawn"]["prefill_flops"] < result["full"]["prefill_flops"]
@@ -44,7 +45,7 @@ def test_compare_gives_both_runs_and_what_they_were(client, picture):
     [
         ("", 6, 8, "question is empty"),
         ("What is it?", 0, 8, "leave the picture out"),
-        ("What is it?", 13, 8, "12"),
+        ("What is it?", 14, 8, "13"),
         ("What is it?", 6, 0, "number of new tokens"),
         ("word " * 3000, 6, 8, "too long"),
     ],
@@ -74,7 +75,7 @@ def test_examine_gives_the_numbers_of_every_plot(client, picture):
     assert {"comparison", "attention", "attention_maps", "migration", "staircase", "sweep", "probabilities"} <= set(
         result
     )
-    assert len(result["migration"]["probability"]) == len(result["staircase"]["full"]) == 12
+    assert len(result["migration"]["probability"]) == len(result["staircase"]["full"]) == 13
     assert result["comparison"]["full"]["tokens"]
 
 

@@ -73,14 +73,16 @@ def test_numbers_of_new_tokens(case, call, good):
 @pytest.mark.parametrize("name", ["compare", "examine"])
 @pytest.mark.usefixtures("still_works")
 def test_calls_with_missing_extra_and_mistyped_values(name, call, good):
-    expected = rf"{name} takes 4 values \(image, question, layer, max_new_tokens\); "
-    for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "more"]):
+    expected = rf"{name} takes 5 values \(image, question, layer, max_new_tokens, picture_detail\); "
+    for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "usual", "more"]):
         check(call(*data, name=name), f"{expected}{len(data)} came")
     for picture in (None, 5, True, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
         check(
             call(picture, QUESTION, 6, 2, name=name), "There is no picture.*data URI.*handle_file.*/gradio_api/upload"
         )
     check(call(good, {"text": QUESTION}, 6, 2, name=name), "must be text")
+    for detail in ("more", 7, ["low"]):
+        check(call(good, QUESTION, 6, 2, detail, name=name), "Unknown picture detail .*: choose low, usual or high")
     check(call("x", name="random_scene"), r"random_scene takes 0 values \(none\); 1 came")
 
 
@@ -137,7 +139,7 @@ def test_gradio_client_gets_the_same_sentences(server, tmp_path):
         with pytest.raises(AppError, match=case.said):
             client.predict(handle_file(path), QUESTION, 6, 2, api_name="/compare")
     path.write_bytes(GOOD)
-    for values in (("", 6, 2), (QUESTION, "abc", 2), (QUESTION, 13, 2), (QUESTION, 6, 0)):
+    for values in (("", 6, 2), (QUESTION, "abc", 2), (QUESTION, 14, 2), (QUESTION, 6, 0)):
         with pytest.raises(AppError) as failure:
             client.predict(handle_file(path), *values, api_name="/compare")
         assert is_sentence(str(failure.value))
@@ -160,7 +162,7 @@ def test_mcp_gets_sentences_too(ask, monkeypatch):
         ({"image": base64.b64encode(GOOD).decode()}, "hand a data URI"),
         ({"image": data_uri(b"")}, "file is empty"),
         ({"question": "\0"}, "question is empty"),
-        ({"layer": 13}, "from 1 to 12"),
+        ({"layer": 14}, "from 1 to 13"),
         ({"layer": "abc"}, "abc"),
         ({"layer": 3.5}, "3.5"),
         ({"max_new_tokens": 0}, "from 1 to 1024"),

@@ -7,8 +7,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.serving import served
-from vtw_demo.comparison.calibration import CalibrationStore
-from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.comparison.calibration import CalibrationStore, calibrate
+from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
+from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.image import open_picture
 from vtw_demo.page.examples import load_examples
 from vtw_demo.server.engine import Engine
@@ -93,7 +94,7 @@ def test_runs_that_newer_ones_end_leave_the_page_as_it_is(page):
 
 def test_the_last_layer_withdraws_nothing(page):
     wait_for_attention(page, 8)
-    move_slider(page, 12)
+    move_slider(page, 13)
     expect(page.locator("#verdict")).to_contain_text("nothing is withdrawn", timeout=WAIT)
     assert answer(page, "full") == answer(page, "withdrawn")
 
@@ -204,15 +205,15 @@ def test_the_slider_is_live_while_it_is_dragged_and_no_run_is_started(page, firs
 
     def place(layer):
         # The thumb's middle stays half a thumb's width inside the track.
-        return track["x"] + 8 + (layer - 1) / 11 * (track["width"] - 16)
+        return track["x"] + 8 + (layer - 1) / 12 * (track["width"] - 16)
 
     page.mouse.move(place(8), middle)
     page.mouse.down()
-    for layer in (*range(8, 0, -1), *range(1, 13)):
+    for layer in (*range(8, 0, -1), *range(1, 14)):
         page.mouse.move(place(layer), middle)
         live = page.locator(f'#live .live[data-layer="{layer}"]')
         expect(live).to_be_visible(timeout=WAIT)
-        if layer == 12:
+        if layer == 13:
             expect(live).to_contain_text("nothing is withdrawn")
             continue
         shown = float(re.search(r"KL ([\d.e+-]+)", live.inner_text()).group(1))
@@ -232,6 +233,25 @@ def test_the_live_line_shows_what_a_question_says_as_text(page):
     ask(page, "What is <img src=x onerror=alert(1)> it?")
     expect(page.locator("#live .note")).to_contain_text("<img src=x onerror=alert(1)>", timeout=WAIT)
     assert page.locator("#live img").count() == 0
+
+
+def test_the_live_line_says_which_k_the_question_needs_and_one_click_sets_it(
+    page, small, open_page, tmp_path, first_example_kl
+):
+    wait_for_sweep(page)
+    expect(page.locator("#live .note")).to_contain_text("No K is within a divergence of 0.003")
+    # Within what the calibration asked for, where there is one.
+    store, threshold = CalibrationStore.of(small, tmp_path), first_example_kl[10] * 1.01
+    list(calibrate(small, embedded_samples(1), threshold, EMBEDDED_DATA, store))
+    needed = choose_layer(range(1, 13), first_example_kl, threshold)
+    with served(Engine(small, store), 8) as address:
+        page = open_page(address)
+        expect(page.locator("#live .note")).to_contain_text(f"This question needs K = {needed}", timeout=WAIT)
+        wait_for_attention(page, 8)
+        page.locator("#live").get_by_role("button", name="Set it").click()
+        wait_for_attention(page, needed)
+        expect(page.locator("#layer input[type=number]")).to_have_value(str(needed))
+        expect(page.locator("#live").get_by_role("button")).to_have_count(0)
 
 
 def test_choose_k_measures_samples_sets_the_slider_and_reruns_the_withdrawn_side(small, open_page, tmp_path):
@@ -294,7 +314,7 @@ def test_answers_at_every_k_of_a_range(page):
         assert (text == full) == ("same" in kind)
     page.locator("#last-layer input").fill("99")
     page.get_by_role("button", name="Answer at every K").click()
-    expect(page.locator("#every-k-reading .problem")).to_contain_text("must lie within 1 to 12", timeout=WAIT)
+    expect(page.locator("#every-k-reading .problem")).to_contain_text("must lie within 1 to 13", timeout=WAIT)
 
 
 def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
@@ -304,7 +324,7 @@ def test_word_by_word_has_a_cell_for_each_layer_and_token(page):
     expect(page.locator("#word-by-word .js-plotly-plot")).to_be_visible(timeout=WAIT)
     expect(page.locator("#word-by-word-reading")).to_contain_text(re.compile("token", re.IGNORECASE))
     heatmap = page.evaluate("document.querySelector('#word-by-word .js-plotly-plot').data[0]")
-    assert len(heatmap["customdata"]) == 11
+    assert len(heatmap["customdata"]) == 12
     assert "".join(cell[0] for cell in heatmap["customdata"][0]).replace("(end)", "").strip() == answer(page, "full")
 
 

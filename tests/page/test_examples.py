@@ -26,7 +26,7 @@ def test_a_random_scene_comes_with_questions_that_fit_it():
 
 
 def read(**parameters):
-    return restore(parameters, EXAMPLES, "embedded", 12)
+    return restore(parameters, EXAMPLES, "embedded", 13, ("low", "usual"))
 
 
 def test_an_example_comes_back_with_its_question_and_layer():
@@ -50,13 +50,20 @@ def test_nothing_asked_for_restores_nothing():
     assert read() == Restored(None, None, None, ())
 
 
+def test_a_picture_detail_comes_back_where_the_model_has_it():
+    assert read(detail="low").detail == "low"
+    restored = read(detail="high")
+    assert restored.detail is None
+    assert restored.problems == ("The link's picture detail is 'high'; this model has low, usual.",)
+
+
 @pytest.mark.parametrize(
     ("parameters", "problem"),
     [
-        ({"layer": "13"}, "from 1 to 12; this is '13'"),
-        ({"layer": "0"}, "from 1 to 12"),
-        ({"layer": "7.5"}, "from 1 to 12"),
-        ({"layer": "9" * 5000}, "from 1 to 12"),
+        ({"layer": "14"}, "from 1 to 13; this is '14'"),
+        ({"layer": "0"}, "from 1 to 13"),
+        ({"layer": "7.5"}, "from 1 to 13"),
+        ({"layer": "9" * 5000}, "from 1 to 13"),
         ({"example": "../../etc/passwd"}, "no example"),
         ({"scene": "-1"}, "up to 9 digits"),
         ({"scene": "1" * 10}, "up to 9 digits"),

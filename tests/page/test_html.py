@@ -16,7 +16,7 @@ from vtw_demo.plots.every_layer import stable_sentence
 
 
 def model(name, precision, device, layers):
-    return SimpleNamespace(name=name, precision=precision, device=device, layers=layers, note="")
+    return SimpleNamespace(name=name, precision=precision, place=device, layers=layers, note="")
 
 
 def test_whatever_is_shown_is_escaped():
@@ -68,7 +68,7 @@ def test_what_differs_is_marked_and_escaped(make_run):
 @pytest.fixture(scope="module")
 def analysis(vlm, picture):
     prompt = vlm.prompt(picture, "Describe the picture.")
-    *_, comparison = compare_prompt(vlm, prompt, 1, 12)
+    *_, comparison = compare_prompt(vlm, prompt, 1, 13)
     return Analysis(vlm, prompt, comparison)
 
 
@@ -89,8 +89,8 @@ def test_a_button_for_each_token_that_both_answers_have(analysis):
 
 def test_totals_say_of_how_many_tokens_they_are(make_run):
     table = answers_table(make_run(), [LayerAnswer(1, make_run(tokens=(1,)))], is_complete=True)
-    assert "<td>49.0 ms, 1 token</td>" in table
-    assert "<td>49.0 ms, 2 tokens</td>" in table
+    assert "<td>44.0 ms, 1 token</td>" in table
+    assert "<td>44.0 ms, 2 tokens</td>" in table
 
 
 def test_tokens_that_differ_in_a_space_are_told_apart(make_run, make_comparison):

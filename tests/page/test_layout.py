@@ -7,7 +7,7 @@ from vtw_demo.server.engine import Engine
 
 def calibration(threshold):
     measured = Measurement((0.5, 0.1, 0.01, 0.02), None)
-    return Calibration("m", "r", None, "float32", "tests", threshold, tuple("abc"), (measured,) * 3)
+    return Calibration("m", "r", None, "float32", "usual", "tests", threshold, tuple("abc"), (measured,) * 3)
 
 
 def test_the_slider_starts_with_the_calibrated_layer():

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.grids import nightly_but
 from tests.page.test_browser import WAIT, wait_for_attention, wait_for_sweep
 from tests.page.test_sections import GROUPS, SECTIONS, open_tab, wait_until_drawn
 
-WIDTHS = (320, 360, 680, 720, 768, 820, 1024, 1440, 1920, 2560)
+WIDTHS = [320, 360, 680, 720, 768, 820, 1024, 1440, 1920, 2560]
+# One or two for each of the layouts of sizes.css.
+DAILY = [320, 680, 720, 1440, 1920]
 PHONES = {320: 568, 360: 740, 390: 844}
 LAYOUT_FAULTS = (Path(__file__).parent / "layout_faults.js").read_text()
 FONT_SIZE = "element => parseFloat(getComputedStyle(element).fontSize)"
@@ -37,7 +40,8 @@ def expect_no_faults(page, width):
         time.sleep(0.05)
 
 
-def test_nothing_covers_anything_in_any_tab_at_any_width(open_page, server):
+@pytest.mark.parametrize("widths", nightly_but([DAILY], [DAILY, WIDTHS]), ids=len)
+def test_nothing_covers_anything_in_any_tab_at_any_width(open_page, server, widths):
     page = open_page(server, 1440, 900)
     wait_for_attention(page, 8)
     wait_for_sweep(page)
@@ -46,7 +50,7 @@ def test_nothing_covers_anything_in_any_tab_at_any_width(open_page, server):
         open_tab(page, title)
         if title in SECTIONS:
             wait_until_drawn(page, title)
-        for width in WIDTHS:
+        for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
             expect_no_faults(page, width)
 

@@ -33,10 +33,22 @@ def test_both_answers_report_and_json(image, tmp_path, capsys):
     assert written["comparison"]["question"] in report.read_text(encoding="utf-8")
 
 
+def test_a_third_answer_beside_both(image, tmp_path, capsys):
+    report, data = tmp_path / "out.html", tmp_path / "out.json"
+    asked = ["--image", str(image), "--question", "What is in the picture?", "--layer", "9", "--device", "cpu"]
+    assert main(["compare", *asked, "--beside", "uniform_grid", "--report", str(report), "--json", str(data)]) == 0
+    shown, written = capsys.readouterr().out, json.loads(data.read_text())
+    recipe = written["comparison"]["recipe"]
+    assert f"beside it, by {recipe}:" in shown
+    assert f"Beside it, by {recipe}," in written["verdict"]
+    assert report.read_text(encoding="utf-8").count('class="answer-card') == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"--layer": "13"}, "from 1 to 12"),
+        ({"--beside": "vtw"}, "this is 'vtw'"),
+        ({"--layer": "14"}, "from 1 to 13"),
         ({"--question": " "}, "question is empty"),
         ({"--image": "gone.png"}, "gone.png"),
         ({"--rounds": "1000"}, "1000"),

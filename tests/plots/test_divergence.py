@@ -17,7 +17,7 @@ LEFT = (0.2, 0.4, 0.6, 0.8)
 
 def calibration(threshold=0.003, rows=ROWS):
     measurements = tuple(Measurement(row, LEFT) for row in rows)
-    return Calibration("m", "r", None, "float32", "tests", threshold, tuple("ab"), measurements)
+    return Calibration("m", "r", None, "float32", "usual", "tests", threshold, tuple("ab"), measurements)
 
 
 def query(kl=(0.4, 0.2, 0.1, 0.0)):

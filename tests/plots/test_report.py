@@ -7,10 +7,9 @@ import re
 import pytest
 
 from vtw_demo.comparison.machine import this_machine
-from vtw_demo.plots import attention
 from vtw_demo.plots.report import plot_html, report_data, report_html
 from vtw_demo.plots.tab import View
-from vtw_demo.plots.tabs import GROUPS, all_plots
+from vtw_demo.plots.tabs import GROUPS, TABS, all_plots
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_it_opens_offline_with_every_plot(opened, analysis):
         if not isinstance(plot.drawing, str):
             section.locator(".main-svg").first.wait_for(timeout=30_000)
     text = opened.locator("body").inner_text()
-    for said in ("Describe the <b>picture</b>.", analysis.comparison.full.answer, "4 of 12", "torch"):
+    for said in ("Describe the <b>picture</b>.", analysis.comparison.full.answer, "4 of 13", "torch"):
         assert said in text
 
 
@@ -106,7 +105,7 @@ def test_nothing_in_it_is_fetched_and_text_is_escaped(report):
 
 
 def test_one_plot_is_a_page_of_its_own(analysis):
-    plot = attention.TAB.plot(analysis, View())
+    plot = TABS[0].plot(analysis, View())
     page = plot_html(plot)
     assert plot.title in page
     assert plot.reading in page

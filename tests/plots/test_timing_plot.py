@@ -121,3 +121,19 @@ def test_totals_of_answers_of_different_lengths_are_marked(make_comparison, make
     comparison = make_comparison(make_run(tokens=(1, 2)), make_run(tokens=(1, 2, 3, 4, 5)))
     assert "The totals are of answers of 2 and 5 tokens" in timing_reading(comparison, repeated)
     assert "totals" not in timing_reading(make_comparison(), repeated)
+
+
+def test_totals_are_without_encoding_where_that_was_done_once(make_comparison, make_run):
+    comparison = make_comparison(withdrawn=make_run(encode_ms=None, total_ms=29.0))
+    full, withdrawn = timing_figure(comparison).data
+    assert list(full.y) == [5, 40, 4, 44]
+    assert list(withdrawn.y) == [None, 40, 4, 29]
+    assert full.x[-1] == "total<br>without encoding"
+    assert timing_table(comparison).rows[-2:] == (
+        ("total without encoding", "full", 44),
+        ("total without encoding", "withdrawn", 29),
+    )
+    assert "encoded once, for both; the totals are without that" in timing_reading(comparison)
+    # Rounds encode it every time.
+    assert timing_table(comparison, REPEATED).rows[-1][0] == "total"
+    assert "the same work in both" in timing_reading(comparison, REPEATED)

@@ -1,11 +1,14 @@
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore
 from vtw_demo.comparison.compare import Comparison, RunProgress
+from vtw_demo.errors import UserError
+from vtw_demo.models.video import Clip
 from vtw_demo.server.access import LostConnection
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.query import Query
@@ -82,7 +85,7 @@ def test_a_calibration_lets_others_go_first_between_its_samples(engine, query):
         answered.set()
 
     progress, places, other = [], [], None
-    with closing(engine.calibrate("long", 12, 0.003, stop)) as events:
+    with closing(engine.calibrate("long", engine.vlm, 12, 0.003, stop)) as events:
         for event in events:
             if isinstance(event, Place):
                 places.append(event)
@@ -99,8 +102,20 @@ def test_a_calibration_lets_others_go_first_between_its_samples(engine, query):
                 assert isinstance(event, Calibration)
     assert progress[-1] == 12
     assert any(place.ahead for place in places)
-    assert engine.calibration is not None
+    assert engine.calibration(engine.vlm) is not None
     other.join(30)
+
+
+def test_what_cannot_be_known_is_said_and_not_measured_again(engine, analysis, picture):
+    part = Part("patches")
+    analysis.prompt = replace(analysis.prompt, shown=Clip((picture,) * 2, (0.0, 1.0), 2.0))
+    for _ in range(2):
+        with pytest.raises(UserError, match="Where in a clip each visual token lies isn't known"):
+            list(engine.measure("a", analysis, part, threading.Event()))
+    assert analysis.known(part) is None
+    analysis.prompt = None
+    with pytest.raises(UserError, match="Where in a clip each visual token lies isn't known"):
+        analysis.of("patches")
 
 
 def test_a_measurement_that_is_stopped_while_it_waits_is_never_made(engine, query, analysis):

@@ -23,7 +23,7 @@ def test_tools_say_what_they_take(ask):
     tools = {tool.name: tool for tool in ask().tools}
     assert tools.keys() == {"compare", "examine", "random_scene"}
     fields = tools["compare"].inputSchema["properties"]
-    assert fields.keys() == {"image", "question", "layer", "max_new_tokens"}
+    assert fields.keys() == {"image", "question", "layer", "max_new_tokens", "picture_detail"}
     assert "Withdrawal layer K" in fields["layer"]["description"]
 
 
@@ -37,7 +37,7 @@ def test_a_comparison(ask, image):
 
 
 def test_errors_are_sentences(ask, image):
-    result = ask("compare", image=image, question="What is it?", layer=13, max_new_tokens=8)
+    result = ask("compare", image=image, question="What is it?", layer=14, max_new_tokens=8)
     assert result.isError
-    assert "from 1 to 12" in result.content[0].text
+    assert "from 1 to 13" in result.content[0].text
     assert "Traceback" not in result.content[0].text

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -25,6 +27,7 @@ def test_identity_is_all_that_a_full_run_depends_on(picture, tmp_path):
     assert Query.read(picture, " What is it?", 3, 12).identity == query.identity
     assert Query.read(picture, "What is that?", 7, 12).identity != query.identity
     assert Query.read(picture, "What is it?", 7, 13).identity != query.identity
+    assert replace(query, detail="low").identity != query.identity
     assert Query.read({"path": str(other)}, "What is it?", 7, 12).identity != query.identity
 
 

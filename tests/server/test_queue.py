@@ -110,12 +110,61 @@ def test_places_and_expected_seconds():
         assert next(places) == Place(0)
 
 
+def test_as_many_at_once_as_the_model_runs_and_in_turn_all_the_same():
+    turns, order = Turns(at_once=2), []
+    first, second = Visit(turns, "a", order), Visit(turns, "a", order)
+    until(lambda: len(order) == 2)
+    waiting = [Visit(turns, visitor, order) for visitor in ("a", "b")]
+    assert (order, turns.waiting) == ([("a", 0), ("a", 0)], 2)
+    first.end()
+    until(lambda: len(order) == 3)
+    assert (order[-1], turns.waiting) == (("b", 0), 1)
+    second.end()
+    until(lambda: len(order) == 4)
+    for visit in waiting:
+        visit.end()
+
+
+def test_the_expected_seconds_count_all_that_go_on_at_once():
+    turns, order = Turns(at_once=2), []
+    with turns.asked("z", "comparison") as turn:
+        list(turn.wait())
+        turn.begun_at -= 100
+    visits = [Visit(turns, visitor, order) for visitor in "abcd"]
+    until(lambda: len(order) == 2)
+    with turns.asked("e", "comparison") as turn, closing(turn.wait()) as places:
+        place = next(places)
+    # Two in hand and two that wait, of about 100 s each: this one begins once two pairs are over.
+    assert place.ahead == 3
+    assert place.seconds == pytest.approx(200, rel=0.1)
+    for visit in visits:
+        visit.end()
+
+
+def test_a_turn_alone_waits_for_all_others_and_they_for_it():
+    turns, order = Turns(at_once=2), []
+    first, second = (Visit(turns, visitor, order) for visitor in "ab")
+    until(lambda: len(order) == 2)
+    with turns.asked("c", "model switch", is_alone=True) as turn, closing(turn.wait()) as places:
+        assert next(places).ahead == 1
+        later = Visit(turns, "d", order)
+        first.end()
+        assert turns.waiting == 2, "neither beside the other that goes on"
+        second.end()
+        while next(places).ahead:
+            pass
+        assert turns.waiting == 1
+    until(lambda: len(order) == 3)
+    later.end()
+
+
 def test_places_in_words():
     assert str(Place(0)) == "Running."
     assert str(Place(1)) == "You are next."
     assert str(Place(1, 3.4)) == "You are next; about 3 s."
     assert str(Place(5, 0.2)) == "5 turns before yours; about 1 s."
     assert str(Place(5, 43.0)) == "5 turns before yours; about 45 s."
+    assert str(Place(0, why="Once more.")) == "Once more."
     assert str(Place(30, 400.0)) == "30 turns before yours; about 7 min."
 
 

@@ -27,7 +27,7 @@ def test_this_project_is_in_order(capsys):
     assert main(["space", "check"]) == 0
     said = capsys.readouterr().out
     assert said.endswith("Nothing is wrong.\n")
-    assert "64.7 MB  assets/embedded/model.safetensors  (large file storage)\n" in said
+    assert "37.8 MB  assets/embedded/model.safetensors  (large file storage)\n" in said
     assert "  app.py\n" in said
     assert ".git/" not in said
     assert "__pycache__" not in said
@@ -162,7 +162,9 @@ def test_the_sdk_must_be_required_and_so_must_something(checkout):
 
 def test_the_python_must_be_one_that_the_project_runs_on(checkout):
     write(checkout, "pyproject.toml", '[project]\nrequires-python = ">=3.13"\n')
-    assert problems(checkout) == ["The Spacefile's python_version is 3.12.12, and pyproject.toml wants >=3.13."]
+    assert problems(checkout) == [
+        "The Spacefile's python_version is 3.12.12, and pyproject.toml wants >=3.13: let them agree."
+    ]
 
 
 def test_a_bad_spacefile_is_said_beside_the_rest(checkout, capsys):

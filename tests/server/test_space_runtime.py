@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vtw_demo.server.hosts import default_host, on_space, use_own_cores
+from vtw_demo.server.space_runtime import default_host, on_space, use_own_cores
 
 
 @pytest.fixture(autouse=True)

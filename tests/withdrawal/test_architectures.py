@@ -12,8 +12,9 @@ from torch import nn
 from tests.tiny_models import build
 from vtw_demo.measurements.attention import measure_attention, measure_attention_map
 from vtw_demo.measurements.layer_sweep import sweep
-from vtw_demo.withdrawal.baselines import blind, remove_at_random, withdraw_renumbered
+from vtw_demo.withdrawal.baselines import blind, withdraw_renumbered
 from vtw_demo.withdrawal.fastv import fastv
+from vtw_demo.withdrawal.prune import prune
 from vtw_demo.withdrawal.withdraw import withdraw
 
 TINY = build("llava")
@@ -160,8 +161,8 @@ def refusal(handed, contexts):
 
 CONTEXTS = [
     lambda model: withdraw(model, 2),
-    lambda model: fastv(model, 0.5, 2),
-    lambda model: remove_at_random(model, 2, [1]),
+    lambda model: fastv(model, 2, 0.5),
+    lambda model: prune(model, "0:uniform_grid:0.5;2:random_tokens:0"),
     lambda model: withdraw_renumbered(model, 2),
     blind,
     lambda model: sweep(model, INPUTS),
@@ -216,7 +217,7 @@ def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(layer):
         expected = TINY.model.generate(**INPUTS, **GENERATE)
     with withdraw(TINY.model, layer):
         assert torch.equal(TINY.model.generate(**INPUTS, **GENERATE), expected)
-    with fastv(TINY.model, 0.5, layer):
+    with fastv(TINY.model, layer, 0.5):
         pass
     assert sweep(TINY.model, INPUTS, positions_at_once=layer).kl.shape == (1, 3)
     assert measure_attention_map(TINY.model, INPUTS, [4, 5, 6], answer_token=layer).answer_token == 2

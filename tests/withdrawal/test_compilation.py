@@ -150,9 +150,9 @@ def test_measurements_of_a_compiled_model(compiled):
     torch.testing.assert_close(sweep(model, INPUTS).kl, sweep(TINY.model, INPUTS).kl)
     assert measure_attention(model, INPUTS, layer=2) == measure_attention(TINY.model, INPUTS, layer=2)
     assert measure_attention(model, INPUTS) == measure_attention(TINY.model, INPUTS)
-    with fastv(model, 0.5, 2):
+    with fastv(model, 2, 0.5):
         dropped = last_logits(model)
-    with fastv(TINY.model, 0.5, 2):
+    with fastv(TINY.model, 2, 0.5):
         torch.testing.assert_close(dropped, last_logits(TINY.model))
 
 

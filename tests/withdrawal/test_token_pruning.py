@@ -14,8 +14,8 @@ from vtw_demo.measurements.attention import measure_attention
 from vtw_demo.measurements.head import logits_of
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.baselines import remove_at_random, withdraw_renumbered
-from vtw_demo.withdrawal.fastv import fastv
+from vtw_demo.withdrawal.baselines import withdraw_renumbered
+from vtw_demo.withdrawal.prune import prune
 from vtw_demo.withdrawal.withdraw import withdraw
 
 pytestmark = pytest.mark.skipif(
@@ -73,8 +73,8 @@ def test_threads_in_one_block_answer_as_alone(model, context):
 
 def test_threads_under_other_prunings():
     one_row = QUERIES[:4]
-    for context in (fastv(TINY.model, 0.5, 2), remove_at_random(TINY.model, 2, ["a seed"])):
-        with context, ThreadPoolExecutor(4) as threads:
+    for recipe in ("2:fastv:0.5", "2:random_tokens:0", "0:uniform_grid:0.75;1:fastv:0.5;3:withdraw"):
+        with prune(TINY.model, recipe), ThreadPoolExecutor(4) as threads:
             alone = [answer(TINY.model, inputs) for inputs in one_row]
             for _ in range(5):
                 assert [*threads.map(lambda inputs: answer(TINY.model, inputs), one_row)] == alone

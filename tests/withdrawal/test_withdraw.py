@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
-from tests.golden import GOLDEN, IMAGE
+from tests.golden import GOLDEN, IMAGE, LAYERS, VISUAL, random_llava
 from tests.oracles import flash_attention_stand_in, visual_keys_blocked
 from vtw_demo.withdrawal import token_pruning
 from vtw_demo.withdrawal.withdraw import withdraw
@@ -51,44 +51,9 @@ def test_golden_kl_divergence(golden_model, golden_inputs):
             assert divergence.item() == pytest.approx(float(expected), rel=1e-3)
 
 
-LAYERS = 4
-VISUAL = 4
-"""Visual tokens that one picture makes."""
-
-
 @pytest.fixture(scope="module")
 def model() -> LlavaForConditionalGeneration:
-    torch.manual_seed(0)
-    text = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=90,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=8,
-        initializer_range=0.3,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=IMAGE,
-        vision_feature_layer=-1,
-        initializer_range=0.3,
-    )
-    return LlavaForConditionalGeneration(config).eval()
+    return random_llava()
 
 
 def prompt(*rows: list[int | str]) -> dict[str, torch.Tensor]:

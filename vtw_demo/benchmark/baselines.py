@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
@@ -15,44 +16,37 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.equal_flops import RIVALS, Rival, equal_recipe, schedule_of
+from vtw_demo.measurements.flops import Schedule
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.fastv import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
+from vtw_demo.withdrawal.prune import prune, read_recipe
 
 PRESS_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Something else to pick.
-
-    - `note`: a sentence or two: what it does, or why it isn't available.
-    - `context`: takes a model and gives a context in which its forward passes and `generate` work that way. It leaves
-      the model as it was. None where it isn't available here.
-    """
+    """Something else to pick."""
 
     name: str
-    note: str
-    context: Callable[[PreTrainedModel], AbstractContextManager[None]] | None
+    note: str  # what it does, or why it isn't available
+    context: Callable[[PreTrainedModel], AbstractContextManager[None]] | None  # in which a model works that way
+    schedule: Schedule | None = None  # of the visual tokens that it keeps, where it takes some out of the sequence
 
 
-def peers(model: PreTrainedModel) -> tuple[Peer, ...]:
-    """The peers, each with a context for `model` or the reason why there is none."""
-    return (
-        Peer(
-            "full attention matrices",
-            "Attention is eager, and each forward pass keeps the attention matrices of all layers, as attention demos "
-            "do; attention mass is measured without them.",
-            full_attention_matrices,
-        ),
-        _fastv_peer(model),
-        _kvpress_peer(),
+def peers(model: PreTrainedModel, prompt_tokens: int, visual_tokens: int, layer: int) -> tuple[Peer, ...]:
+    """For prompts of so many tokens; the rivals with as many FLOPs as withdrawal at `layer`."""
+    note = (
+        "Attention is eager, and each forward pass keeps the attention matrices of all layers, as attention demos do; "
+        "attention mass is measured without them."
     )
+    rivals = (_rival_peer(model, rival, prompt_tokens, visual_tokens, layer) for rival in RIVALS)
+    return Peer("full attention matrices", note, full_attention_matrices), *rivals, _kvpress_peer()
 
 
 @contextmanager
 def full_attention_matrices(model: PreTrainedModel) -> Iterator[None]:
-    """Inside a `with` block, the decoder's attention is eager, and the output of each forward pass has `attentions`, a
-    tensor of shape (batch, heads, queries, keys) for each layer. `generate` drops them with each token's output."""
+    """Attention is eager, and each forward pass has `attentions`, (batch, heads, queries, keys) for each layer."""
     config = find_decoder(model).config
     before = config._attn_implementation
     handle = model.register_forward_pre_hook(
@@ -68,8 +62,7 @@ def full_attention_matrices(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def snapkv(model: PreTrainedModel) -> Iterator[None]:
-    """Inside a `with` block, NVIDIA's kvpress drops keys and values after the prefill: SnapKVPress (arXiv 2404.14469),
-    the share of `PRESS_SHARE` in each layer."""
+    """NVIDIA's kvpress drops keys and values after the prefill, `PRESS_SHARE` in each layer (arXiv 2404.14469)."""
     functions = dict(ALL_ATTENTION_FUNCTIONS)
     kvpress = importlib.import_module("kvpress")
     ALL_ATTENTION_FUNCTIONS.update(functions)  # the first import has wrapped them all, for presses other than this one
@@ -90,13 +83,15 @@ def _with_cache_position(attention: nn.Module, args: tuple, kwargs: dict[str, An
     return args, {"cache_position": torch.arange(before, before + tokens), **kwargs}
 
 
-def _fastv_peer(model: PreTrainedModel) -> Peer:
-    name = f"FastV, {FASTV_SHARE:.0%} of visual tokens before layer {FASTV_LAYER}"
+def _rival_peer(model: PreTrainedModel, rival: Rival, prompt_tokens: int, visual_tokens: int, layer: int) -> Peer:
+    name = f"{rival}, FLOPs as withdrawn at {layer}"
     try:
-        check_fastv(model, FASTV_SHARE, FASTV_LAYER)
+        recipe = equal_recipe(rival, model.config, prompt_tokens, visual_tokens, layer)
+        for step in read_recipe(recipe):
+            step.check(model)
     except UserError as error:
         return Peer(name, str(error), None)
-    return Peer(name, "Drops those that the prompt's last token attends to least (arXiv 2403.06764).", fastv)
+    return Peer(name, f'prune(model, "{recipe}").', partial(prune, recipe=recipe), schedule_of(recipe))
 
 
 def _kvpress_peer() -> Peer:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import statistics
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,21 +19,18 @@ from vtw_demo.benchmark.shapes import SHAPES, random_inputs, random_model
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.timing import Ratio
 from vtw_demo.errors import UserError
-from vtw_demo.files import check_writable, write_whole
+from vtw_demo.files import check_writable, data_beside, write_whole
 from vtw_demo.formats import filled
 from vtw_demo.models.arguments import add_options
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, VisionLanguageModel, load
 from vtw_demo.withdrawal.architectures import find_decoder
+from vtw_demo.withdrawal.segments import visual_token_mask
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUESTION = "What is in the picture?"
-TOLERANCE = 0.05
-"""By how much a ratio may leave the spread of the earlier result's rounds, as a share of it."""
-SUITES = {
-    name: [arguments.split() for arguments in commands]
-    for name, commands in tomllib.loads(Path(__file__).with_name("suites.toml").read_text(encoding="utf-8")).items()
-}
+TOLERANCE = 0.05  # the share by which a ratio may leave the spread of the earlier result's rounds
+SUITES: dict[str, list[str]] = data_beside(__file__, "suites.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +52,12 @@ def run(options: argparse.Namespace) -> int:
     vlm, model, inputs = _subject(options)
     total = len(find_decoder(model).layers)
     layers = options.layers or sorted({max(1, total * part // 4) for part in (1, 2, 3)} | {total})
-    found = peers(model) if options.compare else ()
+    length, visual = inputs["input_ids"].shape[1], visual_token_mask(model.config, inputs["input_ids"][:1])
+    found = peers(model, length, int(visual.sum()), layers[len(layers) // 2 - 1]) if options.compare else ()
     others = {peer.name: partial(peer.context, model) for peer in found if peer.context is not None}
+    schedules = {peer.name: peer.schedule for peer in found if peer.schedule is not None}
     # Not on the model's thread, which would end its rounds before Ctrl+C ends anything.
-    costs = measure_answers(model, inputs, layers, options.new_tokens, options.rounds, others)
+    costs = measure_answers(model, inputs, layers, options.new_tokens, options.rounds, others, schedules)
     overheads: tuple[Ratio, ...] = ()
     if not options.no_overheads and options.batch == 1:
         overheads = measure_overheads(model, inputs, options.rounds)
@@ -100,11 +98,11 @@ def _run_suite(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for arguments in SUITES[options.suite]:
-        asked = parser.parse_args(arguments)
+        asked = parser.parse_args(arguments.split())
         batch = f"batch-{asked.batch}" if asked.batch > 1 else None
         name = "-".join(filter(None, (asked.model or asked.shape, asked.quantization, batch)))
         asked.json, asked.plot = options.out / f"{name}.json", options.out / f"{name}.html"
-        print(f"\n### `python -m vtw_demo bench {' '.join(arguments)}`\n", flush=True)
+        print(f"\n### `python -m vtw_demo bench {arguments}`\n", flush=True)
         try:
             run(asked)
         except (torch.OutOfMemoryError, ValueError, OSError, RuntimeError) as error:
@@ -115,13 +113,11 @@ def _run_suite(options: argparse.Namespace) -> int:
 
 
 def overheads_table(overheads: Sequence[Ratio]) -> str:
-    """As Markdown."""
     return filled(Path(__file__).with_name("overheads.txt"), overheads=overheads)
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each ratio whose median has left the range of the earlier rounds by more than `TOLERANCE`; both
-    are what `bench --json` writes."""
+    """A sentence for each ratio whose median has left the range of the earlier result by more than `TOLERANCE`."""
     if before["what"] != now["what"]:
         raise UserError(f"The earlier result is of {before['what']!r}, this one of {now['what']!r}: measure the same.")
     earlier, sentences = dict(_rounds(before)), []

@@ -1,9 +1,9 @@
-"""What an answer costs at each withdrawal layer, stage by stage, beside what theory says is left to do; and what this
-library's own passes cost, in prefills, and what it adds to a bare model."""
+"""What an answer costs at each withdrawal layer, stage by stage, beside what theory says; and what this library's own
+passes cost, in prefills."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from vtw_demo.comparison.timed_generate import AnswerCost, timed_generate
 from vtw_demo.comparison.timing import Ratio, in_turn, interleaved, peak_memory, ratios
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import measure_attention
-from vtw_demo.measurements.flops import cache_left, flops_left
+from vtw_demo.measurements.flops import Schedule, kv_cache_bytes_by_layer, prefill_flops, visual_tokens_by_layer
 from vtw_demo.measurements.layer_sweep import sweep
 from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
@@ -33,33 +33,22 @@ DEQUANTISING = "dequantising the decoder's weights once, in prefills"
 
 @dataclass(frozen=True)
 class AnswerCosts:
-    """All runs of one way to answer.
-
-    - `name`, and `layer`: the withdrawal layer; None where there is no withdrawal.
-    - `milliseconds`, (stages, runs); `ratios`, (stages, runs): over the bare model's run beside it. The bare model's
-      are over its own median: how steady the machine is.
-    - `peak_bytes`: the most memory that was held beside what was held before, in a run of its own that no timing
-      includes.
-    - `token_layers_left`, `flops_left`, `cache_left`: shares of the bare model's, by the cost model; None where that
-      isn't known.
-    """
+    """All runs of one way to answer. The bare model's ratios are over its own median: how steady the machine is."""
 
     name: str
-    layer: int | None
-    milliseconds: tuple[tuple[float, ...], ...]
-    ratios: tuple[tuple[float, ...], ...]
+    layer: int | None  # the withdrawal layer
+    milliseconds: tuple[tuple[float, ...], ...]  # (stages, runs)
+    ratios: tuple[tuple[float, ...], ...]  # over the bare model's run beside it
     kv_cache_bytes: int
-    peak_bytes: int
-    token_layers_left: float | None = None
+    peak_bytes: int  # the most memory that was held beside what was held before, in a run that no timing includes
+    token_layers_left: float | None = None  # of the bare model's, as what follows
     flops_left: float | None = None
     cache_left: float | None = None
 
     def ratio(self, stage: str) -> float:
-        """The median."""
         return statistics.median(self.ratios[STAGES.index(stage)])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`, with the medians."""
         medians = {stage: statistics.median(times) for stage, times in zip(STAGES, self.milliseconds, strict=True)}
         return {**vars(self), "median_ms": medians, "median_ratio": {stage: self.ratio(stage) for stage in STAGES}}
 
@@ -71,10 +60,11 @@ def measure_answers(
     new_tokens: int,
     rounds: int,
     others: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
 ) -> tuple[AnswerCosts, ...]:
-    """The bare model, withdrawal at each of `layers`, and `others`, which make contexts, by name. In each round each
-    has a run of the bare model beside it, and so its own ratios. The bare model comes first.
-    """
+    """The bare model, withdrawal at each of `layers`, and `others`, which make contexts, by name; `schedules` are those
+    of others that take visual tokens out. In each round each has a run of the bare model beside it, and so its own
+    ratios."""
     if new_tokens < 2:
         raise UserError(f"Decoding is timed from the second token on: at least 2 are needed, not {new_tokens}.")
 
@@ -105,27 +95,29 @@ def measure_answers(
         times, layer = _by_stage(made[name, False]), layer_of.get(name)
         beside = tuple(map(ratios, times, _by_stage(made[name, True])))
         held = made[name, False][0].kv_cache_bytes
-        left = {} if layer is None else _shares_left(model, inputs, layer)
+        at = layer or (schedules or {}).get(name)
+        left = {} if at is None else _shares_left(model, inputs, at)
         results.append(AnswerCosts(name, layer, times, beside, held, peaks[name], **left))
     return tuple(results)
 
 
 def _by_stage(costs: Sequence[AnswerCost]) -> tuple[tuple[float, ...], ...]:
-    rows = ((cost.encode_ms, cost.prefill_ms, cost.decode_ms_per_token or 0.0, cost.total_ms) for cost in costs)
+    rows = ((cost.encode_ms or 0.0, cost.prefill_ms, cost.decode_ms_per_token or 0.0, cost.total_ms) for cost in costs)
     return tuple(zip(*rows, strict=True))
 
 
-def _shares_left(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int) -> dict[str, float | None]:
-    """What theory says is left at K: token-layers, FLOPs of the prefill, KV cache."""
+def _shares_left(model: PreTrainedModel, inputs: Mapping[str, Any], at: int | Schedule) -> dict[str, float | None]:
+    """What theory says is left at K, or by a schedule: token-layers, FLOPs of the prefill, KV cache."""
     total = len(find_decoder(model).layers)
     prompt = inputs["input_ids"].shape[1]
     visual = int(visual_token_mask(model.config, inputs["input_ids"][:1]).sum())
-    flops, cache = (of(model.config, prompt, visual) for of in (flops_left, cache_left))
-    return {
-        "token_layers_left": (layer * prompt + (total - layer) * (prompt - visual)) / (total * prompt),
-        "flops_left": flops and (*flops, 1.0)[layer - 1],
-        "cache_left": cache and (*cache, 1.0)[layer - 1],
-    }
+    shares: dict[str, float | None] = {"flops_left": None, "cache_left": None}
+    size = (model.config, prompt, visual)
+    with suppress(UserError):  # costs that aren't known
+        shares["flops_left"] = prefill_flops(*size, at) / prefill_flops(*size, total)
+        shares["cache_left"] = sum(kv_cache_bytes_by_layer(*size, at)) / sum(kv_cache_bytes_by_layer(*size, total))
+    left = visual_tokens_by_layer(total, visual, at)
+    return {"token_layers_left": sum(prompt - visual + count for count in left) / (total * prompt), **shares}
 
 
 @torch.inference_mode()
@@ -188,7 +180,6 @@ def measure_comparison(
             with withdraw(vlm.model, layer):
                 vlm.generate(**inputs, max_new_tokens=new_tokens)
 
-    times = interleaved(
-        {"bare": partial(on_model_thread, bare), "compare": compared}, rounds, vlm.device, "comparisons"
-    )
+    runs: dict[str, Callable[[], Any]] = {"bare": partial(on_model_thread, bare), "compare": compared}
+    times = interleaved(runs, rounds, vlm.device, "comparisons")
     return Ratio("a comparison, in two bare generate calls", ratios(times["compare"], times["bare"]), 1.05)

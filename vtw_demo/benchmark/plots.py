@@ -18,7 +18,7 @@ def benchmark_figure(costs: Sequence[AnswerCosts], title: str) -> go.Figure:
     for index, stage in enumerate(STAGES):
         medians = [100 * cost.ratio(stage) for cost in at]
         spread = {
-            "array": [100 * max(cost.ratios[index]) - median for cost, median in zip(at, medians, strict=True)],
+            "array": [100 * (max(cost.ratios[index]) - cost.ratio(stage)) for cost in at],
             "arrayminus": [100 * (cost.ratio(stage) - min(cost.ratios[index])) for cost in at],
             "thickness": 1,
         }

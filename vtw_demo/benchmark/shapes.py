@@ -1,9 +1,7 @@
 """Real architectures with random weights: speed and memory don't depend on what the weights say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes
@@ -12,24 +10,20 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BatchFeature, PreTrainedConfig, PreTrainedModel
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.models.loading import EMBEDDED_FOLDER, Quantization
 from vtw_demo.withdrawal.architectures import find_decoder
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's architecture, and what one prompt's picture or clip becomes.
+    """A model's architecture, and what one prompt's picture or clip becomes."""
 
-    - `architecture`: what the configuration says; None for the embedded model, where it lies beside the weights.
-    - `visual_tokens`: of one prompt; `placeholder`: the name of the configuration's token id that stands for them.
-    - `pixels`: the shapes of the pixels' tensors; `sizes`: what the model is told of them.
-    """
-
-    architecture: Mapping[str, Any] | None
+    architecture: Mapping[str, Any] | None  # None for the embedded model, where it lies beside the weights
     visual_tokens: int
-    pixels: Mapping[str, Sequence[int]]
-    sizes: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
-    placeholder: str = "image_token_id"
+    pixels: Mapping[str, Sequence[int]]  # the shapes of their tensors
+    sizes: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # what the model is told of them
+    placeholder: str = "image_token_id"  # the name of the configuration's token id that stands for visual tokens
 
     def config(self) -> PreTrainedConfig:
         if self.architecture is None:
@@ -39,15 +33,7 @@ class Shape:
         return AutoConfig.for_model(**self.architecture)
 
 
-# - small, small-2880: for a CPU; their vision tower is a small one: withdrawal leaves encoding the picture as it is.
-#   The second has about as many visual tokens as LLaVA-NeXT, a square.
-# - llava-next-7b: 672 by 672 pixels: an overview and four tiles, and the end of each of the tiles' 48 rows.
-# - video-llava-7b: eight frames, each with a class token.
-# - qwen2.5-vl-7b: 1,008 by 1,008 pixels.
-SHAPES = {
-    name: Shape(**fields)
-    for name, fields in json.loads(Path(__file__).with_name("shapes.json").read_text(encoding="utf-8")).items()
-}
+SHAPES = {name: Shape(**fields) for name, fields in data_beside(__file__, "shapes.json").items()}
 
 
 def random_model(

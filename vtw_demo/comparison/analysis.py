@@ -6,13 +6,14 @@ Page, report, API and the leases of ZeroGPU read this table: to measure somethin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
-from vtw_demo.comparison.summary import verdict
 from vtw_demo.errors import UserError
+from vtw_demo.formats import sentences
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, measure_attention, measure_attention_map
 from vtw_demo.measurements.flops import Staircase, staircase
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
@@ -23,47 +24,35 @@ from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Clip
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
-RUNS: tuple[RunName, ...] = get_args(RunName)
+RUNS: tuple[RunName, ...] = ("full", "withdrawn")  # of which all is measured; one beside is timed only
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to measure: a row of the table, of one `run` where it is measured of each; `answer_token`, counted from
-    0, is the query whose attention is asked for, None the last prompt position."""
-
-    name: str
-    run: RunName | None = None
-    answer_token: int | None = None
+    name: str  # of a row of the table
+    run: RunName | None = None  # where it is measured of each
+    answer_token: int | None = None  # whose attention is asked for, counted from 0; None: the last prompt position's
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row of the table.
+    """A row of the table. `measure` raises UserError for what can't be known of a model."""
 
-    - `name`: also the key in JSON.
-    - `measure`: takes the model, the prompt, the comparison and the part; raises UserError for what can't be known of a
-      model.
-    - `prefills`: how long it takes at most, in passes over prompt and answer; 0 where the model isn't run.
-    - `of_each_run`: it is measured of the full run and of the withdrawn one.
-    - `of_full_run`: it doesn't depend on the withdrawal layer.
-    - `by_token`: it is measured for one position at a time.
-    """
-
-    name: str
+    name: str  # also the key in JSON
     measure: Callable[[VisionLanguageModel, Prompt, Comparison, Part], Any]
-    prefills: int
-    of_each_run: bool = False
-    of_full_run: bool = False
-    by_token: bool = False
+    prefills: int  # how long it takes at most, in passes over prompt and answer; 0 where the model isn't run
+    of_each_run: bool = False  # measured of the full run and of the withdrawn one
+    of_full_run: bool = False  # it doesn't depend on the withdrawal layer
+    by_token: bool = False  # measured for one position at a time
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """What a report shows of it."""
-        return tuple(Part(self.name, run) for run in RUNS) if self.of_each_run else (Part(self.name),)
+    def parts(self, answer_token: int | None = None) -> tuple[Part, ...]:
+        """What there is of it to measure, of that token where it is measured `by_token`."""
+        token = answer_token if self.by_token else None
+        return tuple(Part(self.name, run, token) for run in (RUNS if self.of_each_run else (None,)))
 
 
 def _attention(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMass:
-    return measure_attention(vlm.model, prompt.inputs, *_run(comparison, part))
+    return measure_attention(vlm.model, prompt.encoded_inputs, *_run(comparison, part))
 
 
 def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> PatchGeometry:
@@ -74,7 +63,7 @@ def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, p
 
 def _attention_map(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMap:
     tokens, layer = _run(comparison, part)
-    return measure_attention_map(vlm.model, prompt.inputs, tokens, answer_token=part.answer_token, layer=layer)
+    return measure_attention_map(vlm.model, prompt.encoded_inputs, tokens, part.answer_token, layer)
 
 
 def _migration(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Migration:
@@ -87,7 +76,7 @@ def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison,
 
 
 def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
-    return measure_layer_times(vlm.model, prompt.inputs, comparison.layer)
+    return measure_layer_times(vlm.model, prompt.encoded_inputs, comparison.layer)
 
 
 def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:
@@ -119,7 +108,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         Measurement("probabilities", _probabilities, prefills=6),
     )
 }
-ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for part in row.parts)
+ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for part in row.parts())
 
 
 def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Any:
@@ -127,13 +116,17 @@ def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, pa
     return MEASUREMENTS[part.name].measure(vlm, prompt, comparison, part)
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """In place of what can't be known of a model: why."""
+
+    why: str
+
+
 @dataclass(eq=False, repr=False)
 class Analysis:
-    """A comparison with its model and prompt, and what has been measured of it. What is of the full run alone is shared
-    with the analyses of other withdrawal layers (`at`).
-
-    `timing`: of both runs again and again, once that has been asked for.
-    """
+    """A comparison with its model and prompt, and what has been measured of it; `timing` once that has been asked for.
+    What is of the full run alone is shared with the analyses of other withdrawal layers (`at`)."""
 
     vlm: VisionLanguageModel
     prompt: Prompt
@@ -149,12 +142,10 @@ class Analysis:
 
     @property
     def layer(self) -> int:
-        """The withdrawal layer K."""
         return self.comparison.layer
 
     @property
     def verdict(self) -> str:
-        """The sentence above the answers."""
         return verdict(self.comparison, self.timing)
 
     @property
@@ -163,15 +154,17 @@ class Analysis:
         return max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
 
     def known(self, part: Part) -> Any | None:
-        """What was measured of a part; None if nothing yet."""
-        return self._kept(part).get(part)
+        kept = self._kept(part).get(part)
+        return None if isinstance(kept, Unknown) else kept
 
     def keep(self, part: Part, result: Any) -> None:
         self._kept(part)[part] = result
 
     def of(self, name: str, run: RunName | None = None, answer_token: int | None = None) -> Any:
-        """A row of the table; measured now unless it is known."""
+        """A row of the table; measured now unless it is known. Raises UserError for what can't be known."""
         part = Part(name, run, answer_token)
+        if isinstance(kept := self._kept(part).get(part), Unknown):
+            raise UserError(kept.why)
         if (known := self.known(part)) is None:
             self.keep(part, known := measure(self.vlm, self.prompt, self.comparison, part))
         return known
@@ -191,8 +184,8 @@ class Analysis:
 
     def _row_to_json(self, row: Measurement, answer_token: int | None) -> Any:
         if row.of_each_run:
-            return {run: plain(self.of(row.name, run, answer_token)) for run in RUNS}
-        return plain(self.of(row.name))
+            return {run: self.of(row.name, run, answer_token).to_json() for run in RUNS}
+        return self.of(row.name).to_json()
 
     def _tokens(self, row: Measurement) -> list[int | None]:
         full, withdrawn = (
@@ -206,6 +199,8 @@ class Analysis:
         return self._of_full_run if is_shared else self._of_comparison
 
 
-def plain(result: Any) -> dict[str, Any]:
-    """A result as plain data for `json.dumps`: its fields, or what it says itself."""
-    return result.to_json() if hasattr(result, "to_json") else asdict(result)
+def verdict(comparison: Comparison, timing: RepeatedTiming | None = None) -> str:
+    """Whether the answers are the same, and where not; what withdrawal saved, or cost; the time of one run each, or of
+    more where `timing` has them."""
+    ratio = None if timing is None or timing.rounds == 1 else timing.ratio("prefill_ms")
+    return sentences(Path(__file__).with_name("verdict.txt"), comparison=comparison, timing=timing, ratio=ratio)

@@ -13,7 +13,7 @@ import re
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from vtw_demo.comparison.samples import Sample, askable
 from vtw_demo.errors import UserError
 from vtw_demo.files import write_all, write_whole
-from vtw_demo.formats import sentences
+from vtw_demo.formats import PlainData, sentences
 from vtw_demo.measurements.flops import flops_left
 from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.models.devices import on_model_thread
@@ -38,33 +38,27 @@ DEFAULT_THRESHOLD = 0.003
 
 @dataclass(frozen=True)
 class Measurement:
-    """One sample's divergence at K = 1 to L - 1, and the share of the prefill's FLOPs left there.
-
-    `flops_left` is None where `vtw_demo.measurements.flops` doesn't know the costs.
-    """
+    """One sample's divergence at K = 1 to L - 1, and the share of the prefill's FLOPs left there, if that is known."""
 
     kl: tuple[float, ...]
     flops_left: tuple[float, ...] | None
 
     @classmethod
     def from_json(cls, written: dict[str, Any]) -> Measurement:
-        kl, flops_left = written["kl"], written["flops_left"]
-        return cls(tuple(kl), None if flops_left is None else tuple(flops_left))
+        left = written["flops_left"]
+        return cls(tuple(written["kl"]), None if left is None else tuple(left))
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The divergence at every K on some samples, and the K that follows.
-
-    - `model`, `revision`, `quantization`, `precision`: what was measured; as in `VisionLanguageModel`.
-    - `data`: where the samples are from; `samples`: their names.
-    - `measurements`: of each sample, K = 1 to L - 1.
-    """
+class Calibration(PlainData):
+    """The divergence at every K on some `samples`, named, of `data`, and the K that follows. `model`, `revision`,
+    `quantization`, `precision` and `detail` are as in `VisionLanguageModel`."""
 
     model: str
     revision: str
     quantization: str | None
     precision: str
+    detail: str
     data: str
     threshold: float
     samples: tuple[str, ...]
@@ -72,17 +66,14 @@ class Calibration:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The withdrawal layers K."""
         return tuple(range(1, len(self.measurements[0].kl) + 1))
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The samples' mean divergence at each K."""
         return tuple(map(statistics.fmean, zip(*(m.kl for m in self.measurements), strict=True)))
 
     @property
     def standard_deviation(self) -> tuple[float, ...]:
-        """The samples' standard deviation at each K."""
         return tuple(map(statistics.pstdev, zip(*(m.kl for m in self.measurements), strict=True)))
 
     def quantile(self, share: float) -> tuple[float, ...]:
@@ -108,23 +99,14 @@ class Calibration:
         return self.layer or min(self.layers, key=lambda layer: self.mean[layer - 1])
 
     def sentence(self) -> str:
-        """What came out, for people."""
         above = [layer for layer in self.layers[self.nearest_layer :] if self.mean[layer - 1] > self.threshold]
         return sentences(Path(__file__).with_name("calibration.txt"), calibration=self, above=above)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`; `from_json` reads it."""
-        derived = {
-            name: getattr(self, name)
-            for name in ("layer", "nearest_layer", "layers", "mean", "standard_deviation", "flops_left")
-        }
-        return {**asdict(self), **derived}
 
     @classmethod
     def from_json(cls, written: dict[str, Any]) -> Calibration:
         """Raises UserError for what `to_json` hasn't written."""
         try:
-            names = ("model", "revision", "quantization", "precision", "data", "threshold")
+            names = ("model", "revision", "quantization", "precision", "detail", "data", "threshold")
             read = cls(
                 **{name: written[name] for name in names},
                 samples=tuple(written["samples"]),
@@ -141,11 +123,10 @@ class Calibration:
 
 
 class CalibrationStore:
-    """What is kept of calibrations of one model, one revision and one quantization: a folder.
+    """What is kept of calibrations of one model, one revision, one quantization and one detail of pictures: a folder.
 
-    Measurements are lines of a file that only grows, so that nothing is lost when a calibration is killed. The result
-    is replaced as a whole. Where they can't be written, `problem` says why, until a result is kept: a calibration goes
-    on without its files.
+    Measurements are lines of a file that only grows, so that nothing is lost when a calibration is killed. Where they
+    can't be written, `problem` says why, until a result is kept: a calibration goes on without its files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -157,27 +138,24 @@ class CalibrationStore:
     @classmethod
     def of(cls, vlm: VisionLanguageModel, cache: Path | None = None) -> CalibrationStore:
         """The store of a loaded model, in the user's cache folder or in `cache`."""
-        identity = repr((vlm.name, vlm.revision, vlm.quantization, vlm.precision))
+        weights = vlm.name, vlm.revision, vlm.quantization, vlm.precision
+        identity = repr((*weights, *vlm.picture_settings.items()))  # "usual" isn't the same on every device
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", vlm.name).strip("-.")[-40:] or "model"
         parent = cache or Path(platformdirs.user_cache_dir("vtw-demo", appauthor=False)) / "calibrations"
         return cls(parent / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}")
 
     def measurements(self, layers: int) -> dict[str, Measurement]:
         """Those of so many layers, by the sample's fingerprint: the lines that are whole."""
-        found = {}
-        try:
-            lines = self.measurements_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return {}
-        for line in lines:
-            try:
+        found, lines = {}, ""
+        with suppress(OSError):
+            lines = self.measurements_file.read_text(encoding="utf-8", errors="replace")
+        for line in lines.splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # it was being written when its process was killed
                 row = json.loads(line)
-                sample, measurement = row["sample"], Measurement.from_json(row)
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that was being written when its process was killed
-            kept = (measurement.kl, measurement.flops_left)
-            if all(values is None or _are_numbers(values, layers) for values in kept):
-                found[str(sample)] = measurement
+                measurement = Measurement.from_json(row)
+                kept = (measurement.kl, measurement.flops_left)
+                if all(values is None or _are_numbers(values, layers) for values in kept):
+                    found[str(row["sample"])] = measurement
         return found
 
     def keep_measurement(self, sample: str, measurement: Measurement) -> None:
@@ -217,11 +195,66 @@ def _are_numbers(values: Sequence[Any], length: int) -> bool:
 
 @dataclass(frozen=True)
 class CalibrationProgress:
-    """So many of the samples are measured; `so_far` is the calibration on these."""
-
     measured: int
     samples: int
     so_far: Calibration
+
+
+class Calibrating:
+    """A calibration while it is made. With a `store`, samples that it has measurements of are `measured` already, and
+    each new one is kept at once: one that was stopped, or killed, goes on where it was. Only samples that are
+    `askable` count.
+
+    Raises UserError for no samples, and a threshold that isn't a number from 0 on.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        samples: Sequence[Sample],
+        threshold: float = DEFAULT_THRESHOLD,
+        data: str = "the user's samples",
+        store: CalibrationStore | None = None,
+        strict: bool = False,
+    ) -> None:
+        if not samples:
+            raise UserError("There are no samples to calibrate on.")
+        choose_layer((1,), [[0.0]], threshold)  # refuses what is no threshold, before anything is measured
+        self._identity = vlm.name, vlm.revision, vlm.quantization, vlm.precision, vlm.detail, data, threshold
+        self._samples = askable(vlm, data, samples, strict)
+        known = {} if store is None else store.measurements(vlm.layers - 1)
+        asked = {sample.fingerprint for sample in self._samples}
+        self.measured = {fingerprint: of for fingerprint, of in known.items() if fingerprint in asked}
+        self._store = store
+
+    @property
+    def left(self) -> tuple[Sample, ...]:
+        """Each once, however often it is among the samples."""
+        by_fingerprint = {sample.fingerprint: sample for sample in self._samples}
+        return tuple(sample for name, sample in by_fingerprint.items() if name not in self.measured)
+
+    @property
+    def so_far(self) -> Calibration:
+        done = [sample for sample in self._samples if sample.fingerprint in self.measured]
+        names, measurements = (sample.name for sample in done), (self.measured[sample.fingerprint] for sample in done)
+        return Calibration(*self._identity, tuple(names), tuple(measurements))
+
+    @property
+    def progress(self) -> CalibrationProgress:
+        so_far = self.so_far
+        return CalibrationProgress(len(so_far.samples), len(self._samples), so_far)
+
+    def keep(self, fingerprint: str, measurement: Measurement) -> CalibrationProgress:
+        if self._store is not None:
+            self._store.keep_measurement(fingerprint, measurement)
+        self.measured[fingerprint] = measurement
+        return self.progress
+
+    def finish(self) -> Calibration:
+        calibration = self.so_far
+        if self._store is not None:
+            self._store.keep_result(calibration)
+        return calibration
 
 
 def calibrate(
@@ -233,44 +266,30 @@ def calibrate(
     stop: threading.Event | None = None,
     strict: bool = False,
 ) -> Iterator[CalibrationProgress | Calibration]:
-    """Measure the divergence at every K on `samples`: a `CalibrationProgress` for each, the `Calibration` at the end.
+    """Measure the divergence at every K on `samples`, as `Calibrating` takes them: a `CalibrationProgress` for what is
+    known already and for each of the others, the `Calibration` at the end.
 
-    With a `store`, samples that it has measurements of aren't measured again, each new one is kept at once, and the
-    result at the end. So a calibration that was stopped, or killed, goes on where it was. Setting `stop` ends it
-    after the sample in hand, without a `Calibration`. Only samples that are `askable` are measured.
-
-    Raises UserError for no samples, a threshold that isn't a number from 0 on, and what `sweep` raises.
+    Setting `stop` ends it after the sample in hand, without a `Calibration`. Raises what `Calibrating` and `sweep` do.
     """
-    if not samples:
-        raise UserError("There are no samples to calibrate on.")
-    choose_layer((1,), [[0.0]], threshold)  # refuses what is no threshold, before anything is measured
-    known = {} if store is None else store.measurements(vlm.layers - 1)
-    samples = askable(vlm, data, samples, strict)
-    done: list[Measurement] = []
+    calibrating = Calibrating(vlm, samples, threshold, data, store, strict)
+    if calibrating.measured:
+        yield calibrating.progress
+    for measured in measure_samples(vlm, calibrating.left, stop):
+        yield calibrating.keep(*measured)
+    if not calibrating.left:
+        yield calibrating.finish()
+
+
+def measure_samples(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], stop: threading.Event | None = None
+) -> Iterator[tuple[str, Measurement]]:
+    """Each sample's fingerprint and divergence; setting `stop` ends it after the sample in hand."""
     for sample in samples:
         if stop is not None and stop.is_set():
             return
-        if (measurement := known.get(sample.fingerprint)) is None:
-            prompt = vlm.prompt(sample.picture, sample.question)
-            kl = on_model_thread(_divergence, vlm, prompt, sample.answer_tokens)
-            measurement = Measurement(kl, flops_left(vlm.model.config, prompt.length, prompt.visual_tokens))
-            if store is not None:
-                store.keep_measurement(sample.fingerprint, measurement)
-        done.append(measurement)
-        so_far = Calibration(
-            model=vlm.name,
-            revision=vlm.revision,
-            quantization=vlm.quantization,
-            precision=vlm.precision,
-            data=data,
-            threshold=threshold,
-            samples=tuple(sample.name for sample in samples[: len(done)]),
-            measurements=tuple(done),
-        )
-        yield CalibrationProgress(len(done), len(samples), so_far)
-    if store is not None:
-        store.keep_result(so_far)
-    yield so_far
+        prompt = vlm.prompt(sample.picture, sample.question)
+        kl = on_model_thread(_divergence, vlm, prompt, sample.answer_tokens)
+        yield sample.fingerprint, Measurement(kl, flops_left(vlm.model.config, prompt.length, prompt.visual_tokens))
 
 
 def _divergence(vlm: VisionLanguageModel, prompt: Prompt, answer_tokens: int) -> tuple[float, ...]:

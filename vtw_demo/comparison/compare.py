@@ -1,19 +1,23 @@
-"""One query, two runs: with every layer seeing the picture, and with the visual tokens withdrawn at layer K."""
+"""One query, two runs: with every layer seeing the picture, and with the visual tokens withdrawn at layer K; and where
+it is asked for, a third by another method."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vtw_demo.comparison.timed_generate import Run, run_timed
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
+from vtw_demo.measurements.equal_flops import RIVALS, equal_recipe
 from vtw_demo.measurements.token_probabilities import first_difference
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
+from vtw_demo.withdrawal.prune import read_recipe
 from vtw_demo.withdrawal.withdraw import check_layer, whole_number
 
-RunName = Literal["full", "withdrawn"]
+RunName = Literal["full", "withdrawn", "beside"]
 MAXIMUM_NEW_TOKENS = 1024
 
 
@@ -29,19 +33,19 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """One of the two runs is complete."""
-
     run: RunName
     result: Run
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Both runs of one query. `visual_tokens` and `text_tokens` are the prompt's."""
+class Comparison(PlainData):
+    """Both runs of one query. `visual_tokens` and `text_tokens` are the prompt's; `detail` is that of the picture;
+    `recipe` is that of `prune` by which the run `beside` was made, where there is one."""
 
     model: str
     precision: str
     device: str
+    detail: str
     question: str
     layer: int
     layers: int
@@ -49,10 +53,18 @@ class Comparison:
     text_tokens: int
     full: Run
     withdrawn: Run
+    beside: Run | None = None
+    recipe: str | None = None
 
     @property
     def same_answer(self) -> bool:
         return self.full.tokens == self.withdrawn.tokens
+
+    @property
+    def encoded_once(self) -> bool:
+        """Whether the withdrawn run took the picture as the full one had encoded it, which took it long: the times of
+        the withdrawn run are without."""
+        return self.withdrawn.encode_ms is None
 
     @property
     def first_difference(self) -> int | None:
@@ -63,11 +75,6 @@ class Comparison:
     def first_differing_word(self) -> int | None:
         """Counted from 1; None where the words are the same."""
         return first_difference(self.full.answer.split(), self.withdrawn.answer.split())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        derived = ("same_answer", "first_difference", "first_differing_word")
-        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
 Event = RunProgress | RunFinished | Comparison
@@ -81,23 +88,24 @@ def compare(
     max_new_tokens: int = 64,
     full: Run | None = None,
     stop: threading.Event | None = None,
+    beside: str | None = None,
 ) -> Iterator[Event]:
     """Answer `question` about `image` twice, decoding greedily, and yield events as they happen.
 
     `image` is a picture or clip as `VisionLanguageModel.shown` takes it: of Pillow, a path, bytes or an array.
 
-    For each run a `RunProgress` a token and a `RunFinished`; at the end the `Comparison`. `layer` is the
-    withdrawal layer K, 1 <= K <= L. With `full`, an earlier full run of the same query, only the withdrawn run
-    is made. Setting `stop` ends the run in hand within a token; so does closing the iterator. A stopped
-    comparison ends with the runs that were made, a `RunProgress` that says so and no `Comparison`.
+    For each run a `RunProgress` a token and a `RunFinished`; at the end the `Comparison`. Where the full run takes more
+    than a second to encode the picture, the withdrawn one takes it as that has encoded it. `layer` is the withdrawal
+    layer K, 1 <= K <= L. With `full`, an earlier full run of the same query, only the withdrawn run is made. Setting
+    `stop` ends the run in hand within a token; so does closing the iterator. A stopped comparison ends with the runs
+    that were made, a `RunProgress` that says so and no `Comparison`. `beside` asks for a third run: one of `RIVALS`,
+    whose prefill then takes as many FLOPs as the withdrawn run's, as near as it comes; or a recipe of `prune`.
 
-    Nothing else is done inside a timed run: the model waits while its reader handles an event, and that time
-    is not counted.
-
-    Raises ValueError for a bad picture, question, layer or number of tokens, before anything runs.
+    The model waits while its reader handles an event, and that time is not counted. Raises ValueError for a bad
+    picture, question, layer, number of tokens or `beside`, before anything runs.
     """
     layer = check_layer(layer, vlm.layers)
-    return compare_prompt(vlm, vlm.prompt(image, question), layer, max_new_tokens, full, stop)
+    return compare_prompt(vlm, vlm.prompt(image, question), layer, max_new_tokens, full, stop, beside)
 
 
 def compare_prompt(
@@ -107,6 +115,7 @@ def compare_prompt(
     max_new_tokens: int = 64,
     full: Run | None = None,
     stop: threading.Event | None = None,
+    beside: str | None = None,
 ) -> Iterator[Event]:
     """`compare` for a prompt that has been made already."""
     layer = check_layer(layer, vlm.layers)
@@ -116,12 +125,15 @@ def compare_prompt(
     vlm.check_length(prompt.length, max_new_tokens)
     stopped = stop or threading.Event()
     runs: dict[RunName, Run] = {} if full is None else {"full": full}
-    layers: dict[RunName, int] = {"full": vlm.layers, "withdrawn": layer}
+    recipe = None if beside is None else _recipe(vlm, prompt, layer, beside)
+    pruned: dict[RunName, int | str] = {"full": vlm.layers, "withdrawn": layer}
+    pruned |= {} if recipe is None else {"beside": recipe}
 
     def events() -> Iterator[Event]:
-        for name in [name for name in layers if name not in runs]:
+        for name in [name for name in pruned if name not in runs]:
             progress = RunProgress(name, "", 0)
-            with closing(run_timed(vlm, prompt, layers[name], max_new_tokens, stopped)) as steps:
+            run = run_timed(vlm, prompt, pruned[name], max_new_tokens, stopped, encoded_before=name != "full")
+            with closing(run) as steps:
                 for step in steps:
                     if isinstance(step, Run):
                         runs[name] = step
@@ -134,7 +146,8 @@ def compare_prompt(
         yield Comparison(
             model=vlm.name,
             precision=vlm.precision,
-            device=str(vlm.device),
+            device=vlm.place,
+            detail=vlm.detail,
             question=prompt.question,
             layer=layer,
             layers=vlm.layers,
@@ -142,15 +155,30 @@ def compare_prompt(
             text_tokens=prompt.length - prompt.visual_tokens,
             full=runs["full"],
             withdrawn=runs["withdrawn"],
+            beside=runs.get("beside"),
+            recipe=recipe,
         )
 
     return events()
 
 
+def _recipe(vlm: VisionLanguageModel, prompt: Prompt, layer: int, beside: str) -> str:
+    """By which the run beside is made; UserError where it can't be."""
+    recipe = beside
+    if beside in RIVALS:
+        recipe = equal_recipe(beside, vlm.model.config, prompt.length, prompt.visual_tokens, layer)
+    elif ":" not in beside:
+        raise UserError(
+            f"Beside withdrawal, one of {', '.join(RIVALS)} can run, or a recipe such as "
+            f'"2:fastv:0.5;16:withdraw"; this is {beside!r}.'
+        )
+    for step in read_recipe(recipe):
+        step.check(vlm.model)
+    return recipe
+
+
 @dataclass(frozen=True)
 class LayerAnswer:
-    """The run with the visual tokens withdrawn at `layer`."""
-
     layer: int
     run: Run
 
@@ -163,10 +191,8 @@ def answer_at_layers(
     max_new_tokens: int = 64,
     stop: threading.Event | None = None,
 ) -> Iterator[LayerAnswer]:
-    """Answer the prompt with withdrawal at each of `layers`, timed as `compare` does; yield each answer as it comes.
-
-    `full` is the run without withdrawal. Setting `stop` ends the run in hand within a token, and the rest with it.
-    """
+    """Answer the prompt with withdrawal at each of `layers`, timed as `compare` does; `full` is the run without.
+    Setting `stop` ends the run in hand within a token, and the rest with it."""
     for layer in layers:
         for event in compare_prompt(vlm, prompt, layer, max_new_tokens, full=full, stop=stop):
             if isinstance(event, RunFinished):

@@ -13,25 +13,19 @@ from vtw_demo.errors import UserError
 
 TEXT = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 SUFFIXES = (*TEXT, ".parquet", ".arrow")
-# What `datasets` writes into a folder that it saves a set to.
-SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
+SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")  # what `datasets` writes where it saves a set
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows whose cells are read when they are asked for: pictures of thousands take too much memory.
-
-    - `title`: of the data; `columns`: their names, as they are written; `places`: of each row, for people.
-    - `cell`: of a row's number and a column's name, None for one that isn't there; raises UserError for what is no row.
-    - `folder`: what pictures' paths are relative to.
-    """
+    """Rows whose cells are read when they are asked for: pictures of thousands take too much memory."""
 
     title: str
-    columns: Sequence[str]
-    places: Sequence[str]
-    cell: Callable[[int, str], Any]
-    folder: Path
+    columns: Sequence[str]  # their names, as they are written
+    places: Sequence[str]  # of each row, for people
+    cell: Callable[[int, str], Any]  # of a row's number and a column's name; raises UserError for what is no row
+    folder: Path  # what pictures' paths are relative to
 
 
 def read_table(name: str, split: str, config: str | None = None) -> Table:

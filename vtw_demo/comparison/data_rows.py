@@ -7,17 +7,16 @@ import math
 import random
 import re
 import reprlib
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from vtw_demo.comparison.data_files import SUFFIXES, Table
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.formats import count as counted
 from vtw_demo.models.image import open_picture
 from vtw_demo.models.question import read_question, without_control_characters
@@ -26,10 +25,9 @@ logger = logging.getLogger(__name__)
 
 # What people call a column, by what it holds, without spaces, signs and capitals.
 TURNS = ("conversations", "conversation", "messages")
-NAMES = tomllib.loads(Path(__file__).with_name("column_names.toml").read_text(encoding="utf-8"))
+NAMES = data_beside(__file__, "column_names.toml")
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant", "model")
-# Where LLaVA's prompts have the picture.
-PLACEHOLDER = re.compile(r"^(\s*<image>)+|(<image>\s*)+$")
+PLACEHOLDER = re.compile(r"^(\s*<image>)+|(<image>\s*)+$")  # where LLaVA's prompts have the picture
 LONGEST_PATH, LONGEST_PICTURE = 4096, 100_000_000
 FILES = (
     f"a file ({', '.join(SUFFIXES)}) whose rows have a picture (a path, relative to the file), a question and what "
@@ -49,17 +47,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class DataSample:
-    """One question about one picture.
+    """One question about one picture, which is opened when it is asked about: thousands take too much memory."""
 
-    - `name`: where it is from; `kind`: of question, "" where the data tells none.
-    - `references`: the right answers, one or several; none where they weren't asked for.
-    - `open`: gives the picture. Pictures are opened when they are asked about: thousands take too much memory.
-    """
-
-    name: str
-    kind: str
+    name: str  # where it is from
+    kind: str  # of question, "" where the data tells none
     question: str
-    references: tuple[str, ...]
+    references: tuple[str, ...]  # the right answers; none where they weren't asked for
     open: Callable[[], Image.Image]
 
 
@@ -82,8 +75,8 @@ def read_rows(
 ) -> tuple[tuple[DataSample, ...], tuple[str, ...]]:
     """The rows that can be used, in their order, and the bad ones, each with its reason.
 
-    - `count`: where there are more good rows, a random choice of so many that depends on `seed` alone. Each one's
-      picture is opened once: one that can't be read is told before hours of work.
+    - `count`: of more good rows, a random choice that depends on `seed` alone. Each one's picture is opened once: one
+      that can't be read is told before hours of work.
     - `strict`: refuse data with a bad row. `answered`: rows have a right answer, and may have a kind.
     """
     shows, asks = _column(table, "image", columns.image), _column(table, "question", columns.question)
@@ -129,8 +122,7 @@ def tell_skipped(title: str, good: int, bad: Sequence[str], strict: bool) -> Non
 
 
 def references_of(value: Any, column: str) -> tuple[str, ...]:
-    """The right answers in a cell: one, or a list of them; those of VQA are objects with an `answer`. Of a
-    conversation, what is first answered."""
+    """The right answers in a cell: one, or a list, in VQA of objects with an `answer`; or a conversation's first."""
     value, found = _said(value, column, ANSWERS), []
     for item in value if isinstance(value, list) else [value]:
         written = item.get("answer") if isinstance(item, dict) else item

@@ -2,32 +2,29 @@
 
 import importlib.metadata
 import platform
+import re
 import subprocess
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
+
+from vtw_demo.formats import PlainData
 
 PACKAGES = ("vtw-demo", "torch", "transformers", "bitsandbytes", "gradio", "plotly")
 
 
 @dataclass(frozen=True)
-class Machine:
-    """- `accelerator`: the GPU's name, None without one.
-    - `clock_mhz`: of the GPU, else the processor, as it was when asked; None where it can't be told.
-    - `versions`: of what is installed, by package; `commit`: of this project's checkout, None where it is none.
-    """
-
+class Machine(PlainData):
     system: str
     processor: str
     threads: int
-    accelerator: str | None
-    clock_mhz: int | None
-    versions: dict[str, str]
-    commit: str | None
+    accelerator: str | None  # the GPU's name
+    clock_mhz: int | None  # of the GPU, else the processor, as it was when asked; None where it can't be told
+    versions: dict[str, str]  # of what is installed, by package
+    commit: str | None  # of this project's checkout, None where it is none
 
     def __str__(self) -> str:
         device = self.accelerator or f"{self.processor}, {self.threads} threads"
@@ -35,9 +32,6 @@ class Machine:
         commit = f"; commit {self.commit}" if self.commit else ""
         packages = ", ".join(f"{name} {self.versions[name]}" for name in ("torch", "transformers"))
         return f"{device}{clock}; {self.system}; {packages}{commit}"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def this_machine() -> Machine:
@@ -67,8 +61,7 @@ def _clock() -> int | None:
 
 def _commit() -> str | None:
     """Of the checkout that this file lies in, with "+" where its files differ from it."""
-    folder = Path(__file__).parent
-    asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     return None
@@ -76,9 +69,7 @@ def _commit() -> str | None:
 
 def _processor() -> str:
     """Its model's name where the system tells it; platform.processor() is empty on most Linux systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        if named := re.search(r"(?m)^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8")):
+            return named[1].strip()
+    return platform.processor() or platform.machine()

@@ -17,6 +17,7 @@ from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.timed_generate import Run, run_timed
 from vtw_demo.comparison.timing import Clock, Spread, in_turn
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
@@ -29,14 +30,11 @@ MAXIMUM_ROUNDS = 100
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Milliseconds of one run's stages in each round, as in `vtw_demo.comparison.timed_generate.Run`.
-
-    `decode_ms_per_token` is empty where the answer has one token only.
-    """
+    """Milliseconds of one run's stages in each round."""
 
     encode_ms: tuple[float, ...]
     prefill_ms: tuple[float, ...]
-    decode_ms_per_token: tuple[float, ...]
+    decode_ms_per_token: tuple[float, ...]  # empty where the answer has one token only
     total_ms: tuple[float, ...]
 
     @classmethod
@@ -44,11 +42,12 @@ class StageTimes:
         times = {stage: [getattr(run, stage) for run in runs] for stage in STAGES}
         return cls(**{stage: () if None in of_runs else tuple(of_runs) for stage, of_runs in times.items()})
 
+    def then(self, later: StageTimes) -> StageTimes:
+        return StageTimes(**{stage: getattr(self, stage) + getattr(later, stage) for stage in STAGES})
+
 
 @dataclass(frozen=True)
-class RepeatedTiming:
-    """Both runs' times, round by round, withdrawn at `layer`."""
-
+class RepeatedTiming(PlainData):
     layer: int
     full: StageTimes
     withdrawn: StageTimes
@@ -75,13 +74,12 @@ class RepeatedTiming:
         return Spread.of([after / before for after, before in zip(withdrawn, full, strict=True)])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`: all rounds, and what they come to."""
         full, withdrawn = partial(self.spread, "full"), partial(self.spread, "withdrawn")
         spreads = {
             name: {stage: (spread := of(stage)) and asdict(spread) for stage in STAGES}
             for name, of in (("full_spread", full), ("withdrawn_spread", withdrawn), ("ratio", self.ratio))
         }
-        return {**asdict(self), "rounds": self.rounds, **spreads}
+        return {**super().to_json(), **spreads}
 
 
 def repeat_timing(
@@ -91,12 +89,12 @@ def repeat_timing(
     max_new_tokens: int,
     rounds: int,
     stop: threading.Event | None = None,
+    before: RepeatedTiming | None = None,
 ) -> Iterator[RepeatedTiming]:
-    """Make both runs of a query `rounds` times; yield what is measured so far after each round.
+    """Make both runs of a query `rounds` times, after those of `before`; yield what is measured so far after each.
 
-    `layer` is the withdrawal layer K. Runs are those of `compare`, and nobody reads along. Rounds go full,
-    withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike. Setting `stop`
-    ends the run in hand within a token; its round isn't counted.
+    Rounds go full, withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike.
+    Setting `stop` ends the run in hand within a token; its round isn't counted.
     """
     layer = check_layer(layer, vlm.layers)
     try:
@@ -107,33 +105,35 @@ def repeat_timing(
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds}.")
     stopped = stop or threading.Event()
 
-    def run(withdrawal_layer: int) -> Run | None:
+    def run(withdrawal_layer: int) -> Any:
         *_, last = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stopped)
-        return last if isinstance(last, Run) else None
+        return last
 
     def measured() -> Iterator[RepeatedTiming]:
         runs: dict[RunName, Any] = {"full": partial(run, vlm.layers), "withdrawn": partial(run, layer)}
+        if before is not None and before.rounds % 2:
+            runs = dict(reversed(runs.items()))
         made: dict[RunName, list[Run]] = {name: [] for name in runs}
         for name, result in in_turn(runs, rounds, warm_up=False):
-            if result is None:
+            if not isinstance(result, Run):  # stopped
                 return
             made[name].append(result)
             if len(made["full"]) == len(made["withdrawn"]):
-                yield RepeatedTiming(layer, StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"]))
+                full, withdrawn = StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"])
+                if before is not None:
+                    full, withdrawn = before.full.then(full), before.withdrawn.then(withdrawn)
+                yield RepeatedTiming(layer, full, withdrawn)
 
     return measured()
 
 
 @dataclass(frozen=True)
-class LayerTimes:
+class LayerTimes(PlainData):
     """Milliseconds of each decoder layer in a prefill, medians over `rounds` passes of each run.
 
-    A layer's time is that of the layer itself and of what withdrawal does around it: taking the kept tokens out of the
-    sequence before layer K, `layer`, and their masks and positions before each layer from K on. What comes before the
-    first layer (the vision encoder, the mask of the whole prompt, finding the visual tokens) is in no layer's time.
-
-    On a GPU the device is waited for before and after each layer, so layers don't overlap as they do in a prefill that
-    nobody watches: the times add up to more than that takes.
+    A layer's time has what withdrawal does around it: taking tokens out of the sequence before layer K, `layer`, and
+    their masks and positions before each layer from K on. On a GPU the device is waited for before and after each
+    layer, so the times add up to more than a prefill takes that nobody watches.
     """
 
     layer: int
@@ -143,20 +143,14 @@ class LayerTimes:
 
 
 def measure_layer_times(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int, rounds: int = 5) -> LayerTimes:
-    """Time each decoder layer in prefills of `inputs`, full and withdrawn at `layer` (K) in turn.
-
-    `inputs` are what the model's processor made of a prompt. A pass of each run comes before the `rounds`, to warm up.
-    Each pass is a prefill as `generate` runs it: with a KV cache, and logits of the last position only.
-    """
+    """Time each decoder layer in prefills of `inputs`, full and withdrawn at `layer` (K) in turn, as `generate` runs
+    them: with a KV cache, and logits of the last position only."""
     layers = len(find_decoder(model).layers)
     layer = check_layer(layer, layers)
 
     def prefill(withdrawal_layer: int) -> list[float]:
-        with (
-            torch.inference_mode(),
-            withdraw(model, withdrawal_layer, this_thread_only=True),
-            _timed_layers(model) as times,
-        ):
+        withdrawn = withdraw(model, withdrawal_layer, this_thread_only=True)
+        with torch.inference_mode(), withdrawn, _timed_layers(model) as times:
             model(**inputs, use_cache=True, logits_to_keep=1)
         return times
 

@@ -18,23 +18,15 @@ from vtw_demo.models.devices import is_out_of_memory
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
 EMBEDDED_DATA = "scenes drawn by the demo, descriptions of some, and easy-vqa where it is installed"
-# A description of the largest scene has 80 of the embedded model's tokens.
-DESCRIPTION_TOKENS = 96
+DESCRIPTION_TOKENS = 96  # a description of the largest scene has 80 of the embedded model's
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and a question about it, and how much of the answer is measured.
-
-    - `name`: where it is from.
-    - `answer_tokens`: the divergence is the mean over so many tokens of the model's own answer; 1, as in the paper, is
-      the first one alone.
-    """
-
-    name: str
+    name: str  # where it is from
     picture: Image.Image
     question: str
-    answer_tokens: int = 1
+    answer_tokens: int = 1  # of the model's own answer, over which divergence is the mean; 1, the first, in the paper
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1:
@@ -43,17 +35,15 @@ class Sample:
     @property
     def fingerprint(self) -> str:
         """Equal for samples with the same picture, question and tokens."""
-        said = f"{self.picture.mode} {self.picture.size} {self.question.strip()}"
-        if self.answer_tokens > 1:
-            said += f" {self.answer_tokens}"
+        tokens = f" {self.answer_tokens}" if self.answer_tokens > 1 else ""
+        said = f"{self.picture.mode} {self.picture.size} {self.question.strip()}{tokens}"
         return hashlib.sha256(said.encode(errors="surrogatepass") + self.picture.tobytes()).hexdigest()[:16]
 
 
 def embedded_samples(count: int, seed: int = 0) -> tuple[Sample, ...]:
-    """`count` samples that need no file: fresh scenes and, where the package easy-vqa is installed, every other one
-    from its train split. Every fourth asks to describe a scene and is measured over the whole answer: the first token
-    of a description says nothing about the picture, and is the same long before the rest can do without it.
-    """
+    """`count` samples that need no file: fresh scenes and, where easy-vqa is installed, every other one from its train
+    split. Every fourth asks to describe a scene and is measured over the whole answer, of which the first token says
+    nothing about the picture."""
     _check_count(count)
     generator = random.Random(f"calibration {seed}")
     samples = []
@@ -86,8 +76,7 @@ def read_samples(
     split: str = "train",
     config: str | None = None,
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Up to `count` samples from a user's data (`read_table`), each with so many `answer_tokens`, and what was skipped
-    (`read_rows`)."""
+    """Up to `count` samples of a user's data (`read_table`), and what was skipped (`read_rows`)."""
     _check_count(count)
     rows, bad = read_rows(read_table(str(name), split, config), columns or Columns(), count, seed, strict)
     return tuple(Sample(row.name, row.open(), row.question, answer_tokens) for row in rows), bad

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,45 +14,42 @@ from transformers import PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import Clock
+from vtw_demo.measurements.equal_flops import schedule_of
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.devices import check_finite, start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.cache import find_cache
+from vtw_demo.withdrawal.prune import prune
 from vtw_demo.withdrawal.withdraw import withdraw
+
+LONG_ENCODING_MS = 1000.0
 
 
 @dataclass(frozen=True)
 class AnswerCost:
-    """What the answers to a batch of prompts took.
+    """What the answers to a batch of prompts took; time in which the model waited for its reader isn't counted."""
 
-    - `encode_ms`: from the start to the decoder: vision tower, projector, embedding.
-    - `prefill_ms`: from there to the first token.
-    - `decode_ms_per_token`: mean over the tokens after the first; None where there is none.
-    - `total_ms`: all of it; time in which the model waited for its reader is in none of these.
-    - `kv_cache_bytes`: measured from the cache at the end of the answer.
-    """
-
-    encode_ms: float
-    prefill_ms: float
-    decode_ms_per_token: float | None
+    # From the start to the decoder: vision tower, projector, embedding; None where the picture was taken as an earlier
+    # run had encoded it.
+    encode_ms: float | None
+    prefill_ms: float  # from there to the first token
+    decode_ms_per_token: float | None  # mean over the tokens after the first; None where there is none
     total_ms: float
-    kv_cache_bytes: int
+    kv_cache_bytes: int  # measured from the cache at the end of the answer
+
+    @property
+    def after_encoding_ms(self) -> float:
+        return self.total_ms - (self.encode_ms or 0.0)
 
 
 @dataclass(frozen=True)
 class Run(AnswerCost):
-    """One answer and what it cost.
-
-    - `prefill_flops`: of the decoder, in closed form (`vtw_demo.measurements.flops`).
-    - `peak_memory_bytes`: the GPU's; None on a CPU, where torch doesn't count it.
-    """
-
     answer: str
     tokens: tuple[int, ...]
-    prefill_flops: int
-    peak_memory_bytes: int | None = None
+    prefill_flops: int  # of the decoder, in closed form
+    peak_memory_bytes: int | None = None  # the GPU's; None on a CPU, where torch doesn't count it
 
 
 def timed_generate(
@@ -63,9 +61,8 @@ def timed_generate(
     names: Sequence[str] = (),
     **options: Any,
 ) -> AnswerCost:
-    """Let `generate` answer a batch of prompts inside `context`, and time its stages.
+    """Let `generate`, of `model` or of what wraps it, answer a batch of prompts inside `context`, and time its stages.
 
-    - `generate`: of `model`, or of what wraps it; `options` are handed to it.
     - `on_tokens`: called with each position's new tokens, int64, shape (batch,), in time that isn't counted; True ends
       the answers.
     - `names`: of the prompts, to be said where `check_finite` raises.
@@ -94,12 +91,8 @@ def timed_generate(
         hooks.callback(model.register_forward_hook(after_forward).remove)
         with torch.inference_mode(), context:
             start = clock.now()
-            output = generate(
-                **inputs,
-                **options,
-                stopping_criteria=StoppingCriteriaList([after_token]),
-                return_dict_in_generate=True,
-            )
+            stopping = StoppingCriteriaList([after_token])
+            output = generate(**inputs, **options, stopping_criteria=stopping, return_dict_in_generate=True)
     decoder, first, last, count = decoder_starts[0], token_times[0], token_times[-1], len(token_times)
     # A layer that uses another's keys and values may hold none.
     cache = find_cache(output)
@@ -116,16 +109,20 @@ def timed_generate(
 def run_timed(
     vlm: VisionLanguageModel,
     prompt: Prompt,
-    layer: int,
+    pruned: int | str,
     max_new_tokens: int,
     stop: threading.Event,
+    encoded_before: bool = False,
 ) -> Generator[tuple[int, ...] | Run, None, None]:
-    """Decode greedily with the visual tokens withdrawn at `layer`; yield the tokens so far after each new one, and at
-    the end the `Run`, unless `stop` was set.
+    """Decode greedily, the visual tokens withdrawn at the layer `pruned`, or pruned by the recipe that it is; yield the
+    tokens so far after each new one, and at the end the `Run`, unless `stop` was set. The model waits while its reader
+    handles a token, and that time is not counted. Closing the generator ends the run within a token.
 
-    The model waits while its reader handles a token, and that time is not counted. Closing the generator ends the run
-    within a token.
+    Where a run took longer than `LONG_ENCODING_MS` to encode the picture, the prompt keeps what it was encoded to. With
+    `encoded_before` the run takes it from there, if it is there.
     """
+    inputs = prompt.encoded_inputs if encoded_before else prompt.inputs
+    encoded: list[Any] = []
     new_tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     ready, left = threading.Semaphore(0), threading.Event()
     on_gpu = vlm.device.type == "cuda"
@@ -136,16 +133,27 @@ def run_timed(
             ready.acquire()
         return stop.is_set() or left.is_set()
 
+    def note_encoded(thread: int, module: Any, args: tuple, given: dict[str, Any]) -> None:
+        # transformers encodes pictures before the first forward pass, and hands it what came of them.
+        if not encoded and threading.get_ident() == thread:
+            encoded.append(given.get("mm_encoder_outputs"))
+
     def answer() -> tuple[AnswerCost, int | None]:
+        note = partial(note_encoded, threading.get_ident())
+        handle = vlm.model.register_forward_pre_hook(note, with_kwargs=True)
         try:
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(vlm.device)
-            context = withdraw(vlm.model, layer, this_thread_only=True)
-            cost = timed_generate(
-                vlm.generate, vlm.model, prompt.inputs, context, hand_over, max_new_tokens=max_new_tokens
-            )
+            take_out: Any = prune if isinstance(pruned, str) else withdraw
+            context = take_out(vlm.model, pruned, this_thread_only=True)
+            cost = timed_generate(vlm.generate, vlm.model, inputs, context, hand_over, max_new_tokens=max_new_tokens)
+            if inputs is not prompt.inputs:
+                cost = replace(cost, encode_ms=None)
+            elif encoded[0] and (cost.encode_ms or 0.0) > LONG_ENCODING_MS:
+                prompt.keep_encoded(encoded[0])
             return cost, torch.cuda.max_memory_allocated(vlm.device) if on_gpu else None
         finally:
+            handle.remove()
             new_tokens.put(None)
 
     answering = start_on_model_thread(answer)
@@ -161,10 +169,11 @@ def run_timed(
         wait([answering])
     cost, peak = answering.result()
     if not stop.is_set():
+        at = schedule_of(pruned) if isinstance(pruned, str) else pruned
         yield Run(
             answer=vlm.decode(tokens),
             tokens=tokens,
             **asdict(cost),
-            prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, layer),
+            prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, at),
             peak_memory_bytes=peak,
         )

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")
@@ -45,8 +46,6 @@ class Clock:
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the numbers of several rounds lie."""
-
     lowest: float
     lower_quartile: float
     median: float
@@ -60,29 +59,24 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """What something took in units of something else, or in seconds, in each round; `bar` is the most that it may take,
-    if there is one."""
+class Ratio(PlainData):
+    """What something took in units of something else, or in seconds, in each round."""
 
     name: str
     rounds: tuple[float, ...]
-    bar: float | None = None
+    bar: float | None = None  # the most that it may take, if there is one
 
     @property
     def median(self) -> float:
         return statistics.median(self.rounds)
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "median": self.median}
-
 
 def in_turn(
     runs: Mapping[Name, Callable[[], Result]], rounds: int, *, warm_up: bool = True, shown_as: str | None = None
 ) -> Iterator[tuple[Name, Result]]:
-    """Call each of `runs` once a round, in an order that is turned around from round to round; yield what each call
-    gives, with its name. What a round before them gives, to warm up, is left out. `shown_as` names them in a terminal,
-    which shows how far they are.
-    """
+    """Call each of `runs` once a round, in an order that is turned around from round to round; yield what each gives,
+    with its name, but for a round before them, to warm up. `shown_as` names them in a terminal, which shows how far
+    they are."""
     if rounds < 1:
         raise UserError(f"At least 1 round is needed; {rounds} were asked for.")
     order, calls = list(runs), (rounds + warm_up) * len(runs)

@@ -1,18 +1,18 @@
 """How a scene is drawn otherwise than plainly: squeezed, by an unsteady hand, in other hues, badly stored."""
 
 import io
-import json
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageFilter
+
+from vtw_demo.files import data_beside
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
-_COLOURS = json.loads(Path(__file__).with_name("colours.json").read_text(encoding="utf-8"))
+_COLOURS = data_beside(__file__, "colours.json")
 COLOURS: dict[str, Colour] = {name: tuple(of["drawn"]) for name, of in _COLOURS.items()}
 # The colours of the same names in paint programs (the web's names).
 PAINT_COLOURS: dict[str, list[Colour]] = {name: [*map(tuple, of["painted"])] for name, of in _COLOURS.items()}

@@ -1,15 +1,14 @@
 """Other ways to ask the questions of `questions.py`, in two sets, for training and for testing only; and free words."""
 
-import json
 import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from vtw_demo.embedded.questions import SHORT_ANSWER_KINDS, Question, ask_several, short_name, tell, unique
 from vtw_demo.embedded.scenes import COLOURS, SHAPES, Scene
+from vtw_demo.files import data_beside
 
 Phrasings = dict[str, list[str]]
 
@@ -19,7 +18,7 @@ _PARTS: dict[str, str]
 TRAINED: Phrasings
 TESTED: Phrasings
 _FREE: dict[str, Any]
-_PARTS, TRAINED, TESTED, _FREE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")).values()
+_PARTS, TRAINED, TESTED, _FREE = data_beside(__file__, "phrasings.json").values()
 
 
 def rephrased(question: Question, generator: random.Random, ways: Phrasings = TRAINED) -> Question:

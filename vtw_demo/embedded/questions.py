@@ -1,14 +1,13 @@
 """Questions about a scene, with their answers, by kind."""
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vtw_demo.embedded.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject
+from vtw_demo.files import data_beside
 
 # An object counts as left of another only if it is at least this share of the picture's side further left.
 DIRECTION_MARGIN = 0.10
@@ -19,7 +18,7 @@ NOTHING = "nothing"
 NOUNS = ("object", "shape", "thing")
 # Texts that ask for the same, and the answer.
 Asked = tuple[list[str], str]
-_TEXTS: dict[str, list[str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_TEXTS: dict[str, list[str]] = data_beside(__file__, "questions.json")
 
 
 @dataclass(frozen=True)
@@ -173,14 +172,10 @@ def _reading(scene: Scene, generator: random.Random) -> Asked | None:
     return texts, character
 
 
-def _description(scene: Scene, generator: random.Random) -> Asked:
-    return _texts("description"), describe(scene)
-
-
 _ASK: dict[str, Callable[[Scene, random.Random], Asked | None]] = {
     "colour": _colour, "shape": _shape, "count": _count, "existence": _existence,
     "where": partial(_fact, "where", "place"), "relation": _relation, "size": partial(_fact, "size", "size"),
-    "reading": _reading, "description": _description,
+    "reading": _reading, "description": lambda scene, generator: (_texts("description"), describe(scene)),
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_ASK)
 SHORT_ANSWER_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "description")

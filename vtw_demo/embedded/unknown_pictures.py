@@ -13,18 +13,13 @@ import skimage
 from PIL import Image
 
 from vtw_demo.embedded.scenes import draw_background, random_scene
+from vtw_demo.files import data_beside
 
 MODEST_ANSWER = "I see no drawn shapes, and they are all I know."
-# Those of scikit-image's pictures that show things, textures or people; all are free to use (its data/README.txt).
-# The last line's are gradio's.
-TRAINED_PHOTOS = (
-    "astronaut.png", "brick.png", "camera.png", "cell.png", "clock_motion.png", "coins.png", "grass.png", "horse.png",
-    "hubble_deep_field.jpg", "ihc.png", "microaneurysms.png", "moon.png", "motorcycle_left.png", "page.png",
-    "phantom.png", "rocket.jpg", "text.png",
-    "bus.png", "cheetah.jpg", "cheetah1.jpg", "lion.jpg", "tower.jpg",
-)  # fmt: skip
-# Never trained on.
-TESTED_PHOTOS = ("chelsea.png", "coffee.png", "gravel.png", "retina.jpg")
+# Those of scikit-image's and gradio's pictures that show things, textures or people; all of scikit-image's are free to
+# use (its data/README.txt). TESTED_PHOTOS are never trained on.
+_PHOTOS: dict[str, list[str]] = data_beside(__file__, "unknown_pictures.json")
+TRAINED_PHOTOS, TESTED_PHOTOS = _PHOTOS["trained"], _PHOTOS["tested"]
 
 
 def photos(names: Sequence[str] = TRAINED_PHOTOS) -> list[Image.Image]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import kl_div
@@ -23,36 +23,39 @@ from vtw_demo.models.devices import check_finite
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask
 
-# A sweep takes up to two prefills, and withdrawal at one K less than one.
-SWEPT_FROM = 3
+SWEPT_FROM = 3  # K: a sweep takes up to two prefills, and withdrawal at one K less than one
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer.
-
-    - `kl`: `KL(P_way || P_full)` of the answer's first token, natural logarithm; 0 for the full model.
-    - `flops_left`: the share of the full prefill's FLOPs; None where costs aren't known.
-    """
-
     answer: str
-    kl: float
-    flops_left: float | None
+    kl: float  # KL(P_way || P_full) of the answer's first token, natural logarithm
+    flops_left: float | None  # the share of the full prefill's FLOPs; None where costs aren't known
+
+
+class Request(NamedTuple):
+    """What is asked together, as `answer_samples` takes it."""
+
+    samples: Sequence[DataSample]
+    variants: Sequence[Variant]
+    max_new_tokens: int
+    batch_size: int
+    seed: int
+
+
+Answers = list[dict[Variant, Outcome]]  # one for each sample
+OnAnswers = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Answered:
-    """What `generate` gave for a batch.
-
-    - `tokens`, int64, shape (batch, longest answer), filled up after an answer's end; `lengths` count the end's token.
-    - `first`, float32, shape (batch, vocabulary): log-probabilities of the first token.
-    """
+    """What `generate` gave for a batch."""
 
     inputs: dict[str, torch.Tensor]
     sizes: tuple[PromptSize, ...]
-    tokens: torch.Tensor
-    lengths: tuple[int, ...]
-    first: torch.Tensor
+    tokens: torch.Tensor  # int64, shape (batch, longest answer), filled up after an answer's end
+    lengths: tuple[int, ...]  # with the end's token
+    first: torch.Tensor  # float32, shape (batch, vocabulary): log-probabilities of the first token
 
 
 def answer_samples(
@@ -62,17 +65,14 @@ def answer_samples(
     max_new_tokens: int,
     batch_size: int,
     seed: int = 0,
-    on_answers: Callable[[int], None] = lambda count: None,
-) -> list[dict[Variant, Outcome]]:
-    """What each sample is answered in each of `variants`, which begin with `FULL`; greedy.
-
-    The model answers `batch_size` questions at a time. `on_answers` is called with each number of further answers.
-    What is drawn at random depends on `seed` and the sample alone.
-    """
+    on_answers: OnAnswers = lambda count: None,
+) -> Answers:
+    """What each sample is answered in each of `variants`, which begin with `FULL`; greedy. `on_answers` is called with
+    each number of further answers. What is drawn at random depends on `seed` and the sample alone."""
     assert variants[0] == FULL
     withdrawn = [variant for variant in variants if variant.kind == "withdrawn"]
     is_swept = len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm)
-    found: list[dict[Variant, Outcome]] = [{} for _ in samples]
+    found: Answers = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
         for batch in BatchSampler(range(len(samples)), batch_size, drop_last=False):
@@ -95,12 +95,9 @@ def answer_samples(
 
 
 def chooses_likeliest(vlm: VisionLanguageModel) -> bool:
-    """Whether greedy decoding takes the likeliest token as it is: some models' files say that it is not to repeat
-    itself, and the like."""
+    """Whether greedy decoding takes the likeliest token as it is: some models are not to repeat themselves."""
     config = vlm.model.generation_config
-    return config is None or not any(
-        getattr(config, name, None) not in (None, neutral) for name, neutral in _NEUTRAL.items()
-    )
+    return all(getattr(config, name, None) in (None, neutral) for name, neutral in _NEUTRAL.items())
 
 
 # What changes the logits in greedy decoding, and where it doesn't.

@@ -22,30 +22,26 @@ from vtw_demo.errors import UserError
 from vtw_demo.evaluation import plots
 from vtw_demo.evaluation.attention import attention_markdown, mean_attention
 from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationData, read_data
-from vtw_demo.evaluation.evaluation import AnswersFile, Evaluation, evaluate
+from vtw_demo.evaluation.evaluation import Answering, AnswersFile, Evaluation, answer_here, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
+from vtw_demo.evaluation.replicas import Replicas
 from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
-from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
+from vtw_demo.models.arguments import add_model_arguments, add_options, chosen_model, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.images import write_results
 
-EMBEDDED_ONLY = "photos"
-"""What only the embedded model is to answer modestly: others know something of photos."""
+EMBEDDED_ONLY = "photos"  # which it alone is to answer modestly: others know something of them
 MOST_LAYERS = 12
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        metavar="DATA",
-        help=f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; {FILES}",
-    )
+    data = f"what to ask: {', '.join(BUILT_IN)}, by default all that go with the model; {FILES}"
+    parser.add_argument("--data", nargs="+", metavar="DATA", help=data)
     add_data_arguments(parser, tuple(NAMES), "test")
     usual_layers = f"withdrawal layers: numbers, or ranges such as 4-12; by default all, of many layers {MOST_LAYERS}"
     add_options(
@@ -62,14 +58,25 @@ def run(options: argparse.Namespace) -> int:
     for asked_for in (options.samples, options.curve_samples, options.attention_samples):
         if asked_for is not None and asked_for < 1:
             raise UserError(f"At least 1 sample is needed; {asked_for} were asked for.")
+    if options.replicas is None and options.ray is not None:
+        raise UserError(f"--ray {options.ray} is where replicas run: say how many with --replicas.")
+    if options.replicas is None:
+        return _run(options, answer_here)
+    if options.replicas < 1:
+        raise UserError(f"At least 1 replica is needed; {options.replicas} were asked for.")
+    with Replicas(options.replicas, options.ray, chosen_model(options), options.picture_detail) as replicas:
+        return _run(options, replicas.answer)
+
+
+def _run(options: argparse.Namespace, answering: Answering) -> int:
     ablations = () if options.ablations is None else options.ablations or ABLATIONS
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
-    asked = [(name, _data(name, options)) for name in dict.fromkeys(names)]
+    asked = {name: _data(name, options) for name in names}
     vlm = load_model(options)
-    for number, (name, data) in enumerate(asked):
+    for name, data in asked.items():
         if name not in BUILT_IN:
             fit = askable(vlm, data.name, data.samples, options.strict, data.max_new_tokens)
-            asked[number] = (name, replace(data, samples=fit))
+            asked[name] = replace(data, samples=fit)
     calibration = _calibration(vlm)
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
@@ -78,23 +85,22 @@ def run(options: argparse.Namespace) -> int:
     variants, left_out = _variants(vlm, layers, ablations, where)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
-    of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision}
-    evaluations, files = [], list[AnswersFile]()
-    for name, data in asked:
+    of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision, "detail": vlm.detail}
+    evaluations, files = [], dict[str, AnswersFile]()
+    for name, data in asked.items():
         of_data = {"data": data.name, "max_new_tokens": data.max_new_tokens, "seed": options.seed}
-        files.append(AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data))
-    for (name, data), file in zip(asked, files, strict=True):
-        for part, in_variants in _parts(data, variants, compared, options.curve_samples, options.seed):
+        files[name] = AnswersFile(options.out / f"answers-{_slug(name)}.jsonl", of_model | of_data)
+    for name, file in files.items():
+        for part, in_variants in _parts(asked[name], variants, compared, options.curve_samples, options.seed):
             try:
                 with tqdm(total=len(part.samples) * len(in_variants), desc=name, unit="answer") as bar:
-                    evaluations.append(
-                        evaluate(vlm, part, in_variants, file, options.batch_size, options.seed, bar.update)
-                    )
+                    how = (options.batch_size, options.seed, bar.update, answering)
+                    evaluations.append(evaluate(vlm, part, in_variants, file, *how))
             except KeyboardInterrupt:
                 print(f"Stopped. What was answered is in {file.path}: the same command goes on there.", file=sys.stderr)
                 return 130
             _print(evaluations[-1], calibrated)
-    looked_at = options.attention_samples and _attention(vlm, asked[0][1], options.attention_samples, options.seed)
+    looked_at = options.attention_samples and _attention(vlm, asked[names[0]], options)
     of_calibration = calibration and {
         **{name: getattr(calibration, name) for name in ("layer", "nearest_layer", "threshold", "data")},
         "samples": len(calibration.samples),
@@ -108,13 +114,14 @@ def run(options: argparse.Namespace) -> int:
         "machine": this_machine().to_json(),
         "seed": options.seed,
         "batch_size": options.batch_size,
+        "replicas": options.replicas,
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": options.seed, "drawn": "pictures"},
         "left_out": left_out,
         "attention": looked_at,
         "evaluations": [evaluation.to_json() for evaluation in evaluations],
     }
     _write(options.out, result, evaluations, calibrated)
-    if problems := [file.problem for file in files if file.problem]:
+    if problems := [file.problem for file in files.values() if file.problem]:
         raise OSError(" ".join(problems))
     return 0
 
@@ -130,8 +137,7 @@ def _data(name: str, options: argparse.Namespace) -> EvaluationData:
 def _parts(
     data: EvaluationData, variants: Sequence[Variant], compared: int, curve_samples: int | None, seed: int
 ) -> list[tuple[EvaluationData, Sequence[Variant]]]:
-    """What is asked of which variants: all of all of them; or some of all, and then all of the full model and at the K
-    that is `compared`."""
+    """All of all variants; or some of all, and then all of the full model and at the K that is `compared`."""
     if curve_samples is None or curve_samples >= len(data.samples):
         return [(data, variants)]
     chosen = sorted(random.Random(f"{seed} curve").sample(range(len(data.samples)), curve_samples))
@@ -139,9 +145,10 @@ def _parts(
     return [(some, variants), (data, [FULL, Variant("withdrawn", compared)])]
 
 
-def _attention(vlm: VisionLanguageModel, data: EvaluationData, count: int, seed: int) -> dict[str, Any]:
-    """Where each layer looks, over `count` of the questions; it is printed."""
-    chosen = random.Random(f"{seed} attention").sample(data.samples, min(count, len(data.samples)))
+def _attention(vlm: VisionLanguageModel, data: EvaluationData, options: argparse.Namespace) -> dict[str, Any]:
+    """Where each layer looks, over some of the questions; it is printed."""
+    count = min(options.attention_samples, len(data.samples))
+    chosen = random.Random(f"{options.seed} attention").sample(data.samples, count)
     shares = mean_attention(vlm, tqdm(chosen, desc="attention", unit="question"))
     print(f"\nAttention of the last prompt token, {len(chosen)} questions\n\n{attention_markdown(shares)}\n")
     print(where_it_looks(shares), flush=True)

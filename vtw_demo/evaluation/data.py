@@ -1,5 +1,4 @@
-"""What a model is asked in an evaluation: people's own data; and fresh scenes, asked plainly and otherwise, drawn
-plainly and otherwise, their descriptions, photos, and the test split of easy-vqa."""
+"""What a model is asked in an evaluation: people's own data; scenes, plain and otherwise, photos, and easy-vqa."""
 
 import hashlib
 import json
@@ -27,11 +26,7 @@ PHOTOS = 200
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """A data set.
-
-    - `score`: how right an answer is, 0 to 1, given the references.
-    - `max_new_tokens`: how long an answer may get.
-    """
+    """A data set; `score` says how right an answer is, 0 to 1, given the references."""
 
     name: str
     samples: tuple[DataSample, ...]
@@ -110,8 +105,7 @@ def _described(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
 
 
 def _drawn_otherwise(seed: str) -> tuple[Question, Callable[[], Image.Image]]:
-    """In other sizes and aspect ratios, as if drawn by hand, in a paint program's colours, turned a little, blurred,
-    stored as JPEG."""
+    """As if drawn by hand or in a paint program, turned a little, blurred, stored as JPEG."""
     scene, asked = _asked(seed)
     return asked, partial(_seeded, _otherwise, scene, seed)
 
@@ -146,8 +140,7 @@ def unknown_photos(count: int | None = None, seed: int = 0) -> EvaluationData:
 
 
 def easy_vqa_test(count: int | None = None, seed: int = 0) -> EvaluationData:
-    """The questions of easy-vqa's test split, or `count` of them at random, picture by picture; the kind of question is
-    what it asks for."""
+    """Of easy-vqa's test split, or `count` of it at random; the kind of question is what it asks for."""
     try:
         from vtw_demo.embedded.easy_vqa_data import easy_vqa_pictures
     except ImportError as error:

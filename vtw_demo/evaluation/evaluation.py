@@ -18,7 +18,7 @@ from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.comparison.timed_generate import timed_generate
 from vtw_demo.comparison.timing import in_turn, ratios
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.answering import Outcome, answer_samples, prompt_sizes, seeds_of
+from vtw_demo.evaluation.answering import Answers, OnAnswers, Outcome, Request, answer_samples, prompt_sizes, seeds_of
 from vtw_demo.evaluation.data import EvaluationData, picture_fingerprint
 from vtw_demo.evaluation.metrics import Estimate, estimates, normalise
 from vtw_demo.evaluation.variants import FULL, Variant
@@ -36,26 +36,19 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Figures:
-    """How a variant did on samples.
-
-    - `accuracy`: the mean score; `agreement`: the share of answers that are the full model's, normalised; `kl`: of the
-      first token, in nats.
-    - `change`: the accuracy less the full model's on the same samples.
-    - `flops_left`: the mean share of the full prefill's FLOPs; None where costs aren't known.
-    """
+    """How a variant did on samples."""
 
     samples: int
-    accuracy: Estimate
-    change: Estimate
-    agreement: Estimate
-    kl: Estimate
-    flops_left: float | None
+    accuracy: Estimate  # the mean score
+    change: Estimate  # less the full model's on the same samples
+    agreement: Estimate  # the share of answers that are the full model's, normalised
+    kl: Estimate  # of the first token, in nats
+    flops_left: float | None  # the mean share of the full prefill's FLOPs; None where costs aren't known
 
 
 @dataclass(frozen=True)
 class PrefillTime:
-    """Prefills of some prompts, some rounds of each: milliseconds, and the ratio to the full model's in the same
-    round."""
+    """Of some rounds of some prompts; ratios are to the full model's in the same round."""
 
     milliseconds: tuple[float, ...]
     ratios: tuple[float, ...]
@@ -69,30 +62,23 @@ class PrefillTime:
         return statistics.median(self.ratios)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`, with the medians."""
         return {**asdict(self), "median_ms": self.median_ms, "median_ratio": self.median_ratio}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on a data set.
-
-    - `figures`: by the kind of question, `ALL` last, and by variant, in the order that was asked for.
-    - `prefill`: the times of each variant's prefill.
-    - `layers`: L, of the model; `pictures`: how many different ones.
-    - `answered`: the samples that were answered in this run and not before, in `seconds`.
-    """
+    """A model of so many decoder layers on a data set."""
 
     data: str
     layers: int
     samples: int
-    pictures: int
+    pictures: int  # different ones
     max_new_tokens: int
     score: str
-    figures: dict[str, dict[Variant, Figures]]
+    figures: dict[str, dict[Variant, Figures]]  # by the kind of question, `ALL` last, and by variant
     prefill: dict[Variant, PrefillTime]
-    answered: int
-    seconds: float
+    answered: int  # in this run and not before
+    seconds: float  # that this took
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -104,16 +90,13 @@ class Evaluation:
         return self.answered / self.seconds if self.answered else None
 
     def to_json(self) -> dict[str, Any]:
+        def listed(row: dict[Variant, Figures]) -> list[dict[str, Any]]:
+            return [{"way": way.name, **asdict(way), **asdict(found)} for way, found in row.items()]
+
         return {
             **vars(self),
             "samples_per_second": self.samples_per_second,
-            "figures": {
-                kind: [
-                    {"way": one.name, "kind": one.kind, "layer": one.layer, **asdict(found)}
-                    for one, found in row.items()
-                ]
-                for kind, row in self.figures.items()
-            },
+            "figures": {kind: listed(row) for kind, row in self.figures.items()},
             "prefill": {variant.name: times.to_json() for variant, times in self.prefill.items()},
         }
 
@@ -150,7 +133,6 @@ class AnswersFile:
         return {name: Outcome(way["answer"], way["kl"], way["flops_left"]) for name, way in row["ways"].items()}
 
     def keep(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add lines, in one piece."""
         added = {row["key"]: row for row in rows}
         self.lines |= added
         with self._writing(), self.path.open("ab", buffering=0) as file:
@@ -196,6 +178,15 @@ def _changed(before: Any, now: dict[str, Any]) -> str:
     )
 
 
+def answer_here(vlm: VisionLanguageModel, requests: Sequence[Request], on_answers: OnAnswers) -> Iterator[Answers]:
+    """What each request is answered by this process, one after the other."""
+    for request in requests:
+        yield on_model_thread(answer_samples, vlm, *request, on_answers)
+
+
+Answering = Callable[[VisionLanguageModel, Sequence[Request], OnAnswers], Iterator[Answers]]
+
+
 def evaluate(
     vlm: VisionLanguageModel,
     data: EvaluationData,
@@ -203,13 +194,12 @@ def evaluate(
     file: AnswersFile,
     batch_size: int = 16,
     seed: int = 0,
-    on_answers: Callable[[int], None] = lambda count: None,
+    on_answers: OnAnswers = lambda count: None,
+    answering: Answering = answer_here,
 ) -> Evaluation:
-    """Answer what `file` doesn't hold yet, keeping it there as it comes, and measure.
-
-    `on_answers` is called with each number of further answers, those of the file first. Raises UserError for a question
-    that doesn't fit into the model's context; `askable` leaves these out.
-    """
+    """Answer what `file` doesn't hold yet, keeping it there as it comes, and measure; `on_answers` is called with
+    each number of further answers, those of the file first. What `answering` does before it gives an iterator isn't
+    timed. Raises UserError for a question that is too long for the model, and what `answering` raises."""
     if batch_size < 1:
         raise UserError(f"A batch has at least 1 question; this is {batch_size}.")
     prefill = on_model_thread(prefill_times, vlm, data.samples, variants)
@@ -225,18 +215,20 @@ def evaluate(
         on_answers(len(variants) - len(asked))
         if asked:
             lacking.setdefault(asked, []).append(index)
-    answered, start = 0, time.perf_counter()
+    parts, requests = list[list[int]](), list[Request]()
     for asked, indices in lacking.items():
         for part in BatchSampler(indices, BATCHES_AT_ONCE * batch_size, drop_last=False):
-            samples = [data.samples[index] for index in part]
-            found = on_model_thread(
-                answer_samples, vlm, samples, asked, data.max_new_tokens, batch_size, seed, on_answers
-            )
-            for index, sample, outcomes in zip(part, samples, found, strict=True):
-                known[index] |= {variant.name: outcome for variant, outcome in outcomes.items()}
-                pictures[index] = pictures[index] or picture_fingerprint(sample.open())
-            file.keep([_row(data, data.samples[index], pictures[index], known[index]) for index in part])
-            answered += len(part)
+            parts.append(part)
+            how = (asked, data.max_new_tokens, batch_size, seed)
+            requests.append(Request([data.samples[index] for index in part], *how))
+    answers = answering(vlm, requests, on_answers)
+    answered, start = 0, time.perf_counter()
+    for part, found in zip(parts, answers, strict=True):
+        for index, outcomes in zip(part, found, strict=True):
+            known[index] |= {variant.name: outcome for variant, outcome in outcomes.items()}
+            pictures[index] = pictures[index] or picture_fingerprint(data.samples[index].open())
+        file.keep([_row(data, data.samples[index], pictures[index], known[index]) for index in part])
+        answered += len(part)
     seconds = time.perf_counter() - start
     if answered:
         file.finish(sample_key(sample) for sample in data.samples)
@@ -257,8 +249,7 @@ def evaluate(
 def prefill_times(
     vlm: VisionLanguageModel, samples: Sequence[DataSample], variants: Sequence[Variant]
 ) -> dict[Variant, PrefillTime]:
-    """Time each of `variants`, which hold `FULL`, on the first few samples, from the decoder's start to the first
-    token."""
+    """Of each of `variants`, which hold `FULL`, on the first few samples."""
     times: dict[Variant, list[float]] = {variant: [] for variant in variants}
 
     def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: DataSample) -> float:

@@ -12,6 +12,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
+from torch.utils.data import BatchSampler
 from tqdm import tqdm
 
 from vtw_demo.errors import UserError
@@ -22,12 +23,8 @@ NEW_TOKENS = 1024
 
 
 class VisualTokensWithdrawal(lmms):
-    """Greedy answers of one of this package's models.
-
-    - `pretrained`: a hub id, a folder, or "embedded"; `quantization`, `device`, `revision`: as in `vtw_demo.load`.
-    - `layer`: withdrawal layer K; None, and the number of decoder layers, withdraw nothing.
-    - `batch_size`: questions at once.
-    """
+    """Greedy answers of one of this package's models, which is loaded as by `vtw_demo.load`; `layer` is the withdrawal
+    layer K, None, as the number of decoder layers, withdraws nothing. It answers `batch_size` questions at once."""
 
     is_simple = True
 
@@ -39,12 +36,14 @@ class VisualTokensWithdrawal(lmms):
         device: str | None = None,
         revision: str | None = None,
         batch_size: int | str = 1,
+        picture_detail: str = "usual",
         **further: Any,
     ) -> None:
         super().__init__()
         if further:
             raise UserError(f"vtw takes no {', '.join(further)}: see its class for what it takes.")
-        self.vlm = load(pretrained, quantization, device=device, revision=revision)  # type: ignore[arg-type]
+        asked: dict[str, Any] = {"quantization": quantization, "picture_detail": picture_detail}
+        self.vlm = load(pretrained, device=device, revision=revision, **asked)
         self.layer = self.vlm.layers if layer is None else int(layer)
         check_layer(self.layer, self.vlm.layers)
         self.batch_size = int(batch_size)
@@ -57,9 +56,7 @@ class VisualTokensWithdrawal(lmms):
         with tqdm(total=len(requests), desc=f"answering at K = {self.layer}", unit="question") as bar:
             # Neighbours that are answered alike, in the order in which they came.
             for (cap, ends), alike in groupby(requests, _asked):
-                rest = list(alike)
-                while rest:
-                    batch, rest = rest[: self.batch_size], rest[self.batch_size :]
+                for batch in BatchSampler(list(alike), self.batch_size, drop_last=False):
                     inputs = self.vlm.prepare_batch([self._query(request) for request in batch])
                     with torch.inference_mode(), withdraw(self.vlm.model, self.layer):
                         output = self.vlm.generate(**inputs, max_new_tokens=cap)

@@ -43,10 +43,8 @@ class Estimate:
 
 
 def normalise(answer: str) -> str:
-    """The answer as it is compared with others; "" where nothing but punctuation is left.
-
-    Unlike in the VQA evaluation, an answer that is nothing but an article stays: "A" may be a letter.
-    """
+    """The answer as it is compared with others; "" where nothing but punctuation is left. Unlike in the VQA evaluation,
+    an answer that is nothing but an article stays: "A" may be a letter."""
     text = " ".join(answer.lower().replace("’", "'").split())
     bare = text
     for mark in _PUNCTUATION:
@@ -59,7 +57,7 @@ def normalise(answer: str) -> str:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 for an answer that is one of the references, normalised as the VQA evaluations do; else 0."""
+    """1 for an answer that is one of the references, normalised; else 0."""
     said = normalise(answer)
     return float(bool(said) and any(said == normalise(reference) for reference in references))
 
@@ -76,11 +74,10 @@ def _objects(description: str) -> Counter[tuple[str, ...]]:
 
 
 def estimates(values: Sequence[Sequence[float]], groups: Sequence[str], seed: int = 0) -> tuple[Estimate, ...]:
-    """The mean of each column with its interval (the bootstrap's percentiles 2.5 and 97.5).
+    """The mean of each column of `values`, (samples, columns), with its interval, from the bootstrap.
 
-    - `values`, (samples, columns); `groups`: of each sample, its picture. What is drawn again is pictures, each with
-      all its questions: those about one picture aren't independent. All columns are drawn alike, so that the difference
-      of two is as steady as it is on the samples.
+    Pictures, the `groups`, are drawn again, each with all its questions: those about one picture aren't independent.
+    All columns are drawn alike, so that the difference of two is as steady as it is on the samples.
     """
     table = np.asarray(values, dtype=np.float64)
     assert len(table) == len(groups) > 0

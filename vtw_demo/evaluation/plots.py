@@ -11,10 +11,17 @@ from vtw_demo.evaluation.metrics import Estimate
 from vtw_demo.evaluation.variants import FULL, Variant
 from vtw_demo.formats import filled, sentences
 from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_k, styled
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Table
 
 ACCURACY_COLOUR, AGREEMENT_COLOUR = RUN_COLOURS["withdrawn"], "#0072B2"
-SYMBOLS = {"random": "x", "renumbered": "diamond", "blind": "square", "fastv": "triangle-up"}
+SYMBOLS = {
+    "renumbered": "diamond",
+    "blind": "square",
+    "fastv": "triangle-up",
+    "pyramid_drop": "triangle-down",
+    "random_tokens": "x",
+    "uniform_grid": "cross",
+}
 KIND_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8F98", "#B8A800", "#5D3A9B")
 
 
@@ -78,7 +85,6 @@ def evaluation_reading(evaluation: Evaluation, layer: int) -> str:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """A row for each kind of question and variant."""
     rows: list[dict[str, Any]] = []
     for kind, of in evaluation.figures.items():
         for variant, found in of.items():
@@ -99,13 +105,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -> str:
     """All questions by variant, and accuracy by kind of question and K; as Markdown."""
-    return filled(
-        Path(__file__).with_name("tables.txt"),
-        evaluation=evaluation,
-        every=evaluation.figures[ALL],
-        curve=_curve(evaluation.figures[ALL]),
-        calibrated=calibrated,
-    )
+    every, file = evaluation.figures[ALL], Path(__file__).with_name("tables.txt")
+    return filled(file, evaluation=evaluation, every=every, curve=_curve(every), calibrated=calibrated)
 
 
 def _layers(variants: Sequence[Variant], evaluation: Evaluation) -> list[int]:

@@ -1,22 +1,24 @@
 """The variants of a model that an evaluation compares: the full model, withdrawal at each K, and the ablations."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.equal_flops import RIVALS, Rival, equal_schedule
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.withdrawal.baselines import blind, check_random, check_renumbered, remove_at_random, withdraw_renumbered
-from vtw_demo.withdrawal.fastv import FASTV_LAYER, FASTV_SHARE, check_fastv, fastv
+from vtw_demo.withdrawal.baselines import blind, check_renumbered, withdraw_renumbered
+from vtw_demo.withdrawal.prune import KINDS
+from vtw_demo.withdrawal.random_tokens import RandomTokens
+from vtw_demo.withdrawal.steps import Step, pruned
 from vtw_demo.withdrawal.withdraw import withdraw
 
-Ablation = Literal["random", "renumbered", "blind", "fastv"]
-ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+Ablation = Literal["renumbered", "blind"] | Rival
+ABLATIONS: tuple[Ablation, ...] = ("renumbered", "blind", *RIVALS)
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,12 @@ class PromptSize:
 class Variant:
     """One way to answer: the model as it is, or with a method that takes tokens out.
 
-    - `kind`: "full"; "withdrawn", the visual tokens leave before decoder layer `layer`; or an ablation: "random", as
-      many random tokens leave there; "renumbered", the visual tokens leave there and the others close ranks; "fastv",
-      FastV drops visual tokens after 2 layers, so many that its prefill takes as many FLOPs as withdrawal at `layer`;
-      "blind", no layer sees the picture.
-    - `layer`: K; None for "full" and "blind".
+    - `kind`: "full"; "withdrawn", the visual tokens leave before decoder layer K, `layer`; or an ablation:
+      "renumbered", the visual tokens leave and the others close ranks; "blind", no layer sees the picture; one of
+      `RIVALS`, another method whose prefill takes as many FLOPs.
     """
 
-    kind: Literal["full", "withdrawn", "random", "renumbered", "blind", "fastv"]
+    kind: Literal["full", "withdrawn"] | Ablation
     layer: int | None = None
 
     @property
@@ -60,60 +60,43 @@ class Variant:
             return withdraw(model, self.layer)
         if self.kind == "renumbered":
             return withdraw_renumbered(model, self.layer)
-        if self.kind == "random":
-            return remove_at_random(model, self.layer, seeds)
-        return fastv(model, [fastv_share(model.config, size, self.layer) for size in sizes], FASTV_LAYER)
+        return pruned(model, self.steps(model.config, sizes, seeds))
+
+    def steps(self, config: PreTrainedConfig, sizes: Sequence[PromptSize], seeds: Sequence[str]) -> list[Step]:
+        """Of a rival, with a share to keep for each row."""
+        of_rows = [self.schedule(config, size) for size in sizes]
+        shares = {at: tuple(schedule[at] for schedule in of_rows) for at in of_rows[0]}
+        if self.kind == "random_tokens":
+            return [RandomTokens(at, keep, seeds) for at, keep in shares.items()]
+        return [KINDS[self.kind](at, keep) for at, keep in shares.items()]
+
+    def schedule(self, config: PreTrainedConfig, size: PromptSize) -> dict[int, float]:
+        """Of a rival, for one prompt."""
+        assert self.kind in RIVALS
+        assert self.layer is not None
+        return equal_schedule(self.kind, config, size.tokens, size.visual, self.layer)
 
     def flops_left(self, config: PreTrainedConfig, size: PromptSize) -> float:
-        """The share of the full prefill's FLOPs; what FastV's ranking takes isn't counted."""
+        """The share of the full prefill's FLOPs."""
         layers = config.get_text_config().num_hidden_layers
         full = prefill_flops(config, size.tokens, size.visual, layers)
         if self.kind == "blind":
             return prefill_flops(config, max(1, size.tokens - size.visual), 0, layers) / full
-        layer = self.layer or layers
-        if self.kind == "fastv":
-            return prefill_flops(config, size.tokens, fastv_dropped(config, size, layer), FASTV_LAYER) / full
-        return prefill_flops(config, size.tokens, size.visual, layer) / full
+        at = self.schedule(config, size) if self.kind in RIVALS else self.layer or layers
+        return prefill_flops(config, size.tokens, size.visual, at) / full
 
 
 FULL = Variant("full")
 
 
-def fastv_dropped(config: PreTrainedConfig, size: PromptSize, layer: int) -> int:
-    """How many visual tokens FastV has to drop before its layer 2 to take no more FLOPs than withdrawal at `layer`.
-
-    Raises UserError where it can't: at K = 1, and for decoders whose costs aren't known.
-    """
-    allowed = prefill_flops(config, size.tokens, size.visual, layer)
-
-    def is_enough(dropped: int) -> bool:
-        return prefill_flops(config, size.tokens, dropped, FASTV_LAYER) <= allowed
-
-    if not is_enough(size.visual):
-        raise UserError(
-            f"FastV drops tokens after {FASTV_LAYER} layers, and can't save as much as withdrawal at K = {layer}."
-        )
-    return bisect_left(range(size.visual), True, key=is_enough)
-
-
-def fastv_share(config: PreTrainedConfig, size: PromptSize, layer: int) -> float:
-    """The share of visual tokens that `fastv` is to drop: what it rounds down to `fastv_dropped`."""
-    if not size.visual:
-        return 0.0
-    return min(1.0, (fastv_dropped(config, size, layer) + 0.5) / size.visual)
-
-
 def obstacle(vlm: VisionLanguageModel, variant: Variant) -> str | None:
     """Why a model can't answer so, in a sentence; None if it can."""
     try:
-        if variant.kind == "random":
-            check_random(vlm.model)
-        elif variant.kind == "renumbered":
+        if variant.kind == "renumbered":
             check_renumbered(vlm.model)
-        elif variant.kind == "fastv":
-            assert variant.layer is not None
-            check_fastv(vlm.model, FASTV_SHARE, FASTV_LAYER)
-            fastv_dropped(vlm.model.config, PromptSize(64, 32), variant.layer)
+        elif variant.kind in RIVALS:
+            for step in variant.steps(vlm.model.config, [PromptSize(64, 32)], ["a seed"]):
+                step.check(vlm.model)
     except UserError as error:
         return str(error)
     return None

@@ -31,21 +31,14 @@ _DELTA_RULE_CHUNK = 64
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What a recurrent layer, or a convolution, does from token to token, and what it keeps of it.
+    """What a recurrent layer, or a convolution, does from token to token, and what it keeps of it."""
 
-    - `channels`, `kernel`: of its convolution along the sequence.
-    - `chunk`: linear attention and Mamba run on chunks of so many tokens, of which the last one is filled up.
-    - `per_token`: multiply-adds for each token of a chunk, all heads together; 0 for a convolution alone.
-    - `per_pair`: multiply-adds for each pair of the states before, between and after chunks.
-    - `state`: numbers in the cache, however many tokens there have been.
-    """
-
-    channels: int
+    channels: int  # of its convolution along the sequence
     kernel: int
-    chunk: int
-    per_token: int
-    per_pair: int
-    state: int
+    chunk: int  # tokens; linear attention and Mamba run on chunks, of which the last one is filled up
+    per_token: int  # multiply-adds for each token of a chunk, all heads together; 0 for a convolution alone
+    per_pair: int  # multiply-adds for each pair of the states before, between and after chunks
+    state: int  # numbers in the cache, however many tokens there have been
 
     def multiply_adds(self, tokens: int) -> int:
         convolved = max(tokens, self.kernel) + self.kernel - 1
@@ -56,45 +49,28 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one decoder layer's costs follow from.
+    """What one decoder layer's costs follow from."""
 
-    - `projections`: numbers in the matrices of attention that a token is multiplied with.
-    - `mlp`: numbers in all other matrices of the layer that a token is multiplied with; of a mixture of experts the
-      router, the shared experts, and as many experts as run on a token.
-    - `visual_mlp`: the same for a visual token; it differs where these have experts of their own (ernie4_5_vl_moe).
-    - `attention`: multiply-adds for each pair of a query and a key, all heads together.
-    - `keys_of`: the layer whose keys and values this one attends to: itself, but where it shares another's.
-    - `only_last_position`: whether it runs at the last position of a prompt alone (gemma4's last layers).
-    - `cached`: numbers in the KV cache for each token that it holds; 0 where another layer's are shared.
-    - `window`: the sliding window or chunk of the KV cache; None where it holds all tokens.
-    - `recurrence`: what goes on between tokens in a layer that doesn't attend; None for one that does, and for an MLP.
-    """
-
-    projections: int
-    mlp: int
-    visual_mlp: int
-    attention: int
-    keys_of: int
-    only_last_position: bool
-    cached: int
-    window: int | None
-    recurrence: Recurrence | None = None
+    projections: int  # numbers in the matrices of attention that a token is multiplied with
+    mlp: int  # in all others; of a mixture of experts in the router and as many experts as run on a token
+    visual_mlp: int  # the same for a visual token, if these have experts of their own (ernie4_5_vl_moe)
+    attention: int  # multiply-adds for each pair of a query and a key, all heads together
+    keys_of: int  # the layer whose keys and values this one attends to: itself, but where it shares another's
+    only_last_position: bool  # whether it runs at the last position of a prompt alone (gemma4's last layers)
+    cached: int  # numbers in the KV cache for each token that it holds; 0 where another layer's are shared
+    window: int | None  # the sliding window or chunk of the KV cache; None where it holds all tokens
+    recurrence: Recurrence | None = None  # what goes on between tokens in a layer that doesn't attend
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """What a text decoder's costs follow from.
-
-    - `before`, `after`: numbers in its matrices before the first layer and after the last; 0 but in gemma3n, gemma4.
-    - `head`: numbers in the language model head.
-    - `reads_all`: whether it runs at all positions in `generate` too (minicpmv4_6, minicpm_ocr).
-    """
+    """What a text decoder's costs follow from."""
 
     layers: tuple[LayerShape, ...]
-    before: int
-    after: int
-    head: int
-    reads_all: bool
+    before: int  # numbers in its matrices before the first layer; 0 but in gemma3n, gemma4
+    after: int  # and after the last
+    head: int  # numbers in the language model head
+    reads_all: bool  # whether the head runs at all positions in `generate` too (minicpmv4_6, minicpm_ocr)
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
@@ -120,7 +96,7 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"{type(decoder).__name__} has no decoder layers in `layers`, so its costs can't be told.")
-    sources = key_sources(text, len(layers))
+    sources, kinds = key_sources(text, len(layers)), layer_types(text, len(layers))
     # gemma4, not with flash attention: the last layers have no keys of their own, and only what is read of them is
     # computed. Another family's model, such as LLaVA, doesn't hand on what that is.
     ends_early = (
@@ -128,22 +104,22 @@ def _read(config: PreTrainedConfig) -> DecoderShape:
         and "flash" not in str(text._attn_implementation)
         and type(text).__module__ == type(config).__module__
     )
-    kinds = layer_types(text, len(layers))
     shapes = tuple(
         _read_layer(layer, cache, source, ends_early and source != index)
-        if kinds[index] in ATTENTION_TYPES | {INDEXED_ATTENTION}
+        if kind in ATTENTION_TYPES | {INDEXED_ATTENTION}
         else _read_other_layer(layer, source)
-        for index, (layer, cache, source) in enumerate(
-            zip(layers, DynamicCache(config=text).layers, sources, strict=True)
+        for index, (layer, cache, source, kind) in enumerate(
+            zip(layers, DynamicCache(config=text).layers, sources, kinds, strict=True)
         )
     )
     before = after = 0
     for name, part in decoder.named_children():
-        for matrix in part if isinstance(part, nn.ModuleList) else (part,):
-            if isinstance(matrix, nn.Linear) and "unembed" in name:
-                after += matrix.weight.numel()
-            elif isinstance(matrix, nn.Linear):
-                before += matrix.weight.numel()
+        matrices = part if isinstance(part, nn.ModuleList) else (part,)
+        numbers = sum(matrix.weight.numel() for matrix in matrices if isinstance(matrix, nn.Linear))
+        if "unembed" in name:
+            after += numbers
+        else:
+            before += numbers
     known: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     model: Any = known.get(type(config), None)
     has_head = "lm_head.weight" in (getattr(model, "_tied_weights_keys", None) or ())  # not that of a model inside
@@ -257,10 +233,8 @@ def _numbers_per_token(module: nn.Module, layer: nn.Module) -> int:
     if {matrix.ndim for matrix in matrices.values()} == {3}:
         # llama4 runs every expert on every token.
         runs_all = type(module).__name__ == "Llama4TextExperts"
-        return sum(
-            matrix.numel() if runs_all else _experts_per_token(layer) * matrix[0].numel()
-            for matrix in matrices.values()
-        )
+        experts = None if runs_all else _experts_per_token(layer)
+        return sum(matrix[:experts].numel() for matrix in matrices.values())
     if "Router" in type(module).__name__ and matrices.keys() == {"weight"}:
         return matrices["weight"].numel()
     raise UserError(

@@ -1,39 +1,33 @@
-"""What a prefill costs in FLOPs and what its KV cache takes in bytes, in closed form.
+"""What a prefill costs in FLOPs and what its KV cache takes in bytes, in closed form, for one sequence.
 
-Layers below the withdrawal layer K run on every token of the prompt, layers from K on without the visual
-tokens (arXiv 2405.05803, section 4). Everything is for one sequence; a batch of equal rows costs as many
-times as much. The vision encoder and the projector aren't counted: withdrawal leaves them as they are.
-The sizes of a decoder are those of `vtw_demo.measurements.decoder_shape`.
+Layers below the withdrawal layer K run on every token of the prompt, layers from K on without the visual tokens (arXiv
+2405.05803, section 4); other methods take them out in parts, at several layers. The vision encoder and the projector,
+which all of them leave as they are, aren't counted.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
 
 from transformers import PreTrainedConfig
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 from vtw_demo.measurements.decoder_shape import DecoderShape, decoder_shape
+from vtw_demo.withdrawal.withdraw import check_layer
+
+Schedule = Mapping[int, float]
+"""By decoder layer, the share of the prompt's visual tokens that is left from there on, as recipes of `prune` say it:
+as many tokens leave, rounded; of `random_tokens` they may be text. Withdrawal at K is `{K: 0.0}`."""
 
 
 @dataclass(frozen=True)
 class LayerFlops:
-    """FLOPs of one decoder layer in a prefill, two for each multiply-add.
+    """FLOPs of one decoder layer in a prefill, two for each multiply-add."""
 
-    - `tokens`: positions that this layer runs on.
-    - `projections`: the matrices of attention, or of what stands in its place: query, key, value and output projection,
-      latent ones, indexers', gates.
-    - `attention`: query times key and weights times value, counted for every query with every key, though a
-      causal kernel may skip the half above the diagonal. So does torch's FLOP counter. In a recurrent layer what goes
-      from token to token instead: its convolution and the products of its scan.
-    - `mlp`: the layer's other matrices: an MLP's two, or three where it is gated; of a mixture of experts the
-      router, the shared experts and those that run on a token; and further ones, such as gemma3n has.
-    """
-
-    tokens: int
-    projections: int
-    attention: int
-    mlp: int
+    tokens: int  # positions that it runs on
+    projections: int  # the matrices of attention, or of what stands in its place
+    attention: int  # query times key and weights times value; or the convolution and the scan of a recurrent layer
+    mlp: int  # its other matrices; of a mixture of experts the router and those experts that run on a token
 
     @property
     def total(self) -> int:
@@ -42,48 +36,41 @@ class LayerFlops:
 
 @dataclass(frozen=True)
 class PrefillFlops:
-    """FLOPs of a prefill: its decoder layers in the order in which they run, and the language model head.
-
-    `around`: the decoder's matrices before the first layer and after the last; 0 but in gemma3n and gemma4.
-    """
-
     layers: tuple[LayerFlops, ...]
     head: int
-    around: int
+    around: int  # the decoder's matrices before the first layer and after the last; 0 but in gemma3n and gemma4
 
     @property
     def total(self) -> int:
         return sum(layer.total for layer in self.layers) + self.head + self.around
 
 
-def prefill_flops(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int) -> int:
-    """FLOPs of the decoder's prefill of one prompt, the sum of `prefill_flops_by_layer`."""
+def prefill_flops(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int | Schedule) -> int:
+    """The sum of `prefill_flops_by_layer`."""
     return prefill_flops_by_layer(config, prompt_tokens, visual_tokens, layer).total
 
 
 def prefill_flops_by_layer(
-    config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int
+    config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int | Schedule
 ) -> PrefillFlops:
     """FLOPs of the decoder's prefill of one prompt, layer by layer.
 
     - `config`: of a text decoder, or of a vision-language model that holds one.
     - `prompt_tokens`: positions of the prompt, visual ones counted; `visual_tokens`: how many of them are.
-    - `layer`: the withdrawal layer K; K = L, the number of decoder layers, withdraws nothing.
+    - `layer`: the withdrawal layer K, where K = L, the number of decoder layers, withdraws nothing; or a schedule, of
+      which an empty one does the same.
 
-    What is counted is matrix products, two FLOPs for each multiply-add, as torch's FLOP counter counts them:
-    the projections with grouped-query heads, the products of attention as the full square of queries and keys
-    (no half is taken off for causality, nothing for a sliding window), the MLP, and the head at the last position
-    only, as `generate` runs it. Embeddings, norms, rotary embeddings, biases, activations and softmax aren't.
+    What is counted is matrix products, as torch's FLOP counter counts them: attention as the full square of queries and
+    keys, and the head at the last position only, as `generate` runs it. Embeddings, norms, rotary embeddings, biases,
+    activations and softmax aren't; nor is what `fastv` and `pyramid_drop` take to rank tokens, a row of attention each.
 
-    - Of a mixture of experts those count that a token is sent to; in llama4 all of them, since transformers runs every
-      expert on every token there.
-    - ernie4_5_vl_moe's marks around a picture are counted as text, though a picture's smaller experts run on them.
-    - A layer that uses another's keys and values (gemma3n, gemma4) has as many keys as that one; if that one is
-      below K, they include the visual tokens', which are masked.
+    - Of a mixture of experts those count that a token is sent to; in llama4 all of them, as transformers runs it.
+    - In ernie4_5_vl_moe a picture's smaller experts run on the two marks around it, too; one picture is counted.
+    - A layer that uses another's keys and values (gemma3n, gemma4) has as many keys as that one; if that one is below
+      K, they include the visual tokens', which are masked.
     - gemma4's last layers run at the last position alone, as they do in `generate` without flash attention.
 
-    Raises ValueError for numbers that are no counts, more visual tokens than prompt tokens, K outside 1 to L,
-    and decoders that `decoder_shape` doesn't understand.
+    Raises ValueError for K outside 1 to L, and for decoders that `decoder_shape` doesn't understand.
     """
     return _prefill_flops(decoder_shape(config), prompt_tokens, visual_tokens, layer)
 
@@ -92,36 +79,28 @@ def kv_cache_bytes_by_layer(
     config: PreTrainedConfig,
     prompt_tokens: int,
     visual_tokens: int,
-    layer: int,
+    layer: int | Schedule,
     decoded_tokens: int = 0,
     bytes_per_element: int = 2,
 ) -> tuple[int, ...]:
-    """Bytes of the KV cache of one sequence, layer by layer: keys and values of the tokens that it holds.
+    """Bytes of the KV cache of one sequence, layer by layer, as transformers' growing cache holds them.
 
     - `config`, `prompt_tokens`, `visual_tokens` and `layer` as in `prefill_flops_by_layer`.
-    - `decoded_tokens`: tokens that have run through the model after the prompt. A `generate` that returned n
-      new tokens has decoded n - 1, since the last one is never fed back.
+    - `decoded_tokens`: that have run through the model after the prompt: all new ones but the last, which isn't fed
+      back.
     - `bytes_per_element`: 2 in float16 and bfloat16, 4 in float32.
 
-    They are those of transformers' growing cache. A layer with a sliding window or chunks of w tokens holds the last
-    w - 1 of them at most; one that uses another's keys and values holds nothing; latent attention holds the latent
-    vector and the rotary part of the key, which all heads share; an indexer holds a key of its own. A recurrent layer
-    or a convolution holds a state of one size, here counted in `bytes_per_element` too.
+    A layer with a sliding window or chunks of w tokens holds the last w - 1 of them at most; one that uses another's
+    keys and values holds nothing; latent attention holds the latent vector and the rotary part of the key, which all
+    heads share; an indexer holds a key of its own. A recurrent layer or a convolution holds a state of one size.
     """
-    _check_count("decoded_tokens", decoded_tokens)
-    _check_count("bytes_per_element", bytes_per_element, at_least=1)
     held = _cached_numbers(decoder_shape(config), prompt_tokens, visual_tokens, layer, decoded_tokens)
     return tuple(numbers * bytes_per_element for numbers in held)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one decoder layer costs, or several of them together.
-
-    - `tokens`: of the prompt, that the layer runs on in the prefill.
-    - `flops`: of that.
-    - `kv_cache_bytes`: its part of the KV cache.
-    """
+    """What one decoder layer costs in a prefill, or several of them together; `tokens` are those that it runs on."""
 
     tokens: int
     flops: int
@@ -129,9 +108,8 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Staircase:
-    """What each decoder layer costs for one prompt, in order, with every layer seeing the picture and withdrawn at
-    `layer`. The language model head, which is the same in both runs, is in neither."""
+class Staircase(PlainData):
+    """What each decoder layer costs for one prompt, in both runs; the head, which costs the same, is in neither."""
 
     layer: int
     full: tuple[LayerCost, ...]
@@ -145,21 +123,11 @@ class Staircase:
     def withdrawn_total(self) -> LayerCost:
         return _total(self.withdrawn)
 
-    def to_json(self) -> dict[str, Any]:
-        totals = {"full_total": asdict(self.full_total), "withdrawn_total": asdict(self.withdrawn_total)}
-        return {**asdict(self), **totals}
-
 
 def staircase(
-    config: PreTrainedConfig,
-    prompt_tokens: int,
-    visual_tokens: int,
-    layer: int,
-    bytes_per_element: int = 2,
+    config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int, bytes_per_element: int = 2
 ) -> Staircase:
-    """What each layer's prefill of one prompt costs, and the KV cache that it leaves, in closed form (arXiv 2405.05803,
-    section 4); arguments and errors as of `kv_cache_bytes_by_layer`.
-    """
+    """Of one prompt's prefill; arguments and errors as of `kv_cache_bytes_by_layer`."""
 
     def costs(withdrawal_layer: int) -> tuple[LayerCost, ...]:
         prompt = (config, prompt_tokens, visual_tokens, withdrawal_layer)
@@ -177,16 +145,14 @@ def _total(costs: tuple[LayerCost, ...]) -> LayerCost:
 
 def flops_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:
     """The share of a prefill's FLOPs left at each K from 1 to L - 1; None for decoders whose costs aren't known."""
-    return _shares_left(
-        config, lambda decoder, layer: _prefill_flops(decoder, prompt_tokens, visual_tokens, layer).total
-    )
+    size = prompt_tokens, visual_tokens
+    return _shares_left(config, lambda decoder, layer: _prefill_flops(decoder, *size, layer).total)
 
 
 def cache_left(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int) -> tuple[float, ...] | None:
     """The share of a prompt's KV cache left at each K from 1 to L - 1; None for decoders whose costs aren't known."""
-    return _shares_left(
-        config, lambda decoder, layer: sum(_cached_numbers(decoder, prompt_tokens, visual_tokens, layer))
-    )
+    size = prompt_tokens, visual_tokens
+    return _shares_left(config, lambda decoder, layer: sum(_cached_numbers(decoder, *size, layer)))
 
 
 def _shares_left(config: PreTrainedConfig, cost: Callable[[DecoderShape, int], int]) -> tuple[float, ...] | None:
@@ -198,36 +164,35 @@ def _shares_left(config: PreTrainedConfig, cost: Callable[[DecoderShape, int], i
     return tuple(part / costs[-1] for part in costs[:-1])
 
 
-def _prefill_flops(decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int) -> PrefillFlops:
-    tokens = _tokens_by_layer(len(decoder.layers), prompt_tokens, visual_tokens, layer)
+def _prefill_flops(
+    decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int | Schedule
+) -> PrefillFlops:
+    left = visual_tokens_by_layer(len(decoder.layers), visual_tokens, layer)
+    tokens = _tokens_by_layer(prompt_tokens, visual_tokens, left)
     layers = []
     for index, shape in enumerate(decoder.layers):
         queries = 1 if shape.only_last_position else tokens[index]
-        visual = visual_tokens if index < layer and not shape.only_last_position else 0
+        visual = 0 if shape.only_last_position else left[index]
+        if visual_tokens and shape.visual_mlp != shape.mlp:
+            visual += min(2, queries - visual)
         between = queries * tokens[shape.keys_of] * shape.attention
         if shape.recurrence is not None:
             between = shape.recurrence.multiply_adds(queries)
-        layers.append(
-            LayerFlops(
-                tokens=queries,
-                projections=2 * queries * shape.projections,
-                attention=2 * between,
-                mlp=2 * ((queries - visual) * shape.mlp + visual * shape.visual_mlp),
-            )
-        )
+        mlp = (queries - visual) * shape.mlp + visual * shape.visual_mlp
+        layers.append(LayerFlops(queries, 2 * queries * shape.projections, 2 * between, 2 * mlp))
     # A withdrawal hands on what the head reads, and no more.
-    after = 1 if visual_tokens and layer < len(layers) else prompt_tokens
+    after = prompt_tokens if min(left) == visual_tokens else 1
     around = 2 * (prompt_tokens * decoder.before + after * decoder.after)
     head = 2 * decoder.head * (prompt_tokens if decoder.reads_all else 1)
     return PrefillFlops(layers=tuple(layers), head=head, around=around)
 
 
 def _cached_numbers(
-    decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int, decoded_tokens: int = 0
+    decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int | Schedule, decoded_tokens: int = 0
 ) -> list[int]:
-    """How many numbers each layer of the KV cache holds."""
-    tokens = _tokens_by_layer(len(decoder.layers), prompt_tokens, visual_tokens, layer)
-    held = [count + decoded_tokens for count in tokens]
+    left = visual_tokens_by_layer(len(decoder.layers), visual_tokens, layer)
+    tokens = _tokens_by_layer(prompt_tokens, visual_tokens, left)
+    held = (count + decoded_tokens for count in tokens)
     return [
         shape.cached * (count if shape.window is None else min(count, shape.window - 1))
         + (0 if shape.recurrence is None else shape.recurrence.state)
@@ -235,24 +200,17 @@ def _cached_numbers(
     ]
 
 
-def _tokens_by_layer(layers: int, prompt_tokens: int, visual_tokens: int, layer: int) -> list[int]:
-    """How many positions of the prompt are in the sequence of each decoder layer."""
-    _check_count("prompt_tokens", prompt_tokens, at_least=1)
-    _check_count("visual_tokens", visual_tokens)
-    _check_count("layer", layer, at_least=1)
-    if visual_tokens > prompt_tokens:
-        raise UserError(
-            f"visual_tokens is {visual_tokens}, more than the {prompt_tokens} tokens of the whole prompt; "
-            "prompt_tokens counts the visual ones too."
-        )
-    if layer > layers:
-        raise UserError(
-            f"The withdrawal layer must be from 1 to {layers}, the number of decoder layers; this is {layer}."
-        )
-    kept = max(prompt_tokens - visual_tokens, 1)  # a layer can't run on nothing: an empty slot stays
-    return [prompt_tokens] * layer + [kept] * (layers - layer)
+def visual_tokens_by_layer(layers: int, visual_tokens: int, layer: int | Schedule) -> list[int]:
+    """How many visual tokens each of so many decoder layers runs on."""
+    schedule = layer if isinstance(layer, Mapping) else {check_layer(layer, layers): 0.0}
+    left, shares = [], {-1: 1.0, **schedule}
+    for index in range(layers):
+        share = shares[max(at for at in shares if at <= index)]
+        left.append(int(share * visual_tokens + 0.5))
+    return left
 
 
-def _check_count(name: str, value: int, at_least: int = 0) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise UserError(f"{name} must be an integer of at least {at_least}; this is {value!r}.")
+def _tokens_by_layer(prompt_tokens: int, visual_tokens: int, left: list[int]) -> list[int]:
+    assert 0 <= visual_tokens <= prompt_tokens
+    # A layer can't run on nothing: an empty slot stays.
+    return [max(prompt_tokens - visual_tokens + count, 1) for count in left]

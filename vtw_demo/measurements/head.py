@@ -11,9 +11,7 @@ from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.compilation import uncompiled
 
-POSITIONS_AT_ONCE = 128
-"""Bounds the memory for logits of long answers: positions that the head should run on at the same time."""
-
+POSITIONS_AT_ONCE = 128  # that the head should run on: it bounds the memory for logits of long answers
 
 Rest = tuple[None, ...] | None
 """In place of what decoder layers hand on beside hidden states; None where they hand on these alone."""
@@ -24,14 +22,14 @@ def rest_of(output: Any) -> Rest:
 
 
 def logits_of(model: PreTrainedModel, hidden_states: torch.Tensor, token_id: int, rest: Rest) -> torch.Tensor:
-    """The logits that `model` makes of hidden states as its last decoder layer hands them on.
+    """The logits, shape (positions, vocabulary), that `model` makes of hidden states, shape (..., positions, hidden),
+    as its last decoder layer hands them on.
 
-    - `hidden_states`, shape (..., positions, hidden).
     - `token_id`: of any text token; the forward pass that this takes begins with so many of them.
     - `rest`: `rest_of` what a decoder layer of this model hands on.
 
-    The result has the shape (positions, vocabulary). All but the decoder layers runs, in the model's own forward
-    pass: what models do to hidden states and logits besides norm and head (scales, soft caps) differs.
+    All but the decoder layers runs, in the model's own forward pass: what models do to hidden states and logits besides
+    norm and head (scales, soft caps) differs.
     """
     layers = find_decoder(model).layers
     input_ids = torch.full((1, hidden_states.shape[-2]), token_id, device=hidden_states.device)

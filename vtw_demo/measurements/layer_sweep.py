@@ -20,22 +20,16 @@ from vtw_demo.withdrawal.withdraw import whole_number
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What withdrawal at each layer does to the next token, for a batch of prompts.
+    """What withdrawal at each layer does to the next token, for a batch of prompts."""
 
-    - `layers`: the withdrawal layers K, 1 to L - 1.
-    - `kl`, float32, shape (batch, K): `KL(P_withdrawn || P_full)` of the next token after the prompt, natural
-      logarithm (arXiv 2405.05803, section 4.3; as in the authors' code).
-    - `logits`, float32, shape (batch, K, vocabulary), and `full_logits`, float32, shape (batch, vocabulary): of that
-      token, withdrawn at each K, and by the full model.
-    - `answer_kl`, float32, shape (batch, K, answer): the same divergence at every token of the answer, all tokens
-      before it given. The first column is `kl`. None where no answer was given.
-    - `answer_choices`, int64, shape (batch, K, answer): the likeliest token there, withdrawn at each K; None as above.
-    """
-
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # the withdrawal layers K, 1 to L - 1
+    # float32, shape (batch, K): `KL(P_withdrawn || P_full)` of the next token after the prompt, natural logarithm
+    # (arXiv 2405.05803, section 4.3; as in the authors' code).
     kl: torch.Tensor
-    logits: torch.Tensor
-    full_logits: torch.Tensor
+    logits: torch.Tensor  # of that token, withdrawn at each K: float32, shape (batch, K, vocabulary)
+    full_logits: torch.Tensor  # by the full model: float32, shape (batch, vocabulary)
+    # At every token of the answer, all tokens before it given; None where no answer was given. The divergence, float32,
+    # shape (batch, K, answer), whose first column is `kl`; and the likeliest token, withdrawn at each K, int64.
     answer_kl: torch.Tensor | None = None
     answer_choices: torch.Tensor | None = None
 
@@ -57,14 +51,8 @@ def sweep(
       takes as many as the full sequence has, so that no layer needs more memory than in a prefill. The result
       is the same.
 
-    A batch without visual tokens is the same at every K. Nothing but the pass's own hidden states is kept, and no
-    KV cache.
-
-    Raises
-    - ValueError for prompts that are padded on the right or end with a visual token, for answers that don't fit,
-      and for `positions_at_once` below 1,
-    - RuntimeError while a withdrawal is active on this model,
-    - what `withdraw` raises.
+    Raises ValueError for prompts that are padded on the right or end with a visual token and for answers that don't
+    fit; RuntimeError while a withdrawal is active on this model; what `withdraw` raises.
     """
     pruned = find_model(model)
     if positions_at_once is not None and whole_number(positions_at_once, "positions_at_once") < 1:

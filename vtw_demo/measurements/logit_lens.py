@@ -1,10 +1,9 @@
 """Information migration: in which layers what the picture holds moves into the text tokens that follow it.
 
-Two measures, layer by layer. The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020) reads a hidden
-state as if the model ended there: how likely the final answer is already. And the cosine distance between a text
-token's states with the picture and with a blank one in its place says how far the picture has moved it. Where both
-have risen the text holds what it needs, which is why deep layers can do without visual tokens (arXiv 2405.05803,
-section 3).
+The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020) reads a hidden state as if the model ended
+there: how likely the final answer is already. The cosine distance between a text token's states with the picture and
+with a blank one says how far the picture has moved it. Where both have risen the text holds what it needs, which is why
+deep layers can do without visual tokens (arXiv 2405.05803, section 3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 from vtw_demo.measurements.head import POSITIONS_AT_ONCE, Rest, logits_of, rest_of
 from vtw_demo.models.devices import check_finite
 from vtw_demo.models.loading import VisionLanguageModel
@@ -35,23 +35,14 @@ Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class Migration:
-    """How far the picture's content has moved into the text after each decoder layer.
+class Migration(PlainData):
+    """How far the picture's content has moved into the text after each decoder layer."""
 
-    - `tokens`: the prompt's text tokens after the first visual token, in order.
-    - `distance`, (layers, tokens): cosine distance, 0 to 2, of each one's hidden state after each layer from that of
-      the same prompt with a blank picture; both without withdrawal.
-    - `answer`: the tokens of the full model's answer.
-    - `probability`, (layers, answer): of each of them by the logit lens after each layer, all tokens before it given:
-      the first is read at the last prompt position, each further one at the token before it.
-    - `withdrawn_probability`: the same with the visual tokens withdrawn at `withdrawal_layer`.
-    """
-
-    tokens: tuple[str, ...]
-    distance: Rows
-    answer: tuple[str, ...]
-    probability: Rows
-    withdrawn_probability: Rows
+    tokens: tuple[str, ...]  # the prompt's text after the first visual token
+    distance: Rows  # (layers, tokens): cosine distance, 0 to 2, from the state with a blank picture in its place
+    answer: tuple[str, ...]  # the full model's
+    probability: Rows  # (layers, answer): of each token by the logit lens, read at the position before it
+    withdrawn_probability: Rows  # the same, withdrawn
     withdrawal_layer: int
 
     @property
@@ -65,17 +56,15 @@ def measure_migration(
     """Measure one query with the full model's answer given, in three forward passes: with the picture, with the visual
     tokens withdrawn at `layer`, and with a blank picture.
 
-    The blank is mid grey and of the picture's size: so it has as many visual tokens, at the same positions, and only
-    what they show differs. Text before the first visual token is left out: where attention is causal it can't see
-    the picture. Hidden states are kept of the positions that are read only, and compared in float32; the lens is the
-    model's own norm and head, its softmax in float32. No KV cache is made.
+    Text before the first visual token is left out: where attention is causal it can't see the picture. Hidden states
+    are compared in float32; the lens is the model's own norm and head, its softmax in float32.
     """
     if not len(answer_token_ids):
         raise UserError("There is no answer to look for: hand the token ids of the full model's.")
     check_prompt_end(vlm.model, prompt.inputs)
     blank = vlm.prompt(like(prompt.shown, BLANK), prompt.question)
     given = answer_token_ids[:-1]  # the last token predicts nothing that is asked for
-    seen, unseen = (with_answer(vlm.model, asked.inputs, given) for asked in (prompt, blank))
+    seen, unseen = (with_answer(vlm.model, asked.encoded_inputs, given) for asked in (prompt, blank))
     ids = prompt.inputs["input_ids"][0]
     visual = visual_token_mask(vlm.model.config, ids)
     text = ((visual.cumsum(0) > 0) & ~visual).nonzero()[:, 0]

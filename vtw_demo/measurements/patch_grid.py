@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.withdrawal.teacher_forcing import check_prompt
 
@@ -32,45 +33,26 @@ ROW_BY_ROW = (
 PACKED = ("llava_next", "llava_onevision")
 """Model types that put the tiles together, cut the padding off and end each row with a token of its own."""
 
-# Far enough from 0 and 255 that what a resampling kernel overshoots isn't cut off.
-_DARK, _LIGHT = 25, 230
-# Of a pixel, or of a box: less than this is rounding.
-_ROUNDING = 0.02
+_DARK, _LIGHT = 25, 230  # far enough from 0 and 255 that what a resampling kernel overshoots isn't cut off
+_ROUNDING = 0.02  # of a pixel, or of a box
 
 
 @dataclass(frozen=True)
 class VisualPatch:
-    """One visual token.
-
-    - `picture`: which picture of the prompt, from 0.
-    - `box`: the part of it that the token was made from; None where it ends a row (LLaVA-NeXT), is a class token, or
-      shows padding only.
-    """
-
-    picture: int
-    box: Box | None
+    picture: int  # which of the prompt, from 0
+    box: Box | None  # in it; None where the token ends a row (LLaVA-NeXT), is a class token, or shows padding only
 
 
 @dataclass(frozen=True)
-class PatchGeometry:
-    """Where the visual tokens of one prompt lie.
+class PatchGeometry(PlainData):
+    """Where the visual tokens of one prompt lie, in order."""
 
-    - `sizes`: (width, height) of each picture in pixels.
-    - `patches`: the prompt's visual tokens in order.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int], ...]  # (width, height) of each picture in pixels
     patches: tuple[VisualPatch, ...]
 
     def shade(self, weights: Sequence[float] | np.ndarray, longest_side: int) -> tuple[np.ndarray, ...]:
-        """Spread a weight of each visual token evenly over its box; where boxes overlap, weights add up.
-
-        - `weights`, shape (visual tokens,), in the order of the prompt.
-        - `longest_side`: how many cells the longer side of each result has.
-
-        For each picture float64, shape (rows, columns), of the picture's proportions. All together they sum to the
-        weights of the tokens that have a box.
-        """
+        """Spread a weight of each visual token evenly over its box, adding up where boxes overlap: for each picture
+        float64, shape (rows, columns), of its proportions, with `longest_side` cells."""
         given = np.asarray(weights, dtype=np.float64)
         assert given.shape == (len(self.patches),)
         shaded = []
@@ -94,11 +76,8 @@ def _shares_of_cells(start: np.ndarray, end: np.ndarray, cells: int) -> np.ndarr
 def find_patches(
     vlm: VisionLanguageModel, images: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
 ) -> PatchGeometry:
-    """Find where each visual token of one prompt lies in its picture.
-
-    - `images`: the pictures of the prompt, in order.
-    - `inputs`: what the model's processor made of them: `input_ids`, shape (1, prompt), and what goes with them. With a
-      processor that treats several pictures of one prompt in another way (LLaVA-OneVision), these say which it was.
+    """Find where each visual token of one prompt lies in its picture: of `images`, the pictures of the prompt, and
+    `inputs`, what the model's processor made of them.
 
     The processor runs on three pictures of each size; the model doesn't run. A box is right to about half a pixel of
     the picture, or of what the model sees of it, whichever is larger. It is where the token's own patch is: a vision
@@ -133,23 +112,16 @@ def _unknown(vlm: VisionLanguageModel) -> UserError:
 
 @dataclass(frozen=True)
 class _View:
-    """Part of a picture as the vision encoder takes it, `width` by `height` pixels.
-
-    `across` and `down` are the share of the picture's width (height) at the view's left (upper) edge, and the step of a
-    pixel. Where all is padding, these are NaN and `picture` is -1.
-    """
+    """Part of a picture as the vision encoder takes it, in pixels. Where all is padding, `picture` is -1."""
 
     picture: int
     width: int
     height: int
-    across: tuple[float, float]
-    down: tuple[float, float]
+    across: tuple[float, float]  # the share of the picture's width at its left edge, and the step of a pixel, or NaN
+    down: tuple[float, float]  # the same from its upper edge
 
     def boxes(self, side: int) -> np.ndarray:
-        """Boxes of squares of `side` pixels, row by row, in shares of the picture, beyond it too: (squares, 4).
-
-        What is left over on the right and below, less than a square, is in none.
-        """
+        """Boxes of whole squares of `side` pixels, row by row, in shares of the picture or beyond it: (squares, 4)."""
         left, top = (
             start + step * side * np.arange(pixels // side + 1)
             for (start, step), pixels in ((self.across, self.width), (self.down, self.height))
@@ -224,9 +196,8 @@ def _pixels(
     )
     # LLaVA-OneVision cuts pictures into tiles unless they are handed as several of one prompt.
     singly = len(inputs.get("batch_num_images", ())) > 1
-    made = vlm.processor(
-        images=pictures if singly else [pictures], text=[prompt], add_special_tokens=False, return_tensors="pt"
-    )
+    given = {"images": pictures if singly else [pictures], "text": [prompt], **vlm.images_kwargs}
+    made = vlm.processor(**given, add_special_tokens=False, return_tensors="pt")
     name = next((name for name in made if name.startswith("pixel_values")), None)
     if name is None:
         raise _unknown(vlm)

@@ -20,35 +20,32 @@ from vtw_demo.withdrawal.architectures import ATTENTION_TYPES, layer_types, shar
 from vtw_demo.withdrawal.cache import cache_parameter
 from vtw_demo.withdrawal.kept_tokens import gather_hidden_states
 from vtw_demo.withdrawal.layer_inputs import hidden_states_of, named_arguments, tile
+from vtw_demo.withdrawal.steps import Pruning
 from vtw_demo.withdrawal.token_pruning import Changed, ForwardPass
-from vtw_demo.withdrawal.withdraw import Withdrawal
+from vtw_demo.withdrawal.withdraw import Withdraw
 
 
-class SweepStreams(Withdrawal):
-    """Streams are stacked in the batch dimension, K = 1 first, as many rows each as the batch has.
-
-    After a forward pass of prompts that don't end with a visual token,
-    - `hidden`, shape (..., streams x batch, kept, hidden): the streams' final hidden states; None without any,
-    - `full`, shape (..., batch, `read_positions`, hidden): the last ones of the full sequence,
-    - `rest`: of what layers hand on, for `logits_of`.
-    """
+class SweepStreams(Pruning):
+    """Streams are stacked in the batch dimension, K = 1 first, as many rows each as the batch has. `hidden`, `full` and
+    `rest` are there after a forward pass of prompts that don't end with a visual token."""
 
     def __init__(self, model: PreTrainedModel, read_positions: int, positions_at_once: int | None) -> None:
-        super().__init__(model, layer=1, this_thread_only=True)
+        super().__init__(model, [Withdraw(1)], this_thread_only=True)
         self.read_positions = read_positions
         self.positions_at_once = positions_at_once
-        self.hidden: torch.Tensor | None = None
-        self.full: torch.Tensor | None = None
-        self.rest: Rest = None
+        self.hidden: torch.Tensor | None = None  # of the streams, shape (..., streams x batch, kept, hidden)
+        self.full: torch.Tensor | None = None  # of the full sequence, shape (..., batch, read_positions, hidden)
+        self.rest: Rest = None  # of what layers hand on, for `logits_of`
         self.prefix: _PrefixCache | None = None
+        # By type of layer, the streams' keys and values that later layers use too, each (streams x batch, ...).
         self.shared: dict[str, tuple[torch.Tensor, ...]] = {}
-        """The streams' keys and values that later layers use too, each (streams x batch, ...), by type of layer."""
         self.runs_streams = False
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
         super().begin_prefill(forward, visual, given)
         is_padded = forward.padding_mask is not None and not forward.padding_mask.all()
-        is_ragged = forward.kept is None or forward.kept.valid is not None
+        kept = forward.stages[1].kept
+        is_ragged = kept is None or kept.valid is not None
         config = self.decoder.config
         shares = shares_keys(config, len(self.layers))
         # The state that the first text leaves, and what an indexer makes of it, isn't in keys and values.
@@ -77,8 +74,8 @@ class SweepStreams(Withdrawal):
             return
         forward = self.forward
         assert forward is not None
-        if forward.kept is not None:
-            forward.is_pruned = True
+        forward.is_pruned = True
+        if forward.prunes:
             given = named_arguments(module, args, kwargs)
             entering = given.pop("hidden_states")
             if index == 1:
@@ -102,8 +99,9 @@ class SweepStreams(Withdrawal):
         if self.prefix is None:
             return
         if self.prefix.states and _is_blind(layer, mask, self.prefix.length):
-            assert forward.kept is not None
-            forward.inputs.kept = replace(forward.kept, index=forward.kept.index[:, self.prefix.length :])
+            inputs = forward.stages[1]
+            assert inputs.kept is not None
+            inputs.kept = replace(inputs.kept, index=inputs.kept.index[:, self.prefix.length :])
         else:
             self.prefix = None
 
@@ -111,16 +109,17 @@ class SweepStreams(Withdrawal):
         self, forward: ForwardPass, index: int, layer: nn.Module, entering: torch.Tensor, given: dict[str, Any]
     ) -> None:
         """Branch off the stream whose withdrawal layer is `index`, and run all streams through that layer."""
-        kept = forward.kept
+        inputs = forward.stages[1]
+        kept = inputs.kept
         assert kept is not None
         branch = gather_hidden_states(entering, kept)
         hidden = branch if self.hidden is None else torch.cat([self.hidden.to(branch.device), branch], dim=-3)
         batch, source, shared = len(kept.index), self.key_source(index, given), given.get("shared_kv_states")
-        positions_at_once = self.positions_at_once or batch * forward.inputs.sequence_length
+        positions_at_once = self.positions_at_once or batch * inputs.sequence_length
         parts, stored = [], []
         for first, last, sees_all in _chunks(index, source, max(1, positions_at_once // kept.index.numel())):
             rows, times = slice(first * batch, last * batch), last - first
-            replaced = forward.inputs.replace(layer, given, kept.count, sees_all=sees_all, times=times)
+            replaced = inputs.replace(layer, given, kept.count, keys_of=None if sees_all else inputs, times=times)
             if shared is not None:
                 held = type(shared)()
                 if sees_all:
@@ -140,12 +139,9 @@ class SweepStreams(Withdrawal):
 
 
 class _PrefixCache(DynamicCache):
-    """Takes a layer's keys and values of the first `length` positions from one forward pass, and puts them before those
-    of another. It holds no layer of its own, so that models count positions and size masks as without a cache.
-
-    - `states`, each of shape (batch, heads, length, dim): what was taken last.
-    - `times`: how many times each of its rows serves, in passes that get it; 0 where it is taken.
-    """
+    """Takes a layer's keys and values of the first `length` positions, `states`, from one forward pass, and puts them
+    before those of another, each row `times` times; 0 where it is taken. It holds no layer of its own, so that models
+    count positions and size masks as without a cache."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -164,10 +160,8 @@ class _PrefixCache(DynamicCache):
 
 
 def _chunks(index: int, source: int, at_once: int) -> Iterator[tuple[int, int, bool]]:
-    """Streams to run at once through layer `index`, first and last + 1, and whether they see the whole sequence.
-
-    They do where the layer's keys are of one before their withdrawal layer.
-    """
+    """Streams to run at once through layer `index`, first and last + 1, and whether they see the whole sequence: they
+    do where the layer's keys are of one before their withdrawal layer."""
     for begin, end, sees_all in ((0, source, False), (source, index, True)):
         for first in range(begin, end, at_once):
             yield first, min(first + at_once, end), sees_all

@@ -1,13 +1,14 @@
 """How probable each token of both answers is, with every layer seeing the picture and with visual tokens withdrawn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import PlainData
 from vtw_demo.models.devices import check_finite
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
@@ -17,23 +18,16 @@ from vtw_demo.withdrawal.withdraw import withdraw
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """A token of an answer and its probability, all tokens before it in this answer given.
+    """A token of an answer and its probability in either run, all tokens before it in this answer given."""
 
-    - `token_id`: two tokens may have the same text, where each is a part of one character.
-    - `text`: as it stands in the answer, its leading space included.
-    - `full`, `withdrawn`: the probability where every layer sees the picture, and withdrawn.
-    """
-
-    token_id: int
-    text: str
+    token_id: int  # two may have the same text, where each is a part of one character
+    text: str  # its leading space included
     full: float
     withdrawn: float
 
 
 @dataclass(frozen=True)
-class AnswerProbabilities:
-    """The answers of the full run and of the one withdrawn at `layer` (K), token by token."""
-
+class AnswerProbabilities(PlainData):
     layer: int
     full: tuple[AnswerToken, ...]
     withdrawn: tuple[AnswerToken, ...]
@@ -42,9 +36,6 @@ class AnswerProbabilities:
     def first_difference(self) -> int | None:
         """The first token that differs, counted from 1; None where the answers are the same."""
         return first_difference(*([token.token_id for token in answer] for answer in (self.full, self.withdrawn)))
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "first_difference": self.first_difference}
 
 
 def first_difference(first: Sequence[Any], second: Sequence[Any]) -> int | None:
@@ -55,25 +46,22 @@ def first_difference(first: Sequence[Any], second: Sequence[Any]) -> int | None:
 
 
 def measure_answer_probabilities(
-    vlm: VisionLanguageModel,
-    prompt: Prompt,
-    full_tokens: Sequence[int],
-    withdrawn_tokens: Sequence[int],
-    layer: int,
+    vlm: VisionLanguageModel, prompt: Prompt, full_tokens: Sequence[int], withdrawn_tokens: Sequence[int], layer: int
 ) -> AnswerProbabilities:
     """The probabilities of both runs' answers, under the full model and with the visual tokens withdrawn at `layer`.
 
-    Each answer goes through the model in a forward pass of either kind, as if it had been generated. Probabilities are
-    the model's own, softmax of its logits in float32. Generation forbids placeholders of visual tokens
-    (`VisionLanguageModel.generate`), so it chooses from these probabilities without theirs, which are next to nothing.
+    They are softmax of the logits in float32, teacher-forced. Generation forbids placeholders of visual tokens, so it
+    chooses from these probabilities without theirs, which are next to nothing.
     """
     if not full_tokens or not withdrawn_tokens:
         raise UserError("An answer has at least one token; one of these has none.")
     if layer != vlm.layers:
         check_prompt_end(vlm.model, prompt.inputs)
-    full = _answer(vlm, prompt.inputs, full_tokens, layer)
+    full = _answer(vlm, prompt.encoded_inputs, full_tokens, layer)
     same = list(full_tokens) == list(withdrawn_tokens)
-    return AnswerProbabilities(layer, full, full if same else _answer(vlm, prompt.inputs, withdrawn_tokens, layer))
+    return AnswerProbabilities(
+        layer, full, full if same else _answer(vlm, prompt.encoded_inputs, withdrawn_tokens, layer)
+    )
 
 
 def _answer(

@@ -4,13 +4,23 @@ import argparse
 import os
 import threading
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS, LoadProgress, ModelChoice, VisionLanguageModel, load_choice
+from vtw_demo.models.loading import (
+    EMBEDDED,
+    QUANTIZATIONS,
+    LoadProgress,
+    ModelChoice,
+    OnProgress,
+    VisionLanguageModel,
+    load_choice,
+)
+from vtw_demo.models.picture_detail import DETAILS, read_detail
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
 
 # What the options of a table can be.
@@ -42,19 +52,25 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | No
     more["model"]["default"] = more["model"]["default"] or default_model
     more["quantization"]["choices"] = (*QUANTIZATIONS, NO_QUANTIZATION)
     more["quantize_all"] = {"default": switch("VTW_QUANTIZE_ALL")}
+    more["picture_detail"] = {"default": from_environment("PICTURE_DETAIL") or "usual", "choices": DETAILS}
     add_options(parser, Path(__file__).with_name("model_options.toml"), **more)
 
 
-def chosen_model(options: argparse.Namespace) -> ModelChoice:
-    return choose_model(options.model, options.quantization, options.device, options.revision, options.quantize_all)
+def chosen_model(options: argparse.Namespace, name: str | None = None) -> ModelChoice:
+    """The model of the options, or of that name with the other options."""
+    read_detail(options.picture_detail)  # what a variable says isn't checked yet
+    name = name or options.model
+    return choose_model(name, options.quantization, options.device, options.revision, options.quantize_all)
 
 
 def load_model(options: argparse.Namespace) -> VisionLanguageModel:
     """Load the model of the options. Raises what `load` does."""
-    return load_with_bars(chosen_model(options))
+    return load_with_bars(chosen_model(options)).at_detail(options.picture_detail)
 
 
-def load_with_bars(choice: ModelChoice) -> VisionLanguageModel:
+def load_with_bars(
+    choice: ModelChoice, load: Callable[[ModelChoice, OnProgress], VisionLanguageModel] = load_choice
+) -> VisionLanguageModel:
     """Load a model, on the error stream a progress bar for each step whose length is known."""
     left = threading.Event()
     step, bar = "", tqdm(disable=True)
@@ -72,7 +88,7 @@ def load_with_bars(choice: ModelChoice) -> VisionLanguageModel:
         bar.update(progress.done - bar.n)
 
     try:
-        return load_choice(choice, show)
+        return load(choice, show)
     except (KeyboardInterrupt, SystemExit):
         # The model's thread would read on, and keep the process.
         left.set()

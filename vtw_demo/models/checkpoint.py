@@ -12,8 +12,8 @@ from transformers import CONFIG_MAPPING
 
 from vtw_demo.errors import UserError
 from vtw_demo.formats import sentences
+from vtw_demo.models.hub import ADAPTER, CONFIG
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _NAMED = 3
 _MERGE = "load both with PEFT, merge them with merge_and_unload, save the result with save_pretrained, and load that"
@@ -21,8 +21,7 @@ _WRAPPER = re.compile(r"(^|\.)(base_model\.model|module|_orig_mod|_fsdp_wrapped_
 
 
 def check_format(name: str, folder: Path, listed: Sequence[str]) -> None:
-    """Raise UserError for a model whose files, `listed`, aren't those of one that can be read; its configuration is in
-    `folder`."""
+    """Raise UserError where the files `listed` are no model that can be read; its configuration is in `folder`."""
 
     def read(file: str) -> dict[str, Any]:
         try:

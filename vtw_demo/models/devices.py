@@ -1,4 +1,4 @@
-"""Where a model runs: the device, the type it computes in, the memory that is free there, and the one thread.
+"""Where a model runs: the device, the type it computes in, and the one thread.
 
 On a CPU torch's operators run in OpenMP's threads, and each thread that calls them gets a pool of its own. With more
 pools than processors these threads go to sleep after each operator instead of waiting for the next: on two cores the
@@ -10,24 +10,29 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
 
 from vtw_demo.errors import UserError
+from vtw_demo.models import hardware
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# How torch's allocators and CUDA's libraries say it in a plain RuntimeError.
-OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# How torch's allocators and the GPUs' libraries say it in a plain RuntimeError.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "MPS backend out of memory",
+)
+_refused: dict[str, str] = {}
 
 
 def find_device(asked: str | None) -> torch.device:
-    """The device that was asked for; for None a GPU where there is one. Raises UserError for one that isn't there."""
+    """The one asked for; for None a GPU that wasn't refused, if there is one. UserError for one that isn't there."""
     if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = hardware.accelerator()
+        return torch.device("cpu" if found is None or found in _refused else found)
     try:
         device = torch.device(asked)
     except RuntimeError as error:
@@ -39,21 +44,24 @@ def find_device(asked: str | None) -> torch.device:
             torch.ones(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"The device {asked!r} is not there, or holds no numbers. Use cpu instead.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"The device {asked!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPUs. Use cpu instead."
-        )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"The device {asked!r} is not there: torch sees {count} CUDA GPUs. Use cpu instead.")
     return device
+
+
+def refuse_device(device: torch.device, why: str) -> None:
+    """From now on no model runs there that wasn't asked to."""
+    _refused[device.type] = why
+
+
+def refusals() -> str:
+    """Why devices that are here aren't used, in sentences."""
+    return " ".join(_refused.values())
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device computes in it, else float32."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    # Without these instructions a CPU's bfloat16 products take three times as long as its float32 ones.
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if device.type != "cpu" or hardware.computes_in_bfloat16() else torch.float32
 
 
 def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> torch.Tensor:
@@ -68,18 +76,6 @@ def check_finite(logits: torch.Tensor, names: Sequence[str] = ()) -> torch.Tenso
         f"{str(logits.dtype).removeprefix('torch.')}. Load it in bfloat16 or float32 and not quantized; if that is no "
         "help, its weights are damaged."
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a model could still take on a device. Those that torch holds unused count as free."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    import psutil  # comes with accelerate
-
-    available = psutil.virtual_memory().available
-    limit = _container_limit()
-    return available if limit is None else min(available, limit)
 
 
 def on_zero_gpu() -> bool:
@@ -100,21 +96,8 @@ def give_memory_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _container_limit() -> int | None:
-    """What is left of a container's memory (cgroup v2), the files in its page cache not counted; None without one."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except (OSError, ValueError):
-        return None
-    if limit == "max":
-        return None
-    reclaimable = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
-    return int(limit) - used + reclaimable
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 _PREFIX = "model"

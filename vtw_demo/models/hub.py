@@ -1,20 +1,21 @@
 """A model's files: in a folder, in this machine's cache, on the Hugging Face hub; or one sentence why they aren't."""
 
 import errno
-import tomllib
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import constants, errors, snapshot_download
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.checkpoint import ADAPTER, CONFIG
+from vtw_demo.files import data_beside
 
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 # Weights as safetensors only, and no code.
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # Weights of other programs, and what is in folders.
@@ -27,17 +28,11 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model's files are, and what they are called: `folder` has at least its configuration; `missing_bytes` are
-    to be downloaded.
-
-    `name` and `revision` are None where the folder is the user's own.
-    """
-
-    folder: Path
+    folder: Path  # has at least its configuration
     listed: tuple[str, ...]
-    name: str | None = None
+    name: str | None = None  # on the hub, as `revision`; None where the folder is the user's own
     revision: str | None = None
-    missing_bytes: int = 0
+    missing_bytes: int = 0  # to be downloaded
 
 
 def find_files(name: str, revision: str | None = None) -> ModelFiles:
@@ -63,29 +58,16 @@ def fetch(files: ModelFiles, report: Report) -> Path:
     if files.name is None or not files.missing_bytes:
         return files.folder
     with _sentences(files.name, files.revision):
+        # A disk is not filled to its end for a model that doesn't fit.
+        if shutil.disk_usage(files.folder).free < files.missing_bytes:
+            raise OSError(errno.ENOSPC, "less is free than is missing")
         # The commit that was looked at, even if a newer one came meanwhile.
         bar = _bar(report, files.missing_bytes)
         return Path(snapshot_download(files.name, revision=files.folder.name, **WHOLE, tqdm_class=bar))
 
 
-def reachable(name: str) -> bool:
-    """Whether the hub answers for a model within five seconds."""
-    with suppress(OSError, errors.HTTPError):
-        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=5)
-        return True
-    return False
-
-
-def in_cache(name: str, revision: str | None = None) -> bool:
-    """Whether all of its files are."""
-    with suppress(OSError, ValueError):
-        snapshot_download(name, revision=revision, **WHOLE, local_files_only=True)
-        return True
-    return False
-
-
 # By the class of what is raised: an error is the first of these kinds that it belongs to.
-_SENTENCES = tomllib.loads(Path(__file__).with_name("hub_errors.toml").read_text(encoding="utf-8"))
+_SENTENCES = data_beside(__file__, "hub_errors.toml")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 
 # No format that starts another program, and none with scripts in it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -20,21 +21,8 @@ MAXIMUM_PIXELS = 50_000_000
 # Beyond it nothing is left to see once the picture is resized for a model, and some processors would need gigabytes.
 MAXIMUM_ASPECT_RATIO = 100
 LONGEST_NAME = 200
-_ANIMATED = "The picture is animated: the answers are about its first frame."
-# Further frames of a JPEG or HEIF are a phone's depth or exposure data.
-_FIRST_OF_MANY = dict.fromkeys(("PNG", "WEBP", "GIF", "AVIF"), _ANIMATED) | {
-    "TIFF": "The file has several pages: the answers are about its first."
-}
-_DAMAGED = "The picture's file is damaged or cut short: choose another one."
-_BAD_TIFF = (
-    "This TIFF is damaged or cut short, or its values are of a kind that can't be read or would be read wrongly, such "
-    "as floats in several channels, planes of 16 bits, or a camera's raw ones: save it in 8 bits, as PNG or JPEG."
-)
+_SAYS: dict[str, Any] = data_beside(__file__, "image.toml")
 _TOO_LARGE = f"The picture is too large: it may have up to {MAXIMUM_PIXELS // 1_000_000} million pixels."
-_TAKEN = (
-    "A picture is one of Pillow's, a path, a file's bytes, or an array of height × width, with 1, 3 or 4 channels last "
-    "or first, of uint8, uint16, bool, or floats from 0 to 1"
-)
 _PNG, _TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -57,7 +45,6 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def open_picture(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Image:
-    """The picture of `read_picture`."""
     return read_picture(source)[0]
 
 
@@ -86,7 +73,7 @@ def read_picture(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Ima
         has_more = getattr(picture, "is_animated", False)
     except Exception:  # What comes after the first frame is broken, and isn't needed.
         has_more = False
-    return shown_picture(picture), _FIRST_OF_MANY.get(picture.format or "", "") if has_more else ""
+    return shown_picture(picture), _SAYS["first of many"].get(picture.format, "") if has_more else ""
 
 
 def shown_picture(given: Any) -> Image.Image:
@@ -103,9 +90,9 @@ def shown_picture(given: Any) -> Image.Image:
     try:
         picture.load()
     except Exception as error:
-        raise UserError(_DAMAGED) from error
+        raise UserError(_SAYS["damaged"]) from error
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_misread(picture):
-        raise UserError(_BAD_TIFF)
+        raise UserError(_SAYS["bad TIFF"])
     try:
         picture = ImageOps.exif_transpose(picture)
     except Exception:  # Its notes about itself are broken: they don't matter that much.
@@ -151,10 +138,10 @@ def _reason(content: bytes, error: Exception) -> str:
     if content[4:11] == b"ftypavi" and not features.check("avif"):
         return "This build of Pillow reads no AVIF: pip install --force-reinstall pillow brings one that does."
     if content.startswith(_TIFF):
-        return _BAD_TIFF
+        return _SAYS["bad TIFF"]
     if isinstance(error, UnidentifiedImageError) and not content.startswith(_PNG) and content[4:8] != b"ftyp":
         return f"This file is not a picture that can be read: use {', '.join(FORMATS)}."
-    return _DAMAGED
+    return _SAYS["damaged"]
 
 
 def _without_notes(content: bytes) -> bytes:
@@ -183,7 +170,7 @@ def _is_misread(picture: TiffImagePlugin.TiffImageFile) -> bool:
 
 def _from_array(given: Any) -> Image.Image:
     if not hasattr(given, "__array__"):
-        raise UserError(f"{_TAKEN}; this is a {type(given).__name__}.")
+        raise UserError(f"{_SAYS['taken']}; this is a {type(given).__name__}.")
     axes = (2, 0)
     if isinstance(given, torch.Tensor):
         given, axes = given.detach().cpu(), (0, 2)
@@ -195,9 +182,9 @@ def _from_array(given: Any) -> Image.Image:
     kind = values.dtype.kind
     highest = 1 if kind in "bf" else 2 ** (8 * values.dtype.itemsize) - 1
     if values.ndim not in (2, 3) or kind not in "bfu" or highest > 65535:
-        raise UserError(f"{_TAKEN}; this has the shape {np.shape(given)} and values of {values.dtype}.")
+        raise UserError(f"{_SAYS['taken']}; this has the shape {np.shape(given)} and values of {values.dtype}.")
     if kind == "f" and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
-        raise UserError(f"{_TAKEN}; these floats go from {values.min():g} to {values.max():g}.")
+        raise UserError(f"{_SAYS['taken']}; these floats go from {values.min():g} to {values.max():g}.")
     pixels = np.rint(values * (255 / highest)).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import re
 import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,11 +21,23 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.utils import logging as transformers_logging
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
+from vtw_demo.models import hardware
 from vtw_demo.models.checkpoint import check_files, check_fit, check_format
-from vtw_demo.models.devices import check_finite, compute_dtype, find_device, free_memory, on_model_thread, on_zero_gpu
+from vtw_demo.models.device_check import check_device
+from vtw_demo.models.devices import (
+    check_finite,
+    compute_dtype,
+    find_device,
+    on_model_thread,
+    on_zero_gpu,
+    refusals,
+    refuse_device,
+)
 from vtw_demo.models.hub import ModelFiles, fetch, find_files
+from vtw_demo.models.picture_detail import Detail, read_detail
 from vtw_demo.models.processors import load_processor
-from vtw_demo.models.quantization import Architecture, describe, quantized_bits
+from vtw_demo.models.quantization import BITS, Architecture, describe, quantized_bits
 from vtw_demo.models.vision_language_model import QUANTIZATIONS, Quantization, VisionLanguageModel
 from vtw_demo.withdrawal.withdraw import withdraw
 
@@ -38,10 +52,12 @@ EMBEDDED = "embedded"
 EMBEDDED_PURPOSE = "This small model knows drawn, coloured shapes only, and no photos."
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 
-SLOWER = "this processor takes longer for products with 4-bit weights than with whole ones."
+EXPANDED = "stored in 4 bits, expanded: this processor is faster so"
 
 # Beside its weights a model needs room for activations and the KV cache, on a GPU for kernels too.
 MEMORY_SHARE, KERNEL_BYTES = 1.1, 500_000_000
+
+_ERRORS: dict[str, str] = data_beside(__file__, "loading_errors.toml")
 
 Step = Literal["checking", "downloading", "reading weights", "warming up"]
 
@@ -67,10 +83,7 @@ OnProgress = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The arguments of `load`, and why these, in a sentence; "" where they were asked for.
-
-    `otherwise`: what runs if this can't be loaded after all; None where it was asked for.
-    """
+    """The arguments of `load`, and why these, in a sentence; "" where they were asked for."""
 
     name: str = EMBEDDED
     quantization: Quantization | None = None
@@ -78,30 +91,22 @@ class ModelChoice:
     revision: str | None = None
     quantize_all: bool = False
     reason: str = ""
-    otherwise: ModelChoice | None = None
 
     def __post_init__(self) -> None:
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise UserError(f"Unknown quantization {self.quantization!r}: choose {', '.join(QUANTIZATIONS)} or none.")
 
-    def without(self, obstacle: str) -> ModelChoice | None:
-        """What runs instead where `obstacle`, a sentence, keeps this from running; None where this was asked for."""
-        if self.otherwise is None:
-            return None
-        why = " ".join(obstacle.split())
-        return replace(self.otherwise, reason=f"Running the {self.otherwise.name} model, not {self.name}: {why}")
-
 
 @dataclass(frozen=True)
 class ModelOutlook:
-    """A model that can be loaded, before it is: `needed_bytes` are what it will take on `device`, its weights that
-    aren't quantized in `dtype`."""
+    """A model that can be loaded, before it is."""
 
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the weights that aren't quantized
     architecture: Architecture
     files: ModelFiles
-    needed_bytes: int
+    needed_bytes: int  # on the device
+    note: str = ""  # what is to be said of the device, if anything
 
 
 def load(
@@ -111,6 +116,7 @@ def load(
     revision: str | None = None,
     quantize_all: bool = False,
     on_progress: OnProgress | None = None,
+    picture_detail: Detail = "usual",
 ) -> VisionLanguageModel:
     """Load a model and its processor, ready to run: warmed up with and without withdrawal.
 
@@ -118,9 +124,10 @@ def load(
     - `quantization`: None, "4bit" (bitsandbytes NF4 with double quantization) or "8bit", of the linear modules in the
       decoder layers. The embedding, the vision tower, the projector and the head stay as they are, unless
       `quantize_all`: then every linear module is quantized, but for a head that shares the embedding's weights.
-    - `device`: "cuda", "cpu", ...; None takes a GPU where there is one.
+    - `device`: "cuda", "mps", "cpu", ...; None takes a GPU where there is one that computes what the CPU does.
     - `revision`: a branch, tag or commit of the hub.
     - `on_progress` is called with what is being done, in whatever thread does it. What it raises ends the loading.
+    - `picture_detail`: how much of a picture it is shown, "low", "usual" or "high"; `at_detail` gives another.
 
     Weights are read and warmed up on the model's thread (`devices`); a download keeps nobody from it.
     Weights that aren't quantized are bfloat16 where the device computes in it, else float32, as the embedded model's
@@ -129,7 +136,8 @@ def load(
 
     Raises what `check_model` raises, before anything is downloaded, and UserError for what can't be loaded after all.
     """
-    return load_choice(ModelChoice(name, quantization, device, revision, quantize_all), on_progress)
+    detail, choice = read_detail(picture_detail), ModelChoice(name, quantization, device, revision, quantize_all)
+    return load_choice(choice, on_progress).at_detail(detail)
 
 
 def load_choice(choice: ModelChoice, on_progress: OnProgress | None = None) -> VisionLanguageModel:
@@ -147,7 +155,6 @@ def load_choice(choice: ModelChoice, on_progress: OnProgress | None = None) -> V
 def _read(
     choice: ModelChoice, outlook: ModelOutlook, folder: Path, report: OnProgress, is_lent: bool = False
 ) -> VisionLanguageModel:
-    """The model whose files are all in `folder`."""
     name = choice.name
     revision = outlook.files.folder.name if outlook.files.name else _folder_revision(folder)
     report(LoadProgress(name, "reading weights"))
@@ -171,14 +178,14 @@ def _read(
                 check_fit(read(device_map={"": "meta"})[1], config.transformers_version)
         with _weights_reported(lambda done, total: report(LoadProgress(name, "reading weights", done, total))):
             model, info = read(
-                device_map={"": "cpu" if is_lent else outlook.device},
+                device_map={"": "cpu" if is_lent else _reading_device(outlook.device)},
                 quantization_config=_quantization_config(choice, outlook),
             )
         note = check_fit(info, config.transformers_version)
         is_stored = outlook.architecture.method is not None
         if is_stored and name == EMBEDDED:
             is_slower = choice.quantization is not None and _is_slower_in_four_bits(model, outlook.dtype)
-            note = f"Stored in 4 bits, and expanded: {SLOWER}" if is_slower else note
+            note = EXPANDED if is_slower else note
             if is_slower or choice.quantization is None:
                 model, is_stored = model.dequantize().to(outlook.dtype), False
                 vars(model).pop("_weight_conversions", None)  # of 4 bits, which it could not be saved in any more
@@ -190,10 +197,11 @@ def _read(
                 if weights.is_floating_point() and key.rpartition(".")[0] not in quantized:
                     weights.data = weights.data.to(model.config.dtype)
         _pack_what_fits(model)
-        vlm = VisionLanguageModel(name, model.eval(), processor, revision, note)
-        if is_lent:
+        note = f"{outlook.note} {note}".strip()
+        if model.device.type != outlook.device.type:
             model.to(outlook.device)
-        else:
+        vlm = VisionLanguageModel(name, model.eval(), processor, revision, note)
+        if not is_lent:
             report(LoadProgress(name, "warming up"))
             _warm_up(vlm)
     if note:
@@ -215,27 +223,31 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     if quantization and device.type == "cuda" and on_zero_gpu():
         raise UserError(f"On ZeroGPU weights aren't quantized, this is {quantization}: its GPU holds them in 16 bits.")
     if name == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
-        raise UserError(
-            f"The embedded model isn't here ({EMBEDDED_FOLDER}): the package comes without it. Get this project's "
-            "repository and install it with `pip install -e .`, or load its folder assets/embedded by its path."
-        )
+        raise UserError(_ERRORS["not here"].format(folder=EMBEDDED_FOLDER))
     files = find_files(str(EMBEDDED_FOLDER) if name == EMBEDDED else name, choice.revision)
     check_format(name, files.folder, files.listed)
     with _sentences(name):
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
-        architecture = describe(config, choice.quantize_all, device)
+        architecture = describe(config, choice.quantize_all, _reading_device(device))
+    try:
+        check_device(device, config)
+    except UserError as error:
+        if choice.device is not None:
+            raise
+        refuse_device(device, f"On the CPU: {error}")
+        return check_model(choice, reclaimable)
+    if device.type == "mps" and (quantization or (architecture.method in BITS and name != EMBEDDED)):
+        raise UserError(_ERRORS["quantized on mps"].format(name=name))
     if quantization and architecture.method not in (None, quantization):
-        raise UserError(
-            f"The model {name!r} is quantized already ({architecture.method}), and can't be held in {quantization}: "
-            "load it without a quantization, or choose the model that it was made from."
-        )
+        of_both = {"method": architecture.method, "quantization": quantization}
+        raise UserError(_ERRORS["quantized already"].format(name=name, **of_both))
     # The embedded model answers alike on every CPU: in bfloat16, which the newer ones have, its KL divergences are as
     # large as their rounding, and its answers take no less time.
     dtype = torch.float32 if name == EMBEDDED and device.type == "cpu" else compute_dtype(device)
     if name == EMBEDDED and quantization is None and architecture.method:
         architecture = replace(architecture, bits=8.0 * dtype.itemsize)  # it is expanded
-    free = free_memory(device) + reclaimable
-    kernels = KERNEL_BYTES if device.type == "cuda" else 0
+    free = hardware.free_memory(device) + reclaimable
+    kernels = KERNEL_BYTES if device.type != "cpu" else 0
     needs = {
         option: round(MEMORY_SHARE * architecture.weight_bytes(option, dtype)) + kernels
         for option in ((None, "8bit", "4bit") if architecture.method is None else (quantization,))
@@ -243,22 +255,19 @@ def check_model(choice: ModelChoice, reclaimable: int = 0) -> ModelOutlook:
     if needs[quantization] > free:
         smaller = [option for option, needed in needs.items() if option and needed <= free]
         advice = f"quantization {smaller[0]} ({_gigabytes(needs[smaller[0]])})" if smaller else "a smaller model"
-        raise UserError(
-            f"The model {name!r} needs about {_gigabytes(needs[quantization])} of memory on {device}, and "
-            f"{_gigabytes(free)} are free: choose {advice}{' or another device' if device.type != 'cpu' else ''}."
-        )
-    return ModelOutlook(device, dtype, architecture, files, needs[quantization])
+        more = advice if device.type == "cpu" else f"{advice} or another device"
+        sizes = {"needed": _gigabytes(needs[quantization]), "free": _gigabytes(free)}
+        raise UserError(_ERRORS["too large"].format(name=name, device=device, advice=more, **sizes))
+    note = refusals() if choice.device is None else ""
+    return ModelOutlook(device, dtype, architecture, files, needs[quantization], note)
 
 
 @contextmanager
 def _sentences(name: str) -> Iterator[None]:
-    """Says in a sentence why a model can't be loaded."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(
-            f"There is not enough memory for the model {name!r}: choose quantization 4bit, or a smaller model."
-        ) from error
+        raise UserError(_ERRORS["out of memory"].format(name=name)) from error
     # Files that others wrote fail in any way there is.
     except Exception as error:
         reason = next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
@@ -294,6 +303,11 @@ def _weights_reported(report: Callable[[int, int], None]) -> Iterator[None]:
         set_hook(previous)
 
 
+def _reading_device(device: torch.device) -> torch.device:
+    """Where weights are read to: what is stored in 4 bits is expanded before it goes to Apple's GPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
@@ -308,7 +322,7 @@ def _folder_revision(folder: Path) -> str:
 def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndBytesConfig | None:
     if outlook.architecture.method is not None:
         return None
-    skipped = outlook.architecture.skipped_modules()
+    skipped = [re.escape(name) for name in outlook.architecture.kept]  # transformers wants patterns
     if choice.quantization == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -321,10 +335,14 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
 
 
 def _is_slower_in_four_bits(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether this processor takes longer for products with one of the model's 4-bit weights than with it expanded."""
+    """Whether this processor takes far longer for products with one of the model's 4-bit weights than with it expanded.
+
+    Not where it is a close thing: calibrations are kept by precision, and the next start should choose the same.
+    """
     from bitsandbytes.functional import dequantize_4bit
 
-    packed: Any = next(module for module in model.modules() if hasattr(getattr(module, "weight", None), "quant_state"))
+    stored = next(module for module in model.modules() if hasattr(getattr(module, "weight", None), "quant_state"))
+    packed: Any = copy.deepcopy(stored)  # the first product may pack its weights, which are then expanded wrongly
     whole = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(dtype)
     # A token's and a prompt's, the fastest of some.
     rows = [torch.ones(length, packed.in_features, dtype=dtype, device=whole.device) for length in (1, 200)]
@@ -332,7 +350,7 @@ def _is_slower_in_four_bits(model: nn.Module, dtype: torch.dtype) -> bool:
         sum(min(timeit.repeat(partial(multiply, of), number=1, repeat=5)) for of in rows)
         for multiply in (packed, partial(nn.functional.linear, weight=whole))
     )
-    return whole.device.type == "cpu" and in_four_bits > expanded
+    return whole.device.type == "cpu" and in_four_bits > 1.5 * expanded
 
 
 def _pack_what_fits(model: nn.Module) -> None:

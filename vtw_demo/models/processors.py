@@ -1,4 +1,4 @@
-"""The processor of a model, from the files of its folder, on Pillow alone.
+"""The processor of a model, from the files of its folder, on Pillow alone where transformers has one for it.
 
 transformers' video processors need torchvision, which has to fit the build of torch. So clips become the inputs of
 Video-LLaVA and the Qwen-VLs here, by the model's own image processor. Both kinds of model see a clip as pictures of
@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ TOKENS_PER_FRAME = 768
 # Pixels of a frame, or for qwen3_vl of all frames together; transformers' own numbers.
 _QWEN2_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 _QWEN3_SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}
+# Of models whose files have no chat template: questions as their cards write them.
+_TEMPLATES = {
+    "paligemma": "{% for part in messages[0]['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else 'answer en ' + part['text'] }}{% endfor %}"
+}
 
 
 def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
@@ -53,7 +59,13 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     }
     if unknown := [name for name in names if name not in (*read, "video_processor")]:
         raise UserError(f"Its processor, a {kind.__name__}, has a part that isn't understood: {', '.join(unknown)}.")
-    parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
+    try:
+        parts = {name: read[name](folder, trust_remote_code=False) for name in names if name in read}
+    except (ImportError, ValueError) as error:
+        if find_spec("torchvision") or "torchvision" not in str(error).lower():
+            raise
+        needed = f"install the version of it that fits torch {torch.__version__}"
+        raise UserError(f"Its pictures are prepared with torchvision, which isn't installed: {needed}.") from error
     if "video_processor" in names:
         video = _read(folder / "processor_config.json").get("video_processor")
         video = video or _read(folder / "video_preprocessor_config.json") or _read(folder / "preprocessor_config.json")
@@ -62,13 +74,25 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> Any:
     counted = {*inspect.signature(kind).parameters} & {*_COUNTED}
     if "vision_feature_select_strategy" in counted and not counted <= settings.keys():
         settings = {**_counted(config), **settings}
-    # transformers' check of its parts would need torchvision for a video processor.
-    unchecked = {"check_argument_for_proper_class": lambda self, name, part: type(part)}
-    kind = type(kind.__name__, (kind,), unchecked)
     # In the order of the class's own arguments.
-    processor = kind.from_args_and_dict([parts[name] for name in names], settings)
+    processor = _unchecked(kind).from_args_and_dict([parts[name] for name in names], settings)
     if processor.chat_template is None:
-        processor.chat_template = processor.tokenizer.chat_template
+        processor.chat_template = processor.tokenizer.chat_template or _TEMPLATES.get(config.model_type)
+    return processor
+
+
+def _unchecked(kind: Any) -> Any:
+    """transformers' check of a processor's parts would need torchvision for a video processor."""
+    changed = {
+        "check_argument_for_proper_class": lambda self, name, part: type(part),
+        "__reduce__": lambda self: (_unpickled, (kind, vars(self))),
+    }
+    return type(kind.__name__, (kind,), changed)
+
+
+def _unpickled(kind: Any, parts: dict[str, Any]) -> Any:
+    processor = object.__new__(_unchecked(kind))
+    vars(processor).update(parts)
     return processor
 
 
@@ -116,6 +140,8 @@ class ClipProcessor(PushToHubMixin):
         self.settings = settings
         self.merge_size = getattr(image_processor, "merge_size", 1)
         self.temporal_patch_size = getattr(image_processor, "temporal_patch_size", 1)
+        # MiniCPM-V's processor asks for these.
+        self.slice_mode, self.downsample_mode = settings.get("slice_mode"), settings.get("downsample_mode")
 
     def to_dict(self) -> dict[str, Any]:
         return self.settings
@@ -159,7 +185,6 @@ class ClipProcessor(PushToHubMixin):
         return paired.flatten(2).flatten(0, 1), (len(frames) // depth, rows, columns)
 
     def _size(self, frame: Image.Image, count: int) -> tuple[int, int]:
-        """Width and height that frames are resized to."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # older versions lack it
 
         whole = self.model_type.startswith("qwen3")

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.segments import Segment
+from vtw_demo.withdrawal.token_pruning import is_visual_input
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Made once for a query by `VisionLanguageModel.prompt`, and handed to every measurement of it.
-
-    - `shown`, `question`: the picture or clip, and what is asked about it.
-    - `inputs`: what the model's processor made of them, on one device: `input_ids` and `attention_mask`, int64, shape
-      (1, sequence), pixels in the processor's own shape, and what else goes with them.
-    - `segments`: the segment of each position, int64, shape (sequence,), as `segment_ids` numbers them.
-    """
+    """Made once for a query by `VisionLanguageModel.prompt`, and handed to every measurement of it."""
 
     shown: Shown
     question: str
+    # What the model's processor made of them, on one device: `input_ids` and `attention_mask`, int64, shape (1,
+    # sequence), pixels in the processor's own shape, and what else goes with them.
     inputs: Mapping[str, torch.Tensor]
-    segments: torch.Tensor
+    segments: torch.Tensor  # of each position, int64, shape (sequence,), as `segment_ids` numbers them
+    _encoded: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def length(self) -> int:
-        """How many positions the prompt has."""
         return len(self.segments)
 
     @property
     def visual_tokens(self) -> int:
-        """How many of them are visual tokens."""
         return int((self.segments == Segment.IMAGE.number).sum())
+
+    def keep_encoded(self, encoded: Mapping[str, Any]) -> None:
+        """Remember what the model's vision encoder made of `shown`, as transformers hands it to the decoder."""
+        for kind, output in encoded.items():
+            # What the encoder's layers gave on the way is many times as large, and not needed.
+            left = {"hidden_states", "attentions"} | ({"last_hidden_state"} if "pooler_output" in output else set())
+            self._encoded[kind] = type(output)(**{name: of for name, of in output.items() if name not in left})
+
+    @property
+    def encoded_inputs(self) -> Mapping[str, Any]:
+        """`inputs`, with what is remembered in place of the pixels; as they are where nothing is."""
+        if not self._encoded:
+            return self.inputs
+        others = {name: value for name, value in self.inputs.items() if not is_visual_input(name)}
+        return {**others, "mm_encoder_outputs": dict(self._encoded)}
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same with its inputs on a device."""

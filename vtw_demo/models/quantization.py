@@ -1,6 +1,5 @@
 """What a model is, from its configuration alone, before any of its weights is read; and in how many bits they are."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,30 +20,19 @@ BITS = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model without weights.
+    """A model without weights."""
 
-    - `parameters`: all of them; `quantizable`: those that quantization touches.
-    - `layers`: L, the number of decoder layers.
-    - `kept`: names of the modules that quantization leaves as they are.
-    - `method`: of a checkpoint that is quantized already (`quantization_method`); its `quantizable` parameters take
-      `bits` each, and there are none where they are unpacked.
-    """
-
-    parameters: int
-    quantizable: int
-    layers: int
-    kept: tuple[str, ...]
-    method: str | None = None
-    bits: float = 0.0
+    parameters: int  # all of them
+    quantizable: int  # those that quantization touches; of a checkpoint that is quantized already, none if unpacked
+    layers: int  # L, of the decoder
+    kept: tuple[str, ...]  # names of the modules that quantization leaves as they are
+    method: str | None = None  # of a checkpoint that is quantized already (`quantization_settings`)
+    bits: float = 0.0  # that each of its quantizable parameters takes
 
     def weight_bytes(self, quantization: str | None, dtype: torch.dtype) -> int:
         """What the weights take on a device, those that aren't quantized as `dtype`."""
         bits = BITS.get(quantization or "", 8 * dtype.itemsize) if self.method is None else self.bits
         return round(self.quantizable * bits / 8) + (self.parameters - self.quantizable) * dtype.itemsize
-
-    def skipped_modules(self) -> list[str]:
-        """`kept` as the patterns that transformers wants them in."""
-        return [re.escape(name) for name in self.kept]
 
 
 def describe(config: PreTrainedConfig, quantize_all: bool = False, device: torch.device | None = None) -> Architecture:
@@ -115,7 +103,6 @@ def _own_bytes(module: nn.Module) -> list[int]:
 
 
 def _is_in(name: str, outer: Iterable[str]) -> bool:
-    """Whether a module is one of these or a part of one."""
     return any(f"{name}.".startswith(f"{module}.") for module in outer)
 
 

@@ -1,56 +1,47 @@
 """Models that are known to work, what to know of each before choosing it, and which one to run."""
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import AutoConfig
 
 from vtw_demo.errors import UserError
-from vtw_demo.models.devices import find_device, free_memory, on_zero_gpu
-from vtw_demo.models.hub import in_cache, reachable
+from vtw_demo.files import data_beside
+from vtw_demo.models import hardware
+from vtw_demo.models.devices import find_device, on_zero_gpu
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER, ModelChoice, check_model
 from vtw_demo.models.quantization import quantization_settings
-from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.models.vision_language_model import Quantization, VisionLanguageModel
 
-DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
-NEEDED_BYTES = 6_000_000_000
 NO_QUANTIZATION = "none"
-# See README, "Is quality kept?".
-EMBEDDED_LAYER = 5
+# By its evaluation: see evaluation/README.md.
+EMBEDDED_LAYER = 8
 
 # By where the starting layer comes from.
-_REASONS = json.loads(Path(__file__).with_name("starting_layers.json").read_text(encoding="utf-8"))
+_REASONS = data_beside(__file__, "starting_layers.json")
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One model of the registry.
-
-    - `name`: its id on the hub; `title`: what people call it.
-    - `parameters`: all of them; `memory_4bit`: bytes of its weights with the decoder layers in 4 bits and the rest in
-      bfloat16, from its architecture (`quantization`). Running takes about a tenth and 0.5 GB more.
-    - `layers`: L, the number of decoder layers.
-    - `visual_tokens`: of one picture, the fewest and the most, over pictures whose sides have 224 to 2,000 pixels and
-      differ at most twofold.
-    - `layer`: the withdrawal layer K to start from; `layer_source`: where that number comes from.
-    - `clip_tokens`: the most visual tokens of a clip; None where the model is asked about pictures only.
-    - `gated`: whether the hub wants its terms accepted first.
-    """
-
-    name: str
-    title: str
-    parameters: int
+    name: str  # its id on the hub
+    title: str  # what people call it
+    license: str  # as the hub names it
+    parameters: int  # all of them
+    # Bytes of its weights with the decoder layers in 4 bits and the rest in bfloat16, from its architecture
+    # (`quantization`). Running takes about a tenth and 0.5 GB more.
     memory_4bit: int
-    layers: int
-    visual_tokens: tuple[int, int]
-    layer: int
-    layer_source: str
-    clip_tokens: int | None = None
-    gated: bool = False
+    # Bytes of the hub's weights: its parameters in the type that they are stored in there. Qwen3.5's files are 3 %
+    # larger, since they also hold what predicts several tokens at once, and Gemma 4's 1 %.
+    download: int
+    layers: int  # L, of the decoder
+    visual_tokens: tuple[int, int]  # of a picture, fewest and most: sides of 224 to 2,000 pixels, at most twofold apart
+    layer: int  # the withdrawal layer K to start from
+    layer_source: str  # where that number comes from
+    clip_tokens: int | None = None  # the most visual tokens of a clip; None where it is asked about pictures only
+    gated: bool = False  # whether the hub wants its terms accepted first
 
 
 @dataclass(frozen=True)
@@ -66,8 +57,23 @@ class StartingLayer:
 
 KNOWN_MODELS = tuple(
     KnownModel(**{**entry, "visual_tokens": tuple(entry["visual_tokens"])})
-    for entry in json.loads(Path(__file__).with_name("known_models.json").read_text(encoding="utf-8"))
+    for entry in data_beside(__file__, "known_models.json")
 )
+
+
+@dataclass(frozen=True)
+class MachineModel:
+    """A row of the table: on a `device` with so many gigabytes, the model `name` in that quantization, and why."""
+
+    device: str
+    gigabytes: float
+    name: str
+    quantization: Quantization | None
+    reason: str
+
+
+# Of each device the largest first.
+MACHINE_MODELS = tuple(MachineModel(**row) for row in data_beside(__file__, "machine_models.json"))
 
 
 def find_known_model(name: str) -> KnownModel | None:
@@ -76,8 +82,7 @@ def find_known_model(name: str) -> KnownModel | None:
 
 
 def starting_layer(vlm: VisionLanguageModel) -> StartingLayer:
-    """K to start from where no calibration says otherwise: the embedded model's, the registry's, else three quarters
-    of the layers."""
+    """K where no calibration says otherwise: the embedded model's, the registry's, else 3/4 of the layers."""
     if vlm.name == EMBEDDED:
         return StartingLayer(EMBEDDED_LAYER, "its evaluation")
     known = find_known_model(vlm.name)
@@ -91,6 +96,18 @@ def from_environment(name: str, environment: Mapping[str, str] = os.environ) -> 
     return environment.get(f"VTW_{name}", "").strip() or None
 
 
+def suggested(device: str, memory: int) -> MachineModel | None:
+    """The model to show on a machine with such a device and so many bytes, by the table; None with too few."""
+    return next((row for row in MACHINE_MODELS if row.device == device and row.gigabytes * 1e9 <= memory), None)
+
+
+def machine_model(device: str | None) -> tuple[torch.device, int, MachineModel | None]:
+    """The device that is used here, its bytes of memory that count (what is free, of a Mac all), and what suits it."""
+    found = find_device(device)
+    memory = hardware.all_memory() if found.type == "mps" else hardware.free_memory(found)
+    return found, memory, suggested(found.type, memory)
+
+
 def choose_model(
     name: str | None = None,
     quantization: str | None = None,
@@ -98,44 +115,36 @@ def choose_model(
     revision: str | None = None,
     quantize_all: bool = False,
 ) -> ModelChoice:
-    """The model that was asked for; for None LLaVA-1.5 7B in 4 bits where it can run here, else the embedded model.
+    """The model that was asked for; for None the one that `machine_models.json` has for this machine, or the embedded
+    model where there is none, or it is neither in the cache nor on the hub, or can't be loaded.
 
-    It can with 6 GB free on a CUDA GPU, and the model in this machine's cache or the hub in reach. `quantization` is
-    None where none was asked for, "none" where it was asked that nothing is quantized. The embedded model is run in the
-    bits that it is stored in.
+    `quantization` is None where none was asked for, "none" where it was asked that nothing is quantized. The embedded
+    model is run in the bits that it is stored in.
     """
     bits: Any = None if quantization == NO_QUANTIZATION else quantization
     if name == EMBEDDED and quantization is None:
-        return ModelChoice(name, _stored_bits(), device, revision, quantize_all)
+        return ModelChoice(name, _stored_bits(device), device, revision, quantize_all)
     if name is not None:
         return ModelChoice(name, bits, device, revision, quantize_all)
-    embedded = ModelChoice(EMBEDDED, bits if quantization else _stored_bits(), device, quantize_all=quantize_all)
-    reason = f"Running {DEFAULT_MODEL}: this machine's GPU has room for it."
-    bits = bits if quantization else "4bit"
-    wanted = ModelChoice(DEFAULT_MODEL, bits, device, revision, quantize_all, reason, embedded)
-    obstacle = _obstacle(wanted)
-    return wanted if obstacle is None else wanted.without(obstacle) or wanted
-
-
-def _stored_bits() -> Any:
-    """The quantization in which the embedded model is stored; on ZeroGPU weights aren't held in it."""
-    if on_zero_gpu() or not EMBEDDED_FOLDER.is_dir():
-        return None
-    return quantization_settings(AutoConfig.from_pretrained(EMBEDDED_FOLDER)).get("method")
-
-
-def _obstacle(wanted: ModelChoice) -> str | None:
-    """Why this machine can't run the model that is shown best, in a sentence; None if it can."""
-    device = find_device(wanted.device)
-    if device.type != "cuda":
-        return "it is slow without a CUDA GPU, and none is used here."
-    free = free_memory(device)
-    if free < NEEDED_BYTES:
-        return f"it wants 6 GB free on the GPU, and {free / 1e9:.1f} GB are."
-    if not in_cache(wanted.name, wanted.revision) and not reachable(wanted.name):
-        return "it is not in this machine's cache, and the hub can't be reached."
+    embedded = ModelChoice(EMBEDDED, bits if quantization else _stored_bits(device), device, quantize_all=quantize_all)
+    found, memory, row = machine_model(device)
+    if row is None:
+        why = f"no other is suggested for the device {found}: name one with --model."
+        for smallest in [row for row in MACHINE_MODELS if row.device == found.type][-1:]:
+            why = f"{smallest.name} wants {smallest.gigabytes} GB of memory, and there are {memory / 1e9:.1f}."
+        return replace(embedded, reason=f"Running the embedded model: {why}")
+    bits = bits if quantization else row.quantization
+    reason = f"Running {row.name}: {row.reason}."
+    wanted = ModelChoice(row.name, bits, device, revision, quantize_all, reason)
     try:
         check_model(wanted)
     except UserError as error:
-        return str(error)
-    return None
+        return replace(embedded, reason=f"Running the embedded model, not {row.name}: {' '.join(str(error).split())}")
+    return wanted
+
+
+def _stored_bits(device: str | None) -> Any:
+    """The quantization in which the embedded model is stored; on ZeroGPU and Apple's weights aren't held in it."""
+    if on_zero_gpu() or not EMBEDDED_FOLDER.is_dir() or find_device(device).type == "mps":
+        return None
+    return quantization_settings(AutoConfig.from_pretrained(EMBEDDED_FOLDER)).get("method")

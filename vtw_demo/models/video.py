@@ -40,16 +40,11 @@ _TOO_LONG = f"The clip is too long: it may last up to {MAXIMUM_SECONDS:g} second
 
 @dataclass(frozen=True)
 class Clip:
-    """What a model sees of a clip.
+    """What a model sees of a clip."""
 
-    - `frames`: pictures in RGB, all of one size, in order.
-    - `times`: when each is shown, in seconds from the start.
-    - `seconds`: how long the clip is.
-    """
-
-    frames: tuple[Image.Image, ...]
-    times: tuple[float, ...]
-    seconds: float
+    frames: tuple[Image.Image, ...]  # in RGB, all of one size, in order
+    times: tuple[float, ...]  # when each is shown, in seconds from the start
+    seconds: float  # how long the clip is
 
 
 @dataclass(frozen=True)
@@ -192,8 +187,7 @@ def _timeline(content: bytes) -> tuple[list[int], float, float]:
 
 
 def _decode(content: bytes, wanted: list[int]) -> dict[int, Image.Image]:
-    """The frames that are shown at some times, in order, up to where the file is damaged; where one can't be decoded,
-    the next one."""
+    """The frames at some times, in order, as far as the file is whole; where one can't be decoded, the next one."""
     import av
 
     found: dict[int, Image.Image] = {}

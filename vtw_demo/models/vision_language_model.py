@@ -1,20 +1,26 @@
 """A vision-language model with its processor: what it is asked, and what it answers."""
 
+from __future__ import annotations
+
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
+from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 from transformers.video_utils import VideoMetadata
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import sentences
 from vtw_demo.models.devices import give_memory_back
 from vtw_demo.models.image import shown_picture
+from vtw_demo.models.picture_detail import DETAILS, Detail, detail_settings, read_detail
 from vtw_demo.models.processors import FRAMES_APART, TAKES_CLIPS
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.quantization import quantization_settings, quantized_bits
@@ -36,18 +42,45 @@ _QUESTION = "\ue000question\ue000"
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """A loaded model with its processor.
-
-    - `revision` tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and
-      times; "" where it isn't known.
-    - `note`: what is to be said of its files in a sentence, if anything.
-    """
-
     name: str
     model: PreTrainedModel
     processor: Any
+    # Tells versions of a model apart: the commit of one from the hub, else made from its files' sizes and times; ""
+    # where it isn't known.
     revision: str = ""
-    note: str = ""
+    note: str = ""  # what is to be said of its files in a sentence, if anything
+    picture_detail: Detail = "usual"  # how much of a picture it is to be shown; `detail` is what that comes to
+    sharing: int = 1  # how many replicas of it compute on one CPU
+
+    def at_detail(self, detail: Any) -> VisionLanguageModel:
+        """The same model, shown so much of a picture. Raises UserError for a word that is none of `DETAILS`."""
+        return replace(self, picture_detail=read_detail(detail))
+
+    @property
+    def details(self) -> tuple[Detail, ...]:
+        """Those that show this model something else; "usual" alone where it takes pictures in one size."""
+        usual = self._settings("usual")
+        return tuple(detail for detail in DETAILS if detail == "usual" or self._settings(detail) != usual)
+
+    @property
+    def detail(self) -> Detail:
+        """The one of `details` that is used."""
+        return self.picture_detail if self.picture_detail in self.details else "usual"
+
+    @cached_property
+    def picture_settings(self) -> dict[str, Any]:
+        """What the detail sets, beside the processor's own settings."""
+        return self._settings(self.picture_detail)
+
+    @property
+    def images_kwargs(self) -> dict[str, Any]:
+        """What a call of the processor takes of them."""
+        given = {name: value for name, value in self.picture_settings.items() if name != "picture"}
+        return {"images_kwargs": given} if given else {}
+
+    def _settings(self, detail: Detail) -> dict[str, Any]:
+        image_processor = getattr(self.processor, "image_processor", None)
+        return detail_settings(image_processor, detail, self.device.type == "cpu")
 
     @property
     def layers(self) -> int:
@@ -71,6 +104,15 @@ class VisionLanguageModel:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def _inputs_device(self) -> torch.device:
+        return self.device
+
+    @property
+    def place(self) -> str:
+        """The device, in words."""
+        return f"{self.device}, which {self.sharing} replicas share" if self.sharing > 1 else str(self.device)
 
     @cached_property
     def _held(self) -> tuple[dict[str, int], str]:
@@ -98,17 +140,8 @@ class VisionLanguageModel:
     def quantized(self) -> str:
         """What is held in fewer bits, in a sentence."""
         (bits, extent), settings = self._held, quantization_settings(self.model.config)
-        if not bits:
-            said = "The checkpoint is quantized, and unpacked here" if settings else "Nothing is quantized"
-            return f"{said}: all weights are {self.precision}."
-        modules, constants = f"{len(bits)} linear modules", ""
-        if not extent:
-            modules = f"The {modules} of the {self.layers} decoder layers"
-        if self.quantization == "4bit":
-            nested = ", double quantization" if settings["bnb_4bit_use_double_quant"] else ""
-            constants = f" ({settings['bnb_4bit_quant_type'].upper()}{nested})"
-        held = self.precision.replace("-bit", " bits")
-        return f"{modules} are held in {held}{constants}; all else in {self._dtype}."
+        modules, template = {"number": len(bits), "extent": extent}, Path(__file__).with_name("quantized.txt")
+        return sentences(template, vlm=self, modules=modules, settings=settings, dtype=self._dtype)
 
     @property
     def _dtype(self) -> str:
@@ -150,7 +183,11 @@ class VisionLanguageModel:
         """What the model sees of a clip, or the path of one, or of what `shown_picture` takes; raises what it does."""
         if isinstance(given, str | os.PathLike):
             given = find_clip(given, self.sampling) or given
-        return given if isinstance(given, Clip) else shown_picture(given)
+        if isinstance(given, Clip):
+            return given
+        picture = shown_picture(given)
+        longest: int = self.picture_settings.get("picture", max(picture.size))
+        return picture if max(picture.size) <= longest else ImageOps.contain(picture, (longest, longest))
 
     def prompt(self, given: Any, question: str) -> Prompt:
         """One question about one picture or clip, ready to be asked. Takes and raises what `prepare_batch` does."""
@@ -166,12 +203,24 @@ class VisionLanguageModel:
     def prepare_batch(self, queries: Sequence[tuple[Any, str]]) -> dict[str, torch.Tensor]:
         """The model's inputs for what `shown` takes, with a question each, on its device.
 
-        input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded,
-        and the pixels in the shape that the model's processor gives them. What a user types never becomes a
-        special token.
+        input_ids and attention_mask (batch, sequence), left-padded, the placeholders of visual tokens expanded, and the
+        pixels in the shape that the model's processor gives them. What a user types never becomes a special token.
 
         Raises ValueError for an empty question, what `shown` refuses, and a clip where the model takes pictures only.
         """
+        on = self._inputs_device
+        return {
+            # Pixels alone: masks and times keep their type.
+            name: value.to(on, self.model.dtype if value.is_floating_point() and "pixel" in name else None)
+            for name, value in self._processed(queries).items()
+            if name != "labels"  # PaliGemma's processor gives those of a training, too
+        }
+
+    def picture_tokens(self, picture: Image.Image) -> int:
+        return self.visual_tokens(self._processed([(picture, "?")]))
+
+    def _processed(self, queries: Sequence[tuple[Any, str]]) -> dict[str, torch.Tensor]:
+        """The inputs in this machine's memory, as the processor gives them."""
         queries = [(self.shown(given), question) for given, question in queries]
         pictures = [[shown] for shown, _ in queries if not isinstance(shown, Clip)]
         clips = [shown for shown, _ in queries if isinstance(shown, Clip)]
@@ -192,8 +241,9 @@ class VisionLanguageModel:
             ]
         prompts = [self._text("video" if isinstance(shown, Clip) else "image", text) for shown, text in queries]
         first_token = self.processor.tokenizer.bos_token
-        inputs = self.processor(
+        return self.processor(
             **media,
+            **self.images_kwargs,
             text=prompts,
             # As transformers does: most chat templates write the first token themselves, LLaVA-1.5's leaves it out.
             add_special_tokens=first_token is None or not prompts[0].startswith(first_token),
@@ -201,11 +251,6 @@ class VisionLanguageModel:
             padding_side="left",
             return_tensors="pt",
         )
-        return {
-            # Pixels alone: masks and times keep their type.
-            name: value.to(self.device, self.model.dtype if value.is_floating_point() and "pixel" in name else None)
-            for name, value in inputs.items()
-        }
 
     def _text(self, kind: str, question: str) -> str:
         messages = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": _QUESTION}]}]
@@ -217,7 +262,6 @@ class VisionLanguageModel:
         return before + text + after
 
     def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:
-        """How many of the prompt's tokens are visual."""
         return int(visual_token_mask(self.model.config, inputs["input_ids"]).sum())
 
     def generate(self, **arguments: Any) -> Any:

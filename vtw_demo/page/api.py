@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -19,13 +20,11 @@ from vtw_demo.server.query import Query
 from vtw_demo.server.queue import StoppedError
 from vtw_demo.server.uploads import Uploads
 
-Answer = Callable[..., dict[str, Any]]
-
 
 def connect_api(engine: Engine, uploads: Uploads) -> None:
     """Offer the functions of the API, inside a `gr.Blocks` whose `uploads` hold what is sent."""
 
-    def in_sentences(answer: Answer) -> Answer:
+    def in_sentences(answer: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """What goes wrong is told in one sentence to programs, too."""
 
         @wraps(answer)
@@ -40,28 +39,32 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
 
         return said
 
-    def compared(image: Any, question: Any, layer: Any, cap: Any) -> tuple[Analysis, str]:
+    def compared(image: Any, question: Any, layer: Any, cap: Any, detail: Any) -> tuple[Analysis, str]:
         """Both runs, and what is to be said of the picture."""
-        (session, stop), vlm = caller(), engine.vlm
+        (session, stop), vlm = caller(), engine.vlm.at_detail(detail or engine.vlm.picture_detail)
         file = uploads.received(image)
         uploads.claim(session, file["path"])
-        query = Query.read(file, question, layer, cap, vlm.sampling)
+        query = replace(Query.read(file, question, layer, cap, vlm.sampling), detail=vlm.detail)
         return engine.compare_to_end(session, vlm, query, stop), query.note
 
     @in_sentences
-    def compare(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
-        analysis, note = compared(image, question, layer, max_new_tokens)
+    def compare(
+        image: gr.FileData, question: str, layer: int, max_new_tokens: int, picture_detail: str = ""
+    ) -> dict[str, Any]:
+        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail)
         return {"verdict": analysis.verdict, **analysis.comparison.to_json(), "note": note}
 
     @in_sentences
-    def examine(image: gr.FileData, question: str, layer: int, max_new_tokens: int) -> dict[str, Any]:
-        calibration, (session, stop) = engine.calibration, caller()
-        analysis, note = compared(image, question, layer, max_new_tokens)
+    def examine(
+        image: gr.FileData, question: str, layer: int, max_new_tokens: int, picture_detail: str = ""
+    ) -> dict[str, Any]:
+        session, stop = caller()
+        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail)
         for part in ALL_PARTS:
             with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
                 for _ in engine.measure(session, analysis, part, stop, follows=True):
                     pass
-        return {**report_data(analysis, calibration, this_machine()), "note": note}
+        return {**report_data(analysis, engine.calibration(analysis.vlm), this_machine()), "note": note}
 
     texts = tomllib.loads(asset("api.toml"))
     for function in (compare, examine):

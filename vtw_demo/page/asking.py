@@ -1,7 +1,9 @@
 """What is asked, and how: the events above the tabs."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import gradio as gr
 
 from vtw_demo.errors import UserError
 from vtw_demo.models.image import open_picture, shown_by_browsers
+from vtw_demo.models.registry import starting_layer
 from vtw_demo.page.examples import GENERAL_QUESTIONS, Example, restore, scene_example
 from vtw_demo.page.html import problem_line
+from vtw_demo.page.layout import detail_choices, layer_info
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
+from vtw_demo.server.query import layer_range
 
 # What the controls hold, told to the live line and to what dims older answers and plots.
 TELL = '(...asked) => { window.dispatchEvent(new CustomEvent("controls", {detail: asked})); }'
@@ -33,9 +38,14 @@ class Asking:
         shown = dict.fromkeys([*page.shown, layout.note, *chosen])
         started = page.at_once(start, self.start, [layout.session, layout.history], list(shown))
         page.run_after(started.then, page.run)
+        for changed in (started.then, layout.picture.change, layout.model.change, layout.detail.input):
+            of, about = [layout.session, layout.picture, layout.detail], [layout.detail, layout.layer, layout.verdict]
+            page.at_once(changed, self.about_detail, of, about, preprocess=False)
         page.run_after(layout.run.click, page.run)
         page.run_after(layout.question.submit, page.run)
         page.run_after(layout.layer.release, page.run_withdrawn)
+        needed = page.at_once(layout.live.select, self.needed_layer, None, [layout.layer])
+        page.run_after(needed.then, page.run_withdrawn)
         page.at_once(layout.stop.click, Session.halt, [layout.session], None, trigger_mode="multiple")
         told = [layout.layer.input, layout.question.input, layout.verdict.change, *(one.change for one in layout.query)]
         page.in_browser(partial(gr.on, told), TELL, layout.query)
@@ -60,15 +70,21 @@ class Asking:
     def start(self, session: Session, history: Any, request: gr.Request) -> Shown:
         """What a new visitor sees: what their link says, and the model and K as somebody may have left them."""
         layout, vlm = self.layout, self.page.engine.vlm
-        restored = restore(dict(request.query_params), self.examples, vlm.name, vlm.layers)
+        link = session.link = dict(request.query_params)
+        if self.page.awaits(link.get("model", "")):  # then its layer is that one's, too
+            link = {name: value for name, value in link.items() if name not in ("model", "layer")}
+        restored = restore(link, self.examples, vlm.name, vlm.layers, vlm.details)
+        if self.page.is_upgraded and restored.example is None and not restored.is_of_own_picture:
+            restored = replace(restored, example=next(example for example in self.examples if example.is_photo))
         session.show_model(vlm)
         session.restore(history)
-        shown = self.page.about_model(restored.layer)
+        shown = self.page.about_model(restored.layer, restored.detail)
         for tab in self.page.tabs:
             shown |= tab.restored(session)
         if restored.example is not None:
-            picture, _, origin, _, suggestions = _chosen(restored.example)
+            picture, _, origin, question, suggestions = chosen(restored.example)
             shown |= {layout.picture: picture, layout.origin: origin, layout.suggestions: suggestions}
+            shown[layout.question] = question
         elif restored.is_of_own_picture:
             shown |= {layout.picture: gr.Image(None, placeholder=OWN_PICTURE), layout.origin: {}}
         if restored.question is not None:
@@ -77,12 +93,29 @@ class Asking:
             shown[layout.note] = gr.HTML(problem_line(" ".join(restored.problems)), visible=True)
         return shown
 
+    def about_detail(self, session: Session, picture: Any, detail: Any) -> Iterator[Shown]:
+        """The visual tokens that each detail gives for the picture in hand, and what is known of K at this one."""
+        engine, tokens = self.page.engine, None
+        path = picture.get("path") if isinstance(picture, dict) else None
+        with suppress(UserError, OSError):  # what can't be read is told when it is asked about
+            tokens = engine.picture_tokens(path) if isinstance(path, str) else None
+        vlm = engine.vlm.at_detail(detail)
+        info = layer_info(vlm.layers, starting_layer(vlm), engine.calibration(vlm))
+        yield {self.layout.detail: gr.update(**detail_choices(vlm, tokens)), self.layout.layer: gr.update(info=info)}
+
     def choose_example(self, index: int) -> tuple[Any, ...]:
-        return _chosen(self.examples[index])
+        return chosen(self.examples[index])
+
+    def needed_layer(self, clicked: gr.EventData) -> Any:
+        """The K that the live line says the question needs."""
+        try:
+            (layer,) = layer_range(clicked.layer, clicked.layer, self.page.engine.vlm.layers)
+        except (AttributeError, UserError):  # a program's, which may send anything
+            return gr.skip()
+        return layer
 
     def random_scene(self) -> tuple[Any, ...]:
-        """A new picture of coloured shapes, with a question and others that fit it."""
-        return _chosen(scene_example(random.randrange(10**9)))
+        return chosen(scene_example(random.randrange(10**9)))
 
     def own_picture(self, picture: Any, clip: Any) -> tuple[Any, ...]:
         """The visitor's own picture or clip: of what it shows nothing is known, and no link restores it. The page is
@@ -98,7 +131,7 @@ class Asking:
         return _suggestions(GENERAL_QUESTIONS), {}, shown
 
 
-def _chosen(example: Example) -> tuple[Any, ...]:
+def chosen(example: Example) -> tuple[Any, ...]:
     picture = str(example.picture) if isinstance(example.picture, Path) else example.picture
     return picture, None, example.origin, example.question, _suggestions(example.suggestions)
 

@@ -16,39 +16,40 @@ from vtw_demo.page.tabs.staircase import StaircaseTab
 from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.page.tabs.take_away import TakeAwayTab
 from vtw_demo.page.tabs.timing import TimingTab
-from vtw_demo.plots import attention, attention_map, divergence, every_layer, staircase, timing
+from vtw_demo.page.upgrade_line import UpgradeLine
 from vtw_demo.plots.tabs import GROUPS, TABS
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.guarded_blocks import GuardedBlocks
 from vtw_demo.server.switching import Switching
+from vtw_demo.server.upgrade import Upgrade
 from vtw_demo.withdrawal.withdraw import check_layer
 
-# The tabs with controls of their own. One that is a plot alone needs nothing here: its module in `vtw_demo.plots` and
-# its line in `TABS` say all of it.
+# The tabs with controls of their own. One that is a plot alone needs nothing here: its entry in `TABS` says all of it.
 WITH_CONTROLS: dict[str, type[PlottedTab]] = {
-    attention.TAB.name: AttentionTab,
-    attention_map.TAB.name: AttentionMapTab,
-    staircase.TAB.name: StaircaseTab,
-    timing.TAB.name: TimingTab,
-    divergence.TAB.name: ChooseKTab,
-    every_layer.TAB.name: EveryKTab,
+    "attention": AttentionTab,
+    "where-it-looks": AttentionMapTab,
+    "staircase": StaircaseTab,
+    "timing": TimingTab,
+    "choose-k": ChooseKTab,
+    "every-k": EveryKTab,
 }
 
 
-def build_page(engine: Engine, first_layer: int | None = None, switching: Switching | None = None) -> GuardedBlocks:
-    """The page of the one model in `engine`, not yet launched.
-
-    It starts with the withdrawal layer `first_layer`; None takes the calibrated one or, where there is none, the
-    registry's or the default. With `switching`, visitors may put another model in its place. Raises UserError for a
-    layer that the model hasn't.
-    """
+def build_page(
+    engine: Engine,
+    first_layer: int | None = None,
+    switching: Switching | None = None,
+    upgrade: Upgrade | None = None,
+) -> GuardedBlocks:
+    """The page of the one model in `engine`, not yet launched. With `switching`, visitors may put another model in its
+    place, and decide about `upgrade`, which does. Raises UserError for a `first_layer` that the model hasn't."""
     examples = load_examples()
     if first_layer is not None:
         check_layer(first_layer, engine.vlm.layers)
     with GuardedBlocks(
         engine.monitoring, lambda: engine.turns.is_closing, title="VTW Demo", analytics_enabled=False, fill_width=True
     ) as blocks:
-        page = Page(engine, examples, first_layer)
+        page = Page(engine, examples, first_layer, upgrade)
         groups = {title: [tab.name for tab in tabs] for title, tabs in GROUPS.items()}
         groups["Session"] = [HistoryTab.name, TakeAwayTab.name]
         gr.HTML(html_template="", js_on_load=asset("groups.js"), groups=groups, visible="hidden")
@@ -58,6 +59,8 @@ def build_page(engine: Engine, first_layer: int | None = None, switching: Switch
         if switching is not None:
             page.tabs.append(ModelTab(page, switching))
         Asking(page, examples).connect(blocks.load)
+        if upgrade is not None:
+            UpgradeLine(page, upgrade, examples, switching is not None).connect(blocks.load)
         for tab in page.tabs:
             tab.connect()
         connect_api(engine, blocks.uploads)

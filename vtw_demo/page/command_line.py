@@ -8,29 +8,31 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.arguments import add_model_arguments, add_options, chosen_model, load_with_bars, switch
 from vtw_demo.models.devices import on_zero_gpu
-from vtw_demo.models.loading import ModelChoice, VisionLanguageModel
-from vtw_demo.models.registry import DEFAULT_MODEL, from_environment
+from vtw_demo.models.loading import EMBEDDED
+from vtw_demo.models.registry import from_environment
 from vtw_demo.page.build import build_page
 from vtw_demo.page.layout import CSS, HEAD, THEME
 from vtw_demo.server.access import read_accounts
 from vtw_demo.server.engine import Engine
-from vtw_demo.server.hosts import default_host, on_space, use_own_cores
+from vtw_demo.server.hosts import chosen_host
 from vtw_demo.server.listening import check_variables, listening
 from vtw_demo.server.monitoring import Monitoring, OneLine
 from vtw_demo.server.queue import PLACES
+from vtw_demo.server.space_runtime import default_host, on_space, use_own_cores
 from vtw_demo.server.switching import Switching
+from vtw_demo.server.upgrade import Upgrade
 from vtw_demo.server.uploads import own_upload_folder
 
 logger = logging.getLogger(__name__)
 
-# A visitor's session holds a few figures and attention shares; the oldest are dropped beyond this many.
-KEPT_SESSIONS = 500
+KEPT_SESSIONS = 500  # each holds a few figures and attention shares; the oldest are dropped
 # Who waits for a turn holds a thread, and so does what follows a turn; the rest is for what needs no model.
 THREADS = 2 * PLACES + 40
 
@@ -40,8 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python app.py",
         description="Visual Tokens Withdrawal made visible: one question about a picture, answered twice, with "
         "every decoder layer seeing the picture and with the visual tokens withdrawn at layer K. Without --model it "
-        f"shows {DEFAULT_MODEL} in 4 bits where a CUDA GPU has 6 GB free and the model can be had, else the embedded "
-        "one.",
+        "shows the embedded model at once, and fetches the one that suits this machine beside it.",
     )
     add_model_arguments(parser, default_model=None)
     add_options(
@@ -56,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         log_questions={"default": switch("VTW_LOG_QUESTIONS")},
         share={"default": switch("GRADIO_SHARE")},
         layer={"type": _whole_number, "default": from_environment("LAYER")},
+        replicas={"default": from_environment("REPLICAS")},
+        ray={"default": from_environment("RAY_ADDRESS")},
     )
     return parser
 
@@ -84,11 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     accounts = read_accounts(options.auth, from_environment("AUTH"))
+    host = chosen_host(options.replicas, options.ray)
     use_own_cores()
-    choice, vlm = _load(options)
-    engine = Engine(vlm, CalibrationStore.of(vlm), monitoring=Monitoring(options.log_questions))
+    is_upgraded = options.model is None and not on_zero_gpu()
+    choice = chosen_model(options, EMBEDDED if is_upgraded else None)
+    vlm = load_with_bars(choice, host.load).at_detail(options.picture_detail)
+    logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
+    engine = Engine(vlm, CalibrationStore.of(vlm), monitoring=Monitoring(options.log_questions), host=host)
     is_switchable = options.model_switching and not on_zero_gpu()
-    page = build_page(engine, options.layer, Switching(engine, choice) if is_switchable else None)
+    switching = Switching(engine, choice)
+    upgrade = Upgrade(switching, partial(chosen_model, options)) if is_upgraded else None
+    page = build_page(engine, options.layer, switching if is_switchable else None, upgrade)
     with listening(options.host, options.port) as place, closing(page), closing(engine):
         page.launch(
             place,
@@ -104,22 +113,13 @@ def _serve(options: argparse.Namespace) -> None:
             max_threads=THREADS,
             auth=accounts,
         )
-        threading.Event().wait()
-
-
-def _load(options: argparse.Namespace) -> tuple[ModelChoice, VisionLanguageModel]:
-    """The model that was asked for, or else this machine's, with its choice, and in one line which and why."""
-    choice = chosen_model(options)
-    try:
-        vlm = load_with_bars(choice)
-    except UserError as error:
-        # What was asked for and can't be had is said; what was chosen here makes way for what runs everywhere.
-        other = choice.without(str(error))
-        if other is None:
-            raise
-        choice, vlm = other, load_with_bars(other)
-    logger.info("%s %s", choice.reason or f"Running {choice.name}.", vlm.quantized)
-    return choice, vlm
+        if upgrade is not None and not is_switchable:
+            upgrade.begin()
+        try:
+            threading.Event().wait()
+        finally:
+            if upgrade is not None:
+                upgrade.stop()  # the process would wait for its download
 
 
 def _whole_number(text: str) -> int:

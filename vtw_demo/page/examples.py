@@ -13,7 +13,6 @@ from vtw_demo.server.query import LONGEST_QUESTION
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
 PICTURE_SIDE = 448
-# For pictures of which nothing is known.
 GENERAL_QUESTIONS = (
     "Describe the picture.",
     "How many objects are there?",
@@ -25,13 +24,11 @@ GENERAL_QUESTIONS = (
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, drawn or its file, the question it comes with, and others to suggest; `origin` is what a link says of
-    it."""
-
-    picture: Any
+    picture: Any  # drawn, or its file
     question: str
     suggestions: tuple[str, ...]
-    origin: dict[str, str]
+    origin: dict[str, str]  # what a link says of it
+    is_photo: bool = False  # the embedded model knows nothing of these
 
 
 def load_examples() -> tuple[Example, ...]:
@@ -39,14 +36,13 @@ def load_examples() -> tuple[Example, ...]:
     listed = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
     pictures = [FOLDER / entry["picture"] for entry in listed]
     return tuple(
-        Example(picture, entry["question"], tuple(entry["suggestions"]), {"example": picture.stem})
+        Example(picture, entry["question"], tuple(entry["suggestions"]), {"example": picture.stem}, "source" in entry)
         for picture, entry in zip(pictures, listed, strict=True)
     )
 
 
 def scene_example(seed: int) -> Example:
-    """A scene of 2 to 5 objects, the same for the same seed, with a question of each kind that it allows, in random
-    order."""
+    """A scene of 2 to 5 objects with a question of each kind that it allows, the same for the same seed."""
     generator = random.Random(seed)
     scene = random_scene(generator, generator.randint(2, 5))
     asked = [ask(scene, kind, generator) for kind in KINDS]
@@ -57,18 +53,24 @@ def scene_example(seed: int) -> Example:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a link says; None where it says nothing. `problems` are sentences about what can't be restored; a picture
-    of a visitor's own can't."""
+    """What a link says; None where it says nothing."""
 
     example: Example | None
     question: str | None
     layer: int | None
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # sentences about what can't be restored
     is_of_own_picture: bool = False
+    detail: str | None = None
 
 
-def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: str, layers: int) -> Restored:
-    """Read a link's parameters, any of `example`, `scene` or `picture=own`, `question`, `layer` and `model`."""
+def restore(
+    parameters: Mapping[str, str],
+    examples: Sequence[Example],
+    model: str,
+    layers: int,
+    details: Sequence[str] = ("usual",),
+) -> Restored:
+    """Read a link's parameters, any of `example`, `scene`, `picture=own`, `question`, `layer`, `model` and `detail`."""
     problems = []
     if (asked := parameters.get("model", model)) != model:
         problems.append(f"The link is of the model {asked!r}; this page runs {model!r}.")
@@ -91,4 +93,8 @@ def restore(parameters: Mapping[str, str], examples: Sequence[Example], model: s
             layer = int(text)
         else:
             problems.append(f"The link's withdrawal layer must be from 1 to {layers}; this is {text!r}.")
-    return Restored(example, question, layer, tuple(problems), "picture" in parameters)
+    detail = parameters.get("detail")
+    if detail is not None and detail not in details:
+        problems.append(f"The link's picture detail is {detail!r}; this model has {', '.join(details)}.")
+        detail = None
+    return Restored(example, question, layer, tuple(problems), "picture" in parameters, detail)

@@ -32,12 +32,17 @@ const line = (swept, layer) => {
     : `At <b>K = ${layer}</b> KL <b>${figure(kl)}</b>` +
       less(swept.flops_left, "fewer FLOPs") +
       less(swept.cache_left, "less cache") + (swept.flops_left || swept.cache_left ? " (of the prompt)" : "");
+  const needed =
+    swept.needs === null
+      ? `No K is within a divergence of ${swept.threshold}`
+      : `This question needs K = ${swept.needs}` +
+        (swept.needs === layer ? "" : ` <button type="button" data-layer="${swept.needs}">Set it</button>`);
   const withdrawn = isLast ? swept.full_tokens : swept.withdrawn_tokens[index];
   return (
     `<div class="live" data-layer="${layer}" data-of="${escaped(swept.of)}"><p>${facts}</p><div class="tokens">` +
     bars("Next token, full", swept.full_tokens) +
     bars(`Next token, withdrawn at ${layer}`, withdrawn) +
-    `</div><p class="note">For “${escaped(swept.question)}”</p></div>`
+    `</div><p class="note">For “${escaped(swept.question)}” · ${needed}</p></div>`
   );
 };
 
@@ -67,3 +72,7 @@ window.addEventListener("controls", (event) => {
 });
 watch("value", show);
 show();
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("select", { layer: Number(button.dataset.layer) });
+});

@@ -4,6 +4,7 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,16 +13,20 @@ import gradio as gr
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.compare import RunFinished, RunProgress
 from vtw_demo.errors import UserError
-from vtw_demo.models.registry import starting_layer
+from vtw_demo.measurements.layer_sweep import choose_layer
+from vtw_demo.models.loading import EMBEDDED
+from vtw_demo.models.registry import find_known_model, starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.page.examples import Example
 from vtw_demo.page.html import header, problem_line, progress_line, waiting_line
-from vtw_demo.page.layout import Layout, default_layer, layer_info
+from vtw_demo.page.layout import Layout, default_layer, detail_choices, layer_info
 from vtw_demo.page.session import Session
 from vtw_demo.plots.answer_cards import AnswerCard, answer_cards, verdict_html
+from vtw_demo.plots.tab import View
 from vtw_demo.server.engine import SWITCHED, Engine
 from vtw_demo.server.query import Query
 from vtw_demo.server.queue import Place, StoppedError
+from vtw_demo.server.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from vtw_demo.page.tabs.tab import PageTab
@@ -40,6 +45,7 @@ class Asked(NamedTuple):
     question: Any
     layer: Any
     max_new_tokens: Any
+    detail: Any
 
     @property
     def of(self) -> str:
@@ -49,18 +55,22 @@ class Asked(NamedTuple):
     def query(self, vlm: VisionLanguageModel) -> Query:
         """For this model; a clip goes before the picture."""
         shown = self.clip if self.clip and vlm.sampling else self.picture
-        return Query.read(shown, self.question, self.layer, self.max_new_tokens, vlm.sampling)
+        query = Query.read(shown, self.question, self.layer, self.max_new_tokens, vlm.sampling)
+        return replace(query, detail=vlm.detail)
 
 
 class Page:
-    """`first_layer` is the K asked for at the start. `tabs`, and `tab_bar` that holds them, are laid out before any
-    event is bound."""
+    """`first_layer` is the K asked for at the start, `upgrade` what may put another model in this one's place. `tabs`,
+    and `tab_bar` that holds them, are laid out before any event is bound."""
 
-    def __init__(self, engine: Engine, examples: Sequence[Example], first_layer: int | None) -> None:
+    def __init__(
+        self, engine: Engine, examples: Sequence[Example], first_layer: int | None, upgrade: Upgrade | None = None
+    ) -> None:
         self.engine = engine
+        self.upgrade = upgrade
         self.first_vlm = engine.vlm
         self.first_layer = first_layer
-        self.layout = Layout(examples, engine.vlm, self.starting_layer(), engine.calibration)
+        self.layout = Layout(examples, engine.vlm, self.starting_layer(), engine.calibration(engine.vlm))
         self.tabs: list[PageTab] = []
         self.tab_bar: gr.Tabs
 
@@ -148,13 +158,17 @@ class Page:
 
         return said
 
-    def about_model(self, layer: int | None = None) -> Shown:
-        """The page, about the model that is loaded; K is `layer`, or where that one starts."""
+    def about_model(self, layer: int | None = None, detail: str | None = None) -> Shown:
+        """The page, about the model that is loaded; K is `layer`, or where that one starts, and the picture's detail is
+        `detail`, or the server's."""
         layout, vlm = self.layout, self.engine.vlm
-        info = layer_info(vlm.layers, starting_layer(vlm), self.engine.calibration)
+        info = layer_info(vlm.layers, starting_layer(vlm), self.engine.calibration(vlm))
+        # What answers until another is there isn't what a link is of.
+        named = {} if self.upgrade is not None and vlm.name == EMBEDDED else {"model": vlm.name}
         shown: Shown = {
             layout.header: header(vlm),
-            layout.model: {"model": vlm.name},
+            layout.model: named | {"detail": vlm.detail},
+            layout.detail: gr.update(value=detail or vlm.detail, **detail_choices(vlm)),
             layout.clip: gr.update(visible=vlm.sampling is not None),
             layout.layer: gr.update(maximum=vlm.layers, value=layer or self.starting_layer(), info=info),
             layout.live: None,
@@ -163,20 +177,32 @@ class Page:
             shown |= tab.about_model(vlm)
         return shown
 
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether the model that answers has taken the embedded one's place."""
+        return self.upgrade is not None and self.upgrade.state.vlm is self.engine.vlm
+
+    def awaits(self, name: str) -> bool:
+        """Whether a link's model is, or will be, fetched to answer."""
+        if self.upgrade is None or self.upgrade.state.vlm is not None or find_known_model(name) is None:
+            return False
+        return not self.upgrade.state.is_running or self.upgrade.named == name
+
     def starting_layer(self) -> int:
         """Where K starts with the model that is loaded."""
         vlm = self.engine.vlm
         asked = self.first_layer if vlm is self.first_vlm else None
-        return asked or default_layer(starting_layer(vlm), self.engine.calibration)
+        return asked or default_layer(starting_layer(vlm), self.engine.calibration(vlm))
 
-    def vlm(self, session: Session) -> VisionLanguageModel:
-        """The model that the visitor's page is about. Raises UserError where it has made way for another."""
+    def vlm(self, session: Session, asked: Asked) -> VisionLanguageModel:
+        """The model that the visitor's page is about, at the detail asked for. Raises UserError where there is another
+        model now, or no such detail."""
         vlm = self.engine.vlm
         if session.vlm is None:
             session.show_model(vlm)
         elif session.vlm is not vlm:
             raise UserError(SWITCHED)
-        return vlm
+        return vlm.at_detail(asked.detail)
 
     def run(self, session: Session, asked: Asked) -> Iterator[Shown]:
         """Both runs, then what was measured."""
@@ -185,12 +211,12 @@ class Page:
 
     def run_withdrawn(self, session: Session, asked: Asked) -> Iterator[Shown]:
         """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
-        layout, stop, vlm = self.layout, session.stop, self.vlm(session)
+        layout, stop, vlm = self.layout, session.stop, self.vlm(session, asked)
         query = asked.query(vlm)
         earlier = session.earlier(query)
         prompt = earlier.prompt if earlier else query.prompt(vlm)
         full, comparison = earlier.comparison.full if earlier else None, None
-        card = partial(AnswerCard, layer=query.layer, of=asked.of)
+        card = partial(AnswerCard, layer=query.layer, of=asked.of, sharing=vlm.sharing)
         session.hide()
         for event in self.engine.compare(session.visitor, vlm, query, prompt, full, stop):
             if isinstance(event, Place):
@@ -214,13 +240,14 @@ class Page:
         yield from self.draw(session, stop)
         yield from self.followed(session, analysis, Part("sweep"), stop)
         if not earlier:
-            swept = analysis.of("sweep").to_json()
-            yield {layout.live: {**swept, "question": query.question.strip(), "of": asked.of}}
+            swept, threshold = analysis.of("sweep"), View(self.engine.calibration(vlm)).threshold
+            needs = choose_layer(swept.layers, swept.kl, threshold)
+            of = {"question": query.question.strip(), "of": asked.of, "needs": needs, "threshold": threshold}
+            yield {layout.live: {**swept.to_json(), **of}}
         for tab in self.tabs:
             yield from tab.compared(session, analysis, stop)
 
     def answered(self, session: Session) -> Shown:
-        """Both answers of the comparison that is shown, and its verdict."""
         assert session.analysis is not None
         cards = answer_cards(session.analysis, session.of)
         said = verdict_html(session.analysis, session.note, session.of)

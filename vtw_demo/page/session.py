@@ -15,9 +15,9 @@ from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.comparison.compare import Comparison
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.plots import attention, attention_map
 from vtw_demo.plots.overlay import Overlaid
 from vtw_demo.plots.tab import LAST_PROMPT, AttentionQuery, Plot, Surface, View
+from vtw_demo.plots.tabs import TABS
 from vtw_demo.server.query import Query
 
 KEPT_COMPARISONS = 30
@@ -25,8 +25,6 @@ KEPT_COMPARISONS = 30
 
 @dataclass(frozen=True)
 class PastComparison:
-    """An entry of the visitor's history, numbered from 1 on."""
-
     number: int
     comparison: Comparison
     overlaid: Overlaid
@@ -36,36 +34,25 @@ HISTORY = TypeAdapter(list[PastComparison])
 
 
 class Session:
-    """- `visitor`: tells this visitor apart from others where they take turns.
-    - `vlm`: the model that the page is about; None before its start.
-    - `stop`: of the visitor's latest run; `measuring`: of the file that was asked for since then.
-    - `in_hand`: what runs for the visitor, in words; `ended`: a sentence, what the latest request has ended.
-    - `analysis`: of the comparison that is shown; None while there is none. `of`: what was asked, as
-      JSON; `note`: what is to be said of its picture.
-    - `plots`: those of the tabs that are drawn, by the tab's name; `open_tab` is the one in view, `left` is set once
-      it isn't any more.
-    - `queries`: whose attention a tab shows where one was chosen, by the tab's name; `surface`: the staircase's.
-    - `history`: the visitor's comparisons, the oldest first.
-    """
-
     def __init__(self) -> None:
-        self.visitor = secrets.token_hex(8)
-        self.vlm: VisionLanguageModel | None = None
-        self.stop = threading.Event()
-        self.measuring = threading.Event()
-        self.in_hand = ""
-        self.ended = ""
-        self.analysis: Analysis | None = None
-        self.of = ""
-        self.note = ""
-        self.plots: dict[str, Plot] = {}
-        self.open_tab = attention.TAB.name
+        self.visitor = secrets.token_hex(8)  # tells this visitor apart from others where they take turns
+        self.vlm: VisionLanguageModel | None = None  # that the page is about; None before its start
+        self.link: dict[str, str] = {}  # the parameters of the address that they came by
+        self.stop = threading.Event()  # of the visitor's latest run
+        self.measuring = threading.Event()  # of the file that was asked for since then
+        self.in_hand = ""  # what runs for the visitor, in words
+        self.ended = ""  # a sentence, what the latest request has ended
+        self.analysis: Analysis | None = None  # of the comparison that is shown
+        self.of = ""  # what was asked, as JSON
+        self.note = ""  # what is to be said of its picture
+        self.plots: dict[str, Plot] = {}  # those that are drawn, by the tab's name
+        self.open_tab = TABS[0].name
         self._seen_since = 0.0
-        self.left = threading.Event()
-        self.queries: dict[str, AttentionQuery] = {}
-        self.surface: Surface = "tokens"
-        self.history: list[PastComparison] = []
-        self._latest: tuple[tuple[str, str, int], Analysis] | None = None
+        self.left = threading.Event()  # set once that tab isn't in view any more
+        self.queries: dict[str, AttentionQuery] = {}  # whose attention a tab shows, by the tab's name
+        self.surface: Surface = "tokens"  # the staircase's
+        self.history: list[PastComparison] = []  # the oldest first
+        self._latest: tuple[tuple[Any, ...], Analysis] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Gradio copies a state's first value for each visitor: each gets their own, with nothing in it."""
@@ -116,10 +103,9 @@ class Session:
         self.plots.clear()
 
     def view(self, calibration: Calibration | None) -> View:
-        """What is chosen in the tabs."""
-        map_query = self.query_of(attention_map.TAB.name)
+        map_query = self.query_of("where-it-looks")
         token = map_query if isinstance(map_query, int) else None
-        return View(calibration, self.query_of(attention.TAB.name), token, self.surface)
+        return View(calibration, self.query_of("attention"), token, self.surface)
 
     def query_of(self, tab: str) -> AttentionQuery:
         return self.queries.get(tab, LAST_PROMPT)
@@ -133,8 +119,7 @@ class Session:
         if self._latest is None or self._latest[1].prompt is not analysis.prompt:
             self.queries = {}
         shortest = min(len(analysis.comparison.full.tokens), len(analysis.comparison.withdrawn.tokens))
-        there = {tab: query for tab, query in self.queries.items() if isinstance(query, str) or query < shortest}
-        self.queries = there
+        self.queries = {tab: one for tab, one in self.queries.items() if isinstance(one, str) or one < shortest}
         self._latest = (query.identity, analysis)
         self.analysis = analysis
         self.of = of
@@ -156,9 +141,7 @@ class Session:
             self.history = HISTORY.validate_json(history)[-KEPT_COMPARISONS:]
 
     def kept(self) -> str:
-        """The history, for the browser to keep."""
         return HISTORY.dump_json(self.history).decode()
 
     def past(self, number: int | None) -> PastComparison | None:
-        """The comparison of that number, if it is still remembered."""
         return next((past for past in self.history if past.number == number), None)

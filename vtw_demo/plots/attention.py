@@ -6,17 +6,15 @@ from statistics import fmean
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Part
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares
 from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Tab
-from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Cell, Table
+from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
-# From this share of its attention on, a layer is said to look at something.
-LOOKING = 0.2
+LOOKING = 0.2  # the share of its attention from which on a layer is said to look at something
 
 
 def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares | None, ...]:
@@ -56,27 +54,17 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
 
 def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
     """What the picture gets before K and after it, and how the first token's share changes without it."""
-    layer = withdrawn.withdrawal_layer
-    assert layer is not None
-    asker = _asker(query)
 
-    def share(mass: AttentionMass, segment: Segment, first: int, last: int | None = None) -> str:
+    def share(mass: AttentionMass, segment: str, first: int, last: int | None = None) -> str:
         index = mass.segments.index(segment)
         shares = [of_layer[index] for of_layer in shares_by_layer(mass, query)[first:last] if of_layer is not None]
         return percent(fmean(shares)) if shares else "none"
 
-    if layer == full.layers:
-        picture, sink = (share(full, segment, 0) for segment in (Segment.IMAGE, Segment.FIRST_TOKEN))
-        said = f"Over all layers the picture gets {picture} of the attention of {asker}, and the first token {sink}."
-        return f"{said} {why_gaps(full)}".strip()
-    early, late = share(full, Segment.IMAGE, 0, layer), share(full, Segment.IMAGE, layer)
-    before, after = (share(mass, Segment.FIRST_TOKEN, layer) for mass in (full, withdrawn))
-    said = (
-        f"The picture gets {early} of the attention of {asker} in {_layers(0, layer - 1)} and {late} in "
-        f"{_layers(layer, full.layers - 1)}. Withdrawn at layer {layer}, it gets none from there on, and the first "
-        f"token gets {after} there instead of {before}."
-    )
-    return f"{said} {why_gaps(full)}".strip()
+    asker = "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
+    if isinstance(query, int):
+        asker = f"the answer's token {query + 1}"
+    masses = {"full": full, "withdrawn": withdrawn, "layer": withdrawn.withdrawal_layer}
+    return reading("attention", **masses, share=share, asker=asker, gaps=why_gaps(full))
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
@@ -87,7 +75,6 @@ def why_gaps(measured: AttentionMass | AttentionMap) -> str:
 
 
 def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
-    """A row for each run and layer, a column for each segment."""
     rows: list[tuple[Cell, ...]] = [
         (run, layer, *((None,) * len(full.segments) if shares is None else (100 * share for share in shares)))
         for run, mass in (("full", full), ("withdrawn", withdrawn))
@@ -104,34 +91,4 @@ def where_it_looks(shares: Sequence[Shares | None]) -> str:
     )
     looking, resting = ([n for n, share in enumerate(of) if share >= LOOKING] for of in (image, first))
     others = max((share for share in image if share < LOOKING), default=0.0)
-    much = f"{percent(LOOKING)} or more"
-    return (
-        f"Of the attention of the last prompt token, {much} are on the picture in {_named(looking)}, at most "
-        f"{percent(others)} in the others; and {much} on the first token in {_named(resting)}."
-    )
-
-
-def _named(layers: Sequence[int]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}" if layers else "no layer"
-
-
-def _asker(query: AttentionQuery) -> str:
-    if isinstance(query, int):
-        return f"the answer's token {query + 1}"
-    return "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
-
-
-def _layers(first: int, last: int) -> str:
-    return f"layer {first}" if first == last else f"layers {first} to {last}"
-
-
-TAB = Tab(
-    "attention",
-    "Attention",
-    "Where attention goes",
-    attention_figure,
-    attention_reading,
-    attention_table,
-    lambda view: (Part("attention", "full"), Part("attention", "withdrawn")),
-    lambda analysis, view: (view.attention_query,),
-)
+    return reading("looks", looking=looking, resting=resting, others=others, much=LOOKING)

@@ -10,21 +10,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-from vtw_demo.comparison.analysis import RUNS, Analysis, Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
-from vtw_demo.models.video import contact_sheet
 from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.images import image_uri, thumbnail
-from vtw_demo.plots.tab import Tab, View
-from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.tab import Cell, Table
 from vtw_demo.plots.templates import TEMPLATES, reading
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
 
-LONGEST_SIDE = 336
-"""Pixels of what is embedded; patches of the usual grids are whole numbers of them."""
+LONGEST_SIDE = 336  # pixels of what is embedded; patches of the usual grids are whole numbers of them
 # Dark to bright, which colour-blind people can tell apart too; what gets no attention stays clear.
 _COLOURS = np.array(
     [unlabel_rgb(colour) for colour in sample_colorscale("inferno", np.linspace(0.25, 1, 256))], dtype=np.uint8
@@ -40,11 +36,8 @@ _GRADIENT = f"linear-gradient(90deg,{','.join(_STOPS)})"
 def attention_map_html(
     geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap, picture: Image.Image
 ) -> str:
-    """Both runs side by side, a slider that plays through the layers, and all layers on one sheet.
-
-    It opens at the last layer before the withdrawal. Looks and works as it should with `attention_map.css` and
-    `ATTENTION_MAP_SCRIPT`; all images are embedded in it. In each layer both runs have the same scale.
-    """
+    """Both runs side by side, a slider that plays through the layers, and all layers on one sheet; all images are
+    embedded. It opens at the last layer before the withdrawal, and in each layer both runs have the same scale."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
     assert withdrawn.weights.shape == full.weights.shape
@@ -81,7 +74,6 @@ def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
-    """A row for each layer and visual token: its picture and box, and its shares in both runs."""
     rows: list[tuple[Cell, ...]] = []
     for layer, shares in enumerate(zip(full.weights.tolist(), withdrawn.weights.tolist(), strict=True)):
         for token, (patch, *both) in enumerate(zip(geometry.patches, *shares, strict=True)):
@@ -167,27 +159,3 @@ def _indexed(shade: np.ndarray, peak: float) -> Image.Image:
     image.putpalette(_COLOURS.tobytes())
     image.info["transparency"] = _OPACITY.tobytes()
     return image
-
-
-def parts(view: View) -> tuple[Part, ...]:
-    """What the maps need: those of both runs for what is chosen, and where the patches lie."""
-    of_runs = (Part("attention_maps", run, view.map_token) for run in RUNS)
-    return (Part("patches"), *of_runs)
-
-
-def maps_png(analysis: Analysis, view: View) -> bytes:
-    """All layers' maps on one sheet, as a PNG file."""
-    return attention_map_png(*TAB.measured(analysis, view))
-
-
-TAB = Tab(
-    "where-it-looks",
-    "Where it looks",
-    "Where it looks",
-    attention_map_html,
-    lambda geometry, full, withdrawn, picture: attention_map_reading(full, withdrawn),
-    lambda geometry, full, withdrawn, picture: attention_map_table(geometry, full, withdrawn),
-    parts,
-    lambda analysis, view: (contact_sheet(analysis.prompt.shown),),
-    is_html=True,
-)

@@ -31,11 +31,13 @@ def run(options: argparse.Namespace) -> int:
     shown = options.image if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
     prompt = vlm.prompt(shown, options.question)
-    events = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens)
+    events = compare_prompt(vlm, prompt, options.layer, options.max_new_tokens, beside=options.beside)
     *_, comparison = tqdm(events, desc="answering twice", unit="token", disable=None, leave=False)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")
     print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
+    if comparison.beside is not None:
+        print(f"{'beside it, by ' + str(comparison.recipe) + ':':<34}{comparison.beside.answer}")
     analysis, calibration = Analysis(vlm, prompt, comparison), CalibrationStore.of(vlm).result()
     if options.rounds:
         timings = repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds)

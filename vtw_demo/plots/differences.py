@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import percent
 from vtw_demo.measurements.token_probabilities import AnswerProbabilities, AnswerToken
 from vtw_demo.plots.style import shown_tokens
-from vtw_demo.plots.tab import Tab
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Table
 from vtw_demo.plots.templates import TEMPLATES, reading
 
 
@@ -28,7 +26,6 @@ def differences_html(probabilities: AnswerProbabilities) -> str:
 
 
 def differences_reading(probabilities: AnswerProbabilities) -> str:
-    """Where the answers part, and how likely each run finds both tokens there."""
     return reading(
         "differences",
         layer=probabilities.layer,
@@ -41,7 +38,6 @@ def differences_reading(probabilities: AnswerProbabilities) -> str:
 
 
 def differences_table(probabilities: AnswerProbabilities) -> Table:
-    """A row for each token of both answers."""
     rows = [
         (run, number, token.text, 100 * token.full, 100 * token.withdrawn)
         for run, answer in (("full", probabilities.full), ("withdrawn", probabilities.withdrawn))
@@ -52,20 +48,15 @@ def differences_table(probabilities: AnswerProbabilities) -> Table:
 
 def _differing(probabilities: AnswerProbabilities) -> dict[RunName, set[int]]:
     """By run, the numbers of the tokens from the first difference on that have no counterpart in the other answer."""
-    first = probabilities.first_difference
-    if first is None:
-        return {"full": set(), "withdrawn": set()}
-    tails = [
-        [token.token_id for token in answer[first - 1 :]] for answer in (probabilities.full, probabilities.withdrawn)
-    ]
-    matcher = SequenceMatcher(None, tails[0], tails[1], autojunk=False)
-    full: set[int] = set()
-    withdrawn: set[int] = set()
-    for kind, begin, end, other_begin, other_end in matcher.get_opcodes():
+    first = probabilities.first_difference or 1
+    answers = (probabilities.full, probabilities.withdrawn)
+    full, withdrawn = ([token.token_id for token in answer[first - 1 :]] for answer in answers)
+    differing: dict[RunName, set[int]] = {"full": set(), "withdrawn": set()}
+    for kind, begin, end, other_begin, other_end in SequenceMatcher(None, full, withdrawn, False).get_opcodes():
         if kind != "equal":
-            full.update(range(first + begin, first + end))
-            withdrawn.update(range(first + other_begin, first + other_end))
-    return {"full": full, "withdrawn": withdrawn}
+            differing["full"].update(range(first + begin, first + end))
+            differing["withdrawn"].update(range(first + other_begin, first + other_end))
+    return differing
 
 
 def _words(answer: Sequence[AnswerToken], first: int | None) -> list[list[tuple[int, AnswerToken | None]]]:
@@ -86,15 +77,3 @@ def _names(probabilities: AnswerProbabilities) -> dict[str, str]:
 def _exact(probability: float) -> str:
     """With a digit after the point, so that 98.2 % and 98.4 % are told apart."""
     return f"{100 * probability:.1f} %" if probability >= 0.001 else percent(probability)
-
-
-TAB = Tab(
-    "differences",
-    "Differences",
-    "Where the answers part",
-    differences_html,
-    differences_reading,
-    differences_table,
-    lambda view: (Part("probabilities"),),
-    is_html=True,
-)

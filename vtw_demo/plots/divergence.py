@@ -5,17 +5,14 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Part
-from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
+from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.formats import count
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.style import TRACES, add_line, layer_ticks, mark_k, styled
-from vtw_demo.plots.tab import Tab
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Cell, Table, View
 from vtw_demo.plots.templates import reading
 
-# Where a logarithmic axis ends; divergences below it are of rounding.
-FLOOR = 1e-6
+FLOOR = 1e-6  # where a logarithmic axis ends; divergences below it are of rounding
 CURVE_COLOUR, QUERY_COLOUR, FLOPS_COLOUR = "#0072B2", "#CC79A7", "#009E73"
 
 
@@ -54,28 +51,26 @@ def divergence_figure(query: QuerySweep | None, calibration: Calibration | None)
 
 
 def divergence_reading(query: QuerySweep | None, calibration: Calibration | None) -> str:
-    """The figure in words: what the calibration chose, and whether this question needs more layers or fewer. An answer
-    of several words is judged as a whole."""
-    threshold = DEFAULT_THRESHOLD if calibration is None else calibration.threshold
+    """What the calibration chose, and whether this question, or its answer, needs more layers or fewer."""
+    threshold = View(calibration).threshold
     kl = () if query is None else query.answer_mean_kl if query.is_of_several_words else query.kl
     needed = max((k for k, moved in enumerate(kl, start=1) if moved > threshold), default=0) + 1
     return reading("divergence", query=query, calibration=calibration, threshold=threshold, needed=needed)
 
 
 def divergence_table(query: QuerySweep, calibration: Calibration | None) -> Table:
-    """A row for each K: of this question, and of the calibration where there is one."""
-    columns = ["K", "first token KL (nats)", "mean answer KL (nats)", "prefill FLOPs left (%)", "prompt cache left (%)"]
-    left = [
-        [None if shares is None else 100 * shares[i] for shares in (query.flops_left, query.cache_left)]
-        for i in range(len(query.kl))
-    ]
-    kl = zip(query.layers, query.kl, query.answer_mean_kl, strict=True)
-    rows = [[*measured, *shares] for measured, shares in zip(kl, left, strict=True)]
+    columns: dict[str, Sequence[Cell]] = {
+        "K": query.layers,
+        "first token KL (nats)": query.kl,
+        "mean answer KL (nats)": query.answer_mean_kl,
+    }
+    for name, left in (("prefill FLOPs left (%)", query.flops_left), ("prompt cache left (%)", query.cache_left)):
+        columns[name] = [None] * len(query.kl) if left is None else [100 * share for share in left]
     if calibration is not None:
-        columns += ["mean KL of the calibration (nats)", "10th percentile (nats)", "90th percentile (nats)"]
-        measured = (calibration.mean, calibration.quantile(0.1), calibration.quantile(0.9))
-        rows = [[*row, *values] for row, *values in zip(rows, *measured, strict=True)]
-    return Table(tuple(columns), tuple(tuple(row) for row in rows))
+        columns["mean KL of the calibration (nats)"] = calibration.mean
+        columns["10th percentile (nats)"] = calibration.quantile(0.1)
+        columns["90th percentile (nats)"] = calibration.quantile(0.9)
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
 def floored(values: Sequence[float]) -> list[float]:
@@ -84,15 +79,3 @@ def floored(values: Sequence[float]) -> list[float]:
 
 def exponent(kl: float) -> float:
     return math.log10(max(FLOOR, kl))
-
-
-TAB = Tab(
-    "choose-k",
-    "Choose K",
-    "How far withdrawal at each K moves the next token",
-    divergence_figure,
-    divergence_reading,
-    divergence_table,
-    lambda view: (Part("sweep"),),
-    lambda analysis, view: (view.calibration,),
-)

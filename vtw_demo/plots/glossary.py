@@ -1,12 +1,11 @@
 """The field's terms, each explained in one sentence, and what the page shows, in a minute's reading."""
 
-import json
 from html import escape
-from pathlib import Path
 
+from vtw_demo.files import data_beside
 from vtw_demo.plots.templates import TEMPLATES
 
-TERMS: dict[str, str] = json.loads(Path(__file__).with_name("glossary.json").read_text(encoding="utf-8"))
+TERMS: dict[str, str] = data_beside(__file__, "glossary.json")
 
 
 def term(name: str, shown: str | None = None) -> str:

@@ -1,5 +1,4 @@
-"""Pictures: within a page, as data URIs, so that nothing is fetched; and figures as PNG files, drawn by the Chrome or
-Chromium of this machine, which kaleido drives."""
+"""Pictures within a page, as data URIs; figures as PNG files, drawn by this machine's Chrome, which kaleido drives."""
 
 import base64
 import io

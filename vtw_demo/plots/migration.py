@@ -7,32 +7,25 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.formats import count
 from vtw_demo.measurements.logit_lens import Migration, Rows
 from vtw_demo.plots.style import RUN_COLOURS, TRACES, add_line, mark_layer, shown_token, styled
-from vtw_demo.plots.tab import Tab
-from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.tab import Cell, Table
 from vtw_demo.plots.templates import reading
 
-# As many as have room below each other.
-LABELLED_TOKENS = 16
+LABELLED_TOKENS = 16  # have room below each other
 # The curves often lie on each other: the full run's is seen on both sides of the other, and between its dashes.
 LOOKS: dict[RunName, tuple[dict[str, Any], dict[str, Any]]] = {
     "full": ({"color": RUN_COLOURS["full"], "width": 6}, {"symbol": "circle", "size": 13}),
     "withdrawn": ({"color": RUN_COLOURS["withdrawn"], "width": 2, "dash": "dash"}, {"symbol": "diamond", "size": 7}),
 }
-# Distances below it are of rounding.
-FLOOR = 1e-5
+FLOOR = 1e-5  # distances below it are of rounding
 
 
 def migration_figure(migration: Migration) -> go.Figure:
-    """Above, how likely the answer already is after each layer; below, how far each text token has moved. K is marked.
-
-    The answer is its first token, and the mean over all where there are several. Of more than `LABELLED_TOKENS` text
-    tokens every n-th is labelled.
-    """
+    """Above, how likely the answer already is after each layer, its first token and the mean over all; below, how far
+    each text token has moved, of many every n-th labelled. K is marked."""
     upper, gap = 0.4, 0.06
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=gap, row_heights=[upper, 1 - upper])
     layers = list(range(migration.layers))
@@ -47,8 +40,8 @@ def migration_figure(migration: Migration) -> go.Figure:
         add_line(figure, layers, [100 * row[0] for row in rows], name, look, said, marker=marker, row=1, col=1)
         if len(migration.answer) > 1:
             means = [100 * sum(row) / len(row) for row in rows]
-            name, dotted = f"mean of {count(len(migration.answer), 'token')}, {title}", {"dash": "dot"}
-            add_line(figure, layers, means, name, look | dotted, said, mode="lines", row=1, col=1)
+            name = f"mean of {count(len(migration.answer), 'token')}, {title}"
+            add_line(figure, layers, means, name, {**look, "dash": "dot"}, said, mode="lines", row=1, col=1)
     places = list(range(len(migration.tokens)))
     labels = [escape(shown_token(token), quote=False) for token in migration.tokens]
     step = -(-len(places) // LABELLED_TOKENS)
@@ -67,8 +60,7 @@ def migration_figure(migration: Migration) -> go.Figure:
 
 
 def migration_reading(migration: Migration) -> str:
-    """From which layer on the answer can be read in the text, by which one the text has moved, and whether K comes
-    after."""
+    """From which layer on the answer is in the text, by which one the text has moved, and whether K comes after."""
     lens = [row[0] for row in migration.probability]
     return reading(
         "migration",
@@ -89,8 +81,7 @@ def rise(lens: Sequence[float]) -> int:
 
 
 def halfway(distance: Rows) -> int | None:
-    """The first layer after which the text's mean distance is at least half of the largest one; None where it never
-    moves."""
+    """The first layer by which the text has moved at least half as far as ever; None where it never moves."""
     means = [sum(row) / len(row) for row in distance]
     if max(means) < FLOOR:
         return None
@@ -98,11 +89,7 @@ def halfway(distance: Rows) -> int | None:
 
 
 def migration_table(migration: Migration) -> Table:
-    """A row for each layer and token, those of the answer first, then the prompt's text tokens.
-
-    `of` says which of the two, `token` counts them from 1, and `text` is the token. Those of the answer have a
-    probability of each run and no distance, those of the text a distance and no probabilities.
-    """
+    """A row for each layer and token: the answer's with probabilities, then the text's with distances."""
     rows: list[tuple[Cell, ...]] = []
     for layer in range(migration.layers):
         for number, token in enumerate(migration.answer):
@@ -112,14 +99,3 @@ def migration_table(migration: Migration) -> Table:
             rows.append((layer, "text", number + 1, token, None, None, migration.distance[layer][number]))
     columns = ("layer", "of", "token", "text", "probability, full (%)", "probability, withdrawn (%)", "cosine distance")
     return Table(columns, tuple(rows))
-
-
-TAB = Tab(
-    "migration",
-    "Migration",
-    "How the picture's content moves into the text",
-    migration_figure,
-    migration_reading,
-    migration_table,
-    lambda view: (Part("migration"),),
-)

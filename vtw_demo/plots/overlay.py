@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from itertools import accumulate
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vtw_demo.formats import shortened
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.divergence import exponent, floored
@@ -18,46 +20,36 @@ from vtw_demo.withdrawal.segments import Segment
 # Blue and orange of Okabe and Ito, told apart by symbols too.
 COLOURS, SYMBOLS = ("#0072B2", "#E69F00"), ("circle", "diamond")
 LABEL_POSITIONS = ("top center", "bottom center")
-LONGEST_NAME = 28
+short = partial(shortened, longest=28)
 
 
 @dataclass(frozen=True)
 class Overlaid:
-    """A comparison as it is laid over another.
-
-    - `layer`: the withdrawal layer K, 1 <= K <= L.
-    - `mass_full`, `mass_withdrawn`: the attention mass of both runs, of L layers.
-    - `kl`: the divergence of the token after the prompt, by K = 1 to L - 1.
-    """
+    """A comparison as it is laid over another."""
 
     name: str
     layer: int
     mass_full: AttentionMass
     mass_withdrawn: AttentionMass
-    kl: tuple[float, ...]
+    kl: tuple[float, ...]  # by K, the divergence of the token after the prompt
 
     @property
     def layers(self) -> int:
-        """L, the number of decoder layers."""
         return self.mass_full.layers
 
 
 def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
-    """Left the picture's share of the last prompt token's attention by layer, right the KL divergence by K, each
-    comparison in a colour and with its K marked."""
+    """Left the picture's share of the last prompt token's attention by layer, right the KL divergence by K."""
     figure = make_subplots(cols=2, horizontal_spacing=0.06, subplot_titles=("the picture's share", "divergence by K"))
     figure.update_annotations(font={"size": 13})
     for index, overlaid in enumerate((first, second)):
-        name, line, symbol = escape(_short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]
+        name, line, symbol = escape(short(overlaid.name)), {"color": COLOURS[index]}, SYMBOLS[index]
         withdrawn = f"withdrawn at {overlaid.layer}"
         runs = (("full", "solid", overlaid.mass_full), (withdrawn, "dash", overlaid.mass_withdrawn))
         for run, dash, mass in runs:
             layers = list(range(mass.layers))
             shares = [None if share is None else 100 * share for share in _picture_shares(mass)]
-            said, look = (
-                "layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>",
-                {**line, "dash": dash},
-            )
+            said, look = "layer %{x}: the picture gets %{y:.1f} %<extra>%{fullData.name}</extra>", line | {"dash": dash}
             add_line(figure, layers, shares, f"{name}, {run}", look, said, marker={"symbol": symbol}, row=1, col=1)
         said = "K = %{x}: KL %{customdata:.2g}<extra>%{fullData.name}</extra>"
         more = {"customdata": overlaid.kl, "marker": {"symbol": symbol}, "showlegend": False, "row": 1, "col": 2}
@@ -83,9 +75,8 @@ def overlay_figure(first: Overlaid, second: Overlaid) -> go.Figure:
 
 
 def overlay_reading(first: Overlaid, second: Overlaid) -> str:
-    """Which full model looks at the picture longer, and what withdrawal moves in both."""
     halves, gaps = (_half(first), _half(second)), why_gaps(first.mass_full) or why_gaps(second.mass_full)
-    return reading("overlay", first=first, second=second, halves=halves, short=_short, gaps=gaps)
+    return reading("overlay", first=first, second=second, halves=halves, short=short, gaps=gaps)
 
 
 def _picture_shares(mass: AttentionMass) -> list[float | None]:
@@ -97,7 +88,3 @@ def _half(overlaid: Overlaid) -> int:
     """The layer by which half of the full model's attention to the picture is given."""
     given = list(accumulate(share or 0 for share in _picture_shares(overlaid.mass_full)))
     return next(layer for layer, so_far in enumerate(given) if so_far >= given[-1] / 2)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -21,7 +21,6 @@ from vtw_demo.plots.tabs import GROUPS, all_plots
 from vtw_demo.plots.templates import TEMPLATES
 
 FOLDER = Path(__file__).parent
-# Shared with the page.
 PLOTS_CSS = "\n".join(
     (FOLDER / f"{name}.css").read_text(encoding="utf-8")
     for name in ("plots", "attention_map", "differences", "glossary")
@@ -30,8 +29,7 @@ LONGEST_SIDE = 640
 
 
 def report_data(analysis: Analysis, calibration: Calibration | None, machine: Machine) -> dict[str, Any]:
-    """All numbers that the report shows, for `json.dumps`, with the machine that they are from. What isn't measured yet
-    is measured."""
+    """All numbers that the report shows, for `json.dumps`; what isn't measured yet is measured."""
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.to_json(),
@@ -41,10 +39,7 @@ def report_data(analysis: Analysis, calibration: Calibration | None, machine: Ma
 
 
 def report_html(analysis: Analysis, calibration: Calibration | None, machine: Machine) -> str:
-    """The comparison with picture, question, answers, settings, every plot with its numbers, versions and machine.
-
-    What isn't measured yet is measured.
-    """
+    """The comparison with all its plots and numbers, versions and machine; what isn't measured yet is measured."""
     comparison = analysis.comparison
     plots, missing = all_plots(analysis, View(calibration))
     data = report_data(analysis, calibration, machine)

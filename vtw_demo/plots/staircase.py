@@ -1,41 +1,33 @@
 """What is left in each layer: tokens, FLOPs and KV cache as a staircase, and the measured time under it."""
 
-from collections.abc import Callable
+from operator import attrgetter
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vtw_demo.comparison.analysis import Part
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.comparison.repeated_timing import LayerTimes
-from vtw_demo.formats import amount
+from vtw_demo.formats import amount, decimal_multiple
 from vtw_demo.measurements.flops import LayerCost, Staircase
 from vtw_demo.plots.style import LAYOUTS, RUN_COLOURS, mark_layer, styled
-from vtw_demo.plots.tab import Surface, Tab
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Surface, Table
 from vtw_demo.plots.templates import reading
 
-_VALUES: dict[Surface, Callable[[LayerCost], int]] = {
-    "tokens": lambda cost: cost.tokens,
-    "FLOPs": lambda cost: cost.flops,
-    "KV cache bytes": lambda cost: cost.kv_cache_bytes,
-}
+_FIELDS: dict[Surface, str] = {"tokens": "tokens", "FLOPs": "flops", "KV cache bytes": "kv_cache_bytes"}
 _UNITS: dict[Surface, str] = {"tokens": "tokens", "FLOPs": "FLOPs", "KV cache bytes": "B"}
 _FILLS: dict[RunName, str] = {"full": "rgba(138, 143, 152, 0.3)", "withdrawn": "rgba(213, 94, 0, 0.4)"}
 
 
 def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surface) -> go.Figure:
-    """Above, what each layer works on in both runs, as areas; below, the time that each layer took. K is marked.
-
-    The surface of an area is the sum over all layers that its run's legend names. Without `times` the lower panel is
-    left out.
-    """
+    """Above, what each layer works on in both runs, as areas whose surface is the sum that the legend names; below, if
+    it is known, the time that each layer took. K is marked."""
     rows = 1 if times is None else 2
     heights = None if times is None else [0.6, 0.4]
     figure = make_subplots(rows=rows, shared_xaxes=True, vertical_spacing=0.07, row_heights=heights)
     layers = list(range(len(stairs.full)))
-    last, value = layers[-1], _VALUES[surface]
-    scale, unit = _scaled_unit(max(map(value, stairs.full)), surface)
+    last, value = layers[-1], attrgetter(_FIELDS[surface])
+    scale, prefix = (1, "") if surface == "tokens" else decimal_multiple(max(map(value, stairs.full)))
+    unit = f"{prefix}{_UNITS[surface]}"
     runs: dict[RunName, tuple[str, tuple[LayerCost, ...], LayerCost]] = {
         "full": ("full", stairs.full, stairs.full_total),
         "withdrawn": (f"withdrawn at layer {stairs.layer}", stairs.withdrawn, stairs.withdrawn_total),
@@ -84,7 +76,6 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
 
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
-    """A row for each run and layer; no time where none was measured."""
     unknown = (None,) * len(stairs.full)
     runs = (
         ("full", stairs.full, unknown if times is None else times.full),
@@ -98,26 +89,5 @@ def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
     return Table(("run", "layer", "tokens", "FLOPs", "KV cache (B)", "time (ms)"), rows)
 
 
-def _scaled_unit(largest: int, surface: Surface) -> tuple[float, str]:
-    """A decimal multiple of the surface's unit in which numbers up to `largest` are short, and its name."""
-    if surface != "tokens":
-        for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if largest >= factor:
-                return factor, f"{prefix}{_UNITS[surface]}"
-    return 1, _UNITS[surface]
-
-
 def _total(value: int, surface: Surface) -> str:
     return f"{value:,} tokens" if surface == "tokens" else amount(value, _UNITS[surface])
-
-
-TAB = Tab(
-    "staircase",
-    "Staircase",
-    "What is left in each layer",
-    staircase_figure,
-    lambda stairs, times, surface: staircase_reading(stairs, times),
-    lambda stairs, times, surface: staircase_table(stairs, times),
-    lambda view: (Part("staircase"), Part("layer_times")),
-    lambda analysis, view: (view.surface,),
-)

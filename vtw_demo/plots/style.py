@@ -1,39 +1,28 @@
-"""What all figures share: colours, and a style that suits light and dark.
+"""What all figures share: colours, and a style that suits light and dark: text and grid lines get their colours from
+the page's style sheet, because a figure doesn't know which it is shown in."""
 
-Text and grid lines get their colours from the page's style sheet (`vtw_demo.page.layout`), because a figure doesn't
-know whether it is shown in light or dark.
-"""
-
-import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
 from vtw_demo.comparison.compare import RunName
+from vtw_demo.files import data_beside
 from vtw_demo.withdrawal.segments import Segment
 
 # Colours of Okabe and Ito, which colour-blind people can tell apart; one for each segment, everywhere.
-SEGMENT_COLOURS = {
-    Segment.FIRST_TOKEN: "#0072B2",
-    Segment.SYSTEM_TEXT: "#56B4E9",
-    Segment.IMAGE: "#E69F00",
-    Segment.QUESTION: "#009E73",
-    Segment.ANSWER: "#CC79A7",
-}
+SEGMENT_COLOURS = dict(zip(Segment, ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00"}
 K_LINE = {"dash": "dash", "width": 2, "color": RUN_COLOURS["withdrawn"]}
-LAYOUTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("layouts.json").read_text(encoding="utf-8"))
+LAYOUTS: dict[str, dict[str, Any]] = data_beside(__file__, "layouts.json")
 """Of every figure, and what each plot has besides, by the plot's name."""
-TRACES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("traces.json").read_text(encoding="utf-8"))
+TRACES: dict[str, dict[str, Any]] = data_beside(__file__, "traces.json")
 """How a plot's traces look, whatever is measured."""
 
 
 def styled(figure: go.Figure, name: str = "", **layout: Any) -> go.Figure:
-    """The figure in the project's style, without a background of its own; the layout called `name`, and `layout`, are
-    set besides."""
+    """The figure in the project's style, with the layout called `name` and then `layout`."""
     figure.update_layout(LAYOUTS["every figure"]).update_xaxes(automargin=True)
     figure.update_layout(LAYOUTS[name] if name else {})
     for update in (figure.update_xaxes, figure.update_yaxes):

@@ -1,5 +1,7 @@
 """What a tab is: which parts of an analysis it needs, and the plot that it makes of them."""
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -7,9 +9,8 @@ from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
-from vtw_demo.plots.table import Table
 
 AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] | int
 """Whose attention: a number is that of an answer token, counted from 0."""
@@ -17,63 +18,70 @@ LAST_PROMPT: AttentionQuery = "last prompt token"
 ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
 
 Surface = Literal["tokens", "FLOPs", "KV cache bytes"]
-"""What the staircase shows of each layer."""
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 
 
 @dataclass(frozen=True)
 class View:
-    """What a reader has chosen in the tabs, and the model's calibration; None where it has none.
-
-    `map_token`: the token of the answer whose attention map is shown, counted from 0; None: the last prompt position.
-    """
+    """What a reader has chosen in the tabs, and the model's calibration."""
 
     calibration: Calibration | None = None
     attention_query: AttentionQuery = LAST_PROMPT
-    map_token: int | None = None
+    map_token: int | None = None  # whose attention map is shown, counted from 0; None: the last prompt position's
     surface: Surface = "tokens"
 
     @property
     def threshold(self) -> float:
-        """Of the KL divergence."""
         return DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
+
+
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; names of measured columns end with their unit, as in "prefill (ms)"."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def to_csv(self) -> str:
+        """Comma-separated, with a header line; empty where a cell is None."""
+        written = io.StringIO()
+        csv.writer(written, lineterminator="\n").writerows([self.columns, *self.rows])
+        return written.getvalue()
 
 
 @dataclass(frozen=True)
 class Plot:
-    """What is drawn, as a figure or as HTML; the sentence that reads it, and its numbers.
+    """What is drawn, as a figure or as HTML, the sentence that reads it, and its numbers."""
 
-    `name` is that of its tab and its files; `table` makes the numbers' rows, of which there may be many.
-    """
-
-    name: str
+    name: str  # of its tab and its files
     title: str
     reading: str
-    table: Callable[[], Table]
+    table: Callable[[], Table]  # which makes them, as they may be many
     drawing: go.Figure | str
 
 
 @dataclass(frozen=True)
 class Tab:
-    """One tab of the page, and section of the report.
+    """One tab of the page, and section of the report. `make` gives the plot's drawing, reading and table, of the
+    measured `rows` of the table of measurements and of what is `chosen`."""
 
-    - `label`: as it stands on the tab.
-    - `parts`: what has to be measured before, which depends on what is chosen.
-    - `drawing`, `reading`, `table`: what the plot consists of, each made of the parts' results and of what is `chosen`.
-    - `is_html`: it is drawn as HTML, not as a figure.
-    - `is_of_comparison`: False where the tab's own button draws it, of runs of its own, which no report includes.
-    """
-
-    name: str
     label: str
     title: str
-    drawing: Callable[..., go.Figure | str]
-    reading: Callable[..., str]
-    table: Callable[..., Table]
-    parts: Callable[[View], tuple[Part, ...]] = lambda view: ()
+    make: tuple[Callable[..., go.Figure | str], Callable[..., str], Callable[..., Table]]
+    rows: tuple[str, ...] = ()
     chosen: Callable[[Analysis, View], tuple[Any, ...]] = lambda analysis, view: ()
     is_html: bool = False
-    is_of_comparison: bool = True
+    is_of_comparison: bool = True  # False where its own button draws it, of runs that no report includes
+
+    @property
+    def name(self) -> str:
+        return self.label.lower().replace(" ", "-")
+
+    def parts(self, view: View) -> tuple[Part, ...]:
+        return tuple(part for row in self.rows for part in MEASUREMENTS[row].parts(view.map_token))
 
     def plot(self, analysis: Analysis, view: View) -> Plot:
         """Of an analysis; what isn't measured yet is measured. Raises UserError for what can't be shown of a model."""
@@ -84,5 +92,5 @@ class Tab:
         return (*of_parts, *self.chosen(analysis, view))
 
     def plot_of(self, *measured: Any) -> Plot:
-        drawing, table = self.drawing(*measured), partial(self.table, *measured)
-        return Plot(self.name, self.title, self.reading(*measured), table, drawing)
+        draw, read, tabulate = self.make
+        return Plot(self.name, self.title, read(*measured), partial(tabulate, *measured), draw(*measured))

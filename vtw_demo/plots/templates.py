@@ -12,5 +12,4 @@ TEMPLATES = TEXTS.overlay(loader=FileSystemLoader(FOLDER), autoescape=True)
 
 
 def reading(name: str, **values: Any) -> str:
-    """The sentences of a plot."""
     return sentences(FOLDER / f"{name}_reading.txt", **values)

@@ -6,8 +6,7 @@ from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
 from vtw_demo.formats import milliseconds, run_title
 from vtw_demo.plots.style import RUN_COLOURS, TRACES, styled
-from vtw_demo.plots.tab import Tab
-from vtw_demo.plots.table import Cell, Table
+from vtw_demo.plots.tab import Cell, Table
 from vtw_demo.plots.templates import reading
 
 _NAMES: dict[Stage, str] = {
@@ -16,25 +15,20 @@ _NAMES: dict[Stage, str] = {
     "decode_ms_per_token": "decode, per token",
     "total_ms": "total",
 }
-# Long ones in two lines, for narrow windows.
-_AXIS_NAMES: dict[Stage, str] = _NAMES | {
-    "encode_ms": "image<br>encoding",
-    "decode_ms_per_token": "decode,<br>per token",
-}
+_AXIS_NAMES = {stage: name.replace(" ", "<br>", 1) for stage, name in _NAMES.items()}  # for narrow windows
 
 
 def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None) -> go.Figure:
-    """Time by stage, a pair of bars each with its figure above it.
-
-    Bars are the times of `comparison`; with rounds they are medians over these, with a line from the lowest to the
-    highest and a dot for each round.
-    """
+    """Time by stage, a pair of bars each with its figure above it; totals are without encoding where the picture was
+    encoded once for both. With rounds they are medians over these, with a line from the lowest to the highest and a dot
+    for each round."""
     times = _times(comparison, repeated)
     stages = [stage for stage in STAGES if any(times[run, stage] is not None for run in RUN_COLOURS)]
     figure = go.Figure()
+    axis_names = _AXIS_NAMES | {"total_ms": _total(comparison, repeated).replace(" ", "<br>", 1)}
     for run in RUN_COLOURS:
         figure.add_bar(
-            x=[_AXIS_NAMES[stage] for stage in stages],
+            x=[axis_names[stage] for stage in stages],
             y=[times[run, stage] for stage in stages],
             name=run_title(run, comparison.layer),
             offsetgroup=run,
@@ -63,8 +57,9 @@ def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None)
         rounds = [f"round {number} (ms)" for number in range(1, repeated.rounds + 1)]
         columns = ["stage", "run", "median (ms)", "lowest (ms)", "highest (ms)", *rounds]
     rows = []
+    names = _NAMES | {"total_ms": _total(comparison, repeated)}
     for (run, stage), time in times.items():
-        row: list[Cell] = [_NAMES[stage], run, time]
+        row: list[Cell] = [names[stage], run, time]
         if repeated is not None:
             of_rounds = repeated.times(run, stage) or (None,) * repeated.rounds
             spread = repeated.spread(run, stage)
@@ -74,11 +69,18 @@ def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None)
     return Table(tuple(columns), tuple(rows))
 
 
+def _total(comparison: Comparison, repeated: RepeatedTiming | None) -> str:
+    """What the totals are called: rounds encode the picture in every run."""
+    return "total without encoding" if repeated is None and comparison.encoded_once else _NAMES["total_ms"]
+
+
 def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tuple[RunName, Stage], float | None]:
     """Milliseconds of each run's stages, the median where there are rounds; None for a stage that the run hasn't."""
     if repeated is None:
-        runs = {"full": comparison.full, "withdrawn": comparison.withdrawn}
-        return {(run, stage): getattr(runs[run], stage) for stage in STAGES for run in RUN_COLOURS}
+        times = {(run, stage): getattr(getattr(comparison, run), stage) for stage in STAGES for run in RUN_COLOURS}
+        if comparison.encoded_once:
+            times |= {(run, "total_ms"): getattr(comparison, run).after_encoding_ms for run in RUN_COLOURS}
+        return times
     assert repeated.layer == comparison.layer
     spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
@@ -116,14 +118,3 @@ def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]
 
 def _figure_of(time: float | None) -> str:
     return milliseconds(time).removesuffix(" ms")
-
-
-TAB = Tab(
-    "timing",
-    "Timing",
-    "Where time goes",
-    timing_figure,
-    timing_reading,
-    timing_table,
-    chosen=lambda analysis, view: (analysis.comparison, analysis.timing),
-)

@@ -2,12 +2,11 @@
 
 import plotly.graph_objects as go
 
-from vtw_demo.comparison.analysis import Part
 from vtw_demo.measurements.query_sweep import QuerySweep
 from vtw_demo.plots.divergence import exponent
 from vtw_demo.plots.style import TRACES, layer_ticks, shown_token, styled
-from vtw_demo.plots.tab import Tab
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Table
+from vtw_demo.plots.templates import reading
 
 
 def words_figure(query: QuerySweep) -> go.Figure:
@@ -57,36 +56,19 @@ def words_figure(query: QuerySweep) -> go.Figure:
 
 
 def words_reading(query: QuerySweep, threshold: float) -> str:
-    """Which token needs the picture longest."""
     needed = []
     for column, token in enumerate(query.answer):
         above = [k for k, row in zip(query.layers, query.answer_kl, strict=True) if row[column] > threshold]
         needed.append((max(above, default=0) + 1, query.answer_kl[-1][column], column, token))
     last, _, column, token = max(needed)
-    if last == 1:
-        return f"No token of this answer moves by more than KL {threshold:g} at any K."
-    until = f"K = {last}" if last <= len(query.kl) else "the last layer"
-    word = f"Token {column + 1}, “{shown_token(token)}”"
-    return f"{word}, needs the picture longest: its KL is above {threshold:g} before {until}."
+    named = {"number": column + 1, "token": shown_token(token)}
+    return reading("words", last=last, layers=query.layers, threshold=threshold, **named)
 
 
 def words_table(query: QuerySweep) -> Table:
-    """A row for each K and token of the full model's answer."""
     rows = [
         (k, number, token, choice, kl)
         for k, choices, divergences in zip(query.layers, query.answer_choices, query.answer_kl, strict=True)
         for number, (token, choice, kl) in enumerate(zip(query.answer, choices, divergences, strict=True), start=1)
     ]
     return Table(("K", "token", "full model's token", "withdrawn model's token", "KL (nats)"), tuple(rows))
-
-
-TAB = Tab(
-    "word-by-word",
-    "Word by word",
-    "Which words still need the picture, in which layers",
-    lambda query, threshold: words_figure(query),
-    words_reading,
-    lambda query, threshold: words_table(query),
-    lambda view: (Part("sweep"),),
-    lambda analysis, view: (view.threshold,),
-)

@@ -12,7 +12,6 @@ import binascii
 import io
 import json
 import threading
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.server.uploads import MAXIMUM_UPLOAD_BYTES, TOO_LARGE, Uploads
 
 HOW = "Give --auth a file, or VTW_AUTH a text, that has user:password on each line."
 API = "/gradio_api/"
 FILE = f"{API}file="
 HEARTBEAT = f"{API}heartbeat/"
-_ROUTES = tomllib.loads(Path(__file__).with_name("routes.toml").read_text(encoding="utf-8"))
+_ROUTES = data_beside(__file__, "routes.toml")
 UNUSED, OPEN, OPEN_ALSO = (tuple(_ROUTES[name]) for name in ("unused", "open", "open_also"))
 # In base64 a picture is a third longer; beside it there are a question and the form's own words.
 MAXIMUM_BODY_BYTES = MAXIMUM_UPLOAD_BYTES * 4 // 3 + 1_000_000

@@ -1,26 +1,43 @@
 """The one model behind the page: whoever wants it, page or API, waits for their turn."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from itertools import chain
+from queue import SimpleQueue
+from typing import Any
 
-from vtw_demo.comparison.analysis import Analysis, Part
-from vtw_demo.comparison.calibration import Calibration, CalibrationProgress, CalibrationStore, calibrate
+from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, Unknown, measure
+from vtw_demo.comparison.calibration import (
+    Calibrating,
+    Calibration,
+    CalibrationProgress,
+    CalibrationStore,
+    Measurement,
+    measure_samples,
+)
 from vtw_demo.comparison.compare import Comparison, Event, LayerAnswer, answer_at_layers, compare_prompt
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
 from vtw_demo.errors import UserError
+from vtw_demo.models.devices import on_model_thread
+from vtw_demo.models.image import read_picture
 from vtw_demo.models.loading import VisionLanguageModel
+from vtw_demo.models.picture_detail import Detail
 from vtw_demo.models.prompt import Prompt
-from vtw_demo.server.hosts import leased, measured, place
+from vtw_demo.server.hosts import Host, this_machines
+from vtw_demo.server.hosts.host import LostError
 from vtw_demo.server.monitoring import Monitoring
 from vtw_demo.server.query import Query
-from vtw_demo.server.queue import Place, StoppedError, Turns
+from vtw_demo.server.queue import Place, StoppedError, Turn, Turns
+from vtw_demo.server.shares import Shares
 
 # How long a run in hand may take to end when the page closes: it ends within a token.
 CLOSING_SECONDS = 8.0
 STOPPED = "The run was stopped before its end."
+LOST = "What ran this is lost: it is made again."
 SWITCHED = "The model has been switched since this was asked: ask again."
 # Generously; README has what a sweep costs.
 PREFILLS_OF_A_SWEEP = 3
@@ -31,7 +48,8 @@ class Engine:
     takes long lets others go first between its steps. Closing an iterator ends its turn within a token. Where `vlm`,
     which a request is for, has made way for another model, UserError says so in its turn.
 
-    `calibration` is the last one of this model, by anyone in this cache folder; None before the first.
+    A request's `vlm` is the one that is loaded, perhaps at another picture detail. Each detail has its calibration: the
+    last one by anyone in this cache folder; None before the first.
     """
 
     def __init__(
@@ -40,24 +58,68 @@ class Engine:
         store: CalibrationStore,
         turns: Turns | None = None,
         monitoring: Monitoring | None = None,
+        host: Host | None = None,
     ) -> None:
-        place(vlm)
+        self.host = host or this_machines()
+        self.host.place(vlm)
         self.monitoring = monitoring or Monitoring()
-        self.turns = turns or Turns(monitoring=self.monitoring)
+        self.turns = turns or Turns(monitoring=self.monitoring, at_once=self.host.at_once)
         self.use(vlm, store)
 
     def use(self, vlm: VisionLanguageModel, store: CalibrationStore) -> None:
         """From now on `vlm` answers. Called within a turn."""
         self.vlm = vlm
-        self.store = store
-        self.calibration = store.result()
+        self._stores = {vlm.detail: store}
+        self._calibrations = {vlm.detail: store.result()}
+        self._picture_tokens: dict[tuple[int, int], dict[Detail, int]] = {}
         self.monitoring.loaded(vlm.name, vlm.precision)
+
+    def store(self, vlm: VisionLanguageModel) -> CalibrationStore:
+        if vlm.detail not in self._stores:
+            self._stores[vlm.detail] = CalibrationStore.of(vlm, self._stores[self.vlm.detail].folder.parent)
+        return self._stores[vlm.detail]
+
+    def calibration(self, vlm: VisionLanguageModel) -> Calibration | None:
+        if vlm.detail not in self._calibrations:
+            self._calibrations[vlm.detail] = self.store(vlm).result()
+        return self._calibrations[vlm.detail]
+
+    def picture_tokens(self, file: str) -> dict[Detail, int]:
+        """How many visual tokens a picture comes to at each detail that the model has; no turn is taken. Raises what
+        `read_picture` does."""
+        # In this order: another model may take the place of this one meanwhile.
+        known, vlm, (picture, _) = self._picture_tokens, self.vlm, read_picture(file)
+        if picture.size not in known:
+            known[picture.size] = {detail: vlm.at_detail(detail).picture_tokens(picture) for detail in vlm.details}
+        return known[picture.size]
 
     def _until(self, places: Iterator[Place], vlm: VisionLanguageModel) -> Iterator[Place]:
         """`places` up to the turn, in which it must still be this model's."""
         yield from places
-        if vlm is not self.vlm:
+        if vlm.model is not self.vlm.model:
             raise UserError(SWITCHED)
+
+    def _in_steps(
+        self, turn: Turn, vlm: VisionLanguageModel, begin: Callable[[], Generator[Any, None, None]]
+    ) -> Iterator[Any]:
+        """Within `turn`, what `begin` gives: it begins what is left to do. It is called again after others went first,
+        and once where what ran it is lost."""
+        is_lost = False
+        while True:
+            try:
+                with closing(begin()) as events:
+                    for event in events:
+                        yield event
+                        if turn.is_awaited:
+                            break
+                    else:
+                        return
+            except LostError:
+                if is_lost:
+                    raise
+                is_lost = True
+                yield Place(0, why=LOST)
+            yield from self._until(turn.give_way(), vlm)
 
     def compare(
         self,
@@ -73,9 +135,9 @@ class Engine:
             yield from self._until(turn.wait(), vlm)
             self.monitoring.asked(query.question, query.layer)
             runs = 2 if full is None else 1
-            yield from leased(compare_prompt, vlm, runs, runs * query.max_new_tokens)(
-                prompt, query.layer, query.max_new_tokens, full, stop=turn.stop
-            )
+            run = self.host.run(compare_prompt, vlm, runs, runs * query.max_new_tokens)
+            asked = prompt, query.layer, query.max_new_tokens, full
+            yield from _again_if_lost(lambda: run(*asked, stop=turn.stop))
 
     def answer_at_layers(
         self,
@@ -87,45 +149,84 @@ class Engine:
         max_new_tokens: int,
         stop: threading.Event,
     ) -> Iterator[Place | LayerAnswer]:
+        left = list(layers)
+
+        def begin() -> Generator[LayerAnswer, None, None]:
+            run = self.host.run(answer_at_layers, vlm, len(left), len(left) * max_new_tokens)
+            for answer in run(prompt, tuple(left), full, max_new_tokens, stop=stop) if left else ():
+                left.remove(answer.layer)
+                yield answer
+
         with suppress(StoppedError), self.turns.asked(visitor, "answer", stop) as turn:
             yield from self._until(turn.wait(), vlm)
-            for answer in leased(answer_at_layers, vlm, len(layers), len(layers) * max_new_tokens)(
-                prompt, layers, full, max_new_tokens, stop=stop
-            ):
-                yield answer
-                yield from self._until(turn.give_way(), vlm)
+            yield from self._in_steps(turn, vlm, begin)
 
     def calibrate(
-        self, visitor: str, samples: int, threshold: float, stop: threading.Event
+        self, visitor: str, vlm: VisionLanguageModel, samples: int, threshold: float, stop: threading.Event
     ) -> Iterator[Place | CalibrationProgress | Calibration]:
-        """Calibrate the model on samples that need no file."""
-        vlm, store = self.vlm, self.store
-        with suppress(StoppedError), self.turns.asked(visitor, "calibration sample", stop) as turn:
-            yield from self._until(turn.wait(), vlm)
-            chosen = embedded_samples(samples)
-            decoded = sum(sample.answer_tokens for sample in chosen if sample.answer_tokens > 1)
-            for event in leased(calibrate, vlm, PREFILLS_OF_A_SWEEP * samples, decoded)(
-                chosen, threshold, EMBEDDED_DATA, store, stop=stop
-            ):
-                if isinstance(event, Calibration):
-                    self.calibration = event
-                yield event
-                yield from self._until(turn.give_way(), vlm)
+        """Calibrate the model on samples that need no file, in as many turns as may go on at once."""
+        kind, calibrations, told = "calibration sample", self._calibrations, SimpleQueue[CalibrationProgress]()
+        with suppress(StoppedError), ThreadPoolExecutor(self.turns.at_once) as others:
+            with self.turns.asked(visitor, kind, stop) as turn:
+                yield from self._until(turn.wait(), vlm)
+                calibrating = Calibrating(vlm, embedded_samples(samples), threshold, EMBEDDED_DATA, self.store(vlm))
+                if calibrating.measured:
+                    yield calibrating.progress
+                shares = Shares(calibrating.left, self.turns.at_once)
+
+                def begin() -> Generator[tuple[str, Measurement], None, None]:
+                    with shares.taken() as share:
+                        while share and not stop.is_set():
+                            decoded = sum(sample.answer_tokens for sample in share if sample.answer_tokens > 1)
+                            run = self.host.run(measure_samples, vlm, PREFILLS_OF_A_SWEEP * len(share), decoded)
+                            for measured in run(tuple(share), stop=stop):
+                                share.popleft()
+                                yield measured
+                                if shares.is_over:
+                                    return
+                            shares.take_more(share)
+
+                def beside() -> None:
+                    with suppress(StoppedError), self.turns.asked(visitor, kind, stop, follows=True) as other:
+                        for event in chain(self._until(other.wait(), vlm), self._in_steps(other, vlm, begin)):
+                            if not isinstance(event, Place):
+                                told.put(calibrating.keep(*event))
+
+                started = [others.submit(beside) for _ in range(1, min(self.turns.at_once, len(calibrating.left)))]
+                try:
+                    for event in self._in_steps(turn, vlm, begin):
+                        yield event if isinstance(event, Place) else calibrating.keep(*event)
+                        while not told.empty():
+                            yield told.get()
+                except BaseException:
+                    shares.is_over = True
+                    raise
+            for ended in started:
+                ended.result()
+            while not told.empty():
+                yield told.get()
+            if not calibrating.left:
+                calibrations[vlm.detail] = calibration = calibrating.finish()
+                yield calibration
 
     def repeat_timing(
         self, visitor: str, analysis: Analysis, rounds: int, stop: threading.Event
     ) -> Iterator[Place | RepeatedTiming]:
         """Both runs of a comparison again and again; `analysis` keeps what is measured so far."""
-        vlm, longest = analysis.vlm, analysis.longest
+        vlm, before = analysis.vlm, None
+
+        def begin() -> Generator[RepeatedTiming, None, None]:
+            if (left := rounds - (before.rounds if before else 0)) or not rounds:
+                runs, longest = 2 * (left + 1), analysis.longest
+                run = self.host.run(repeat_timing, vlm, runs, runs * longest)
+                yield from run(analysis.prompt, analysis.layer, longest, left, stop=stop, before=before)
+
         with suppress(StoppedError), self.turns.asked(visitor, "timing round", stop) as turn:
             yield from self._until(turn.wait(), vlm)
-            runs = 2 * (rounds + 1)
-            for timing in leased(repeat_timing, vlm, runs, runs * longest)(
-                analysis.prompt, analysis.layer, longest, rounds, stop=stop
-            ):
-                analysis.timing = timing
-                yield timing
-                yield from self._until(turn.give_way(), vlm)
+            for event in self._in_steps(turn, vlm, begin):
+                if isinstance(event, RepeatedTiming):
+                    analysis.timing = before = event
+                yield event
 
     def measure(
         self, visitor: str, analysis: Analysis, part: Part, stop: threading.Event, *, follows: bool = False
@@ -136,7 +237,14 @@ class Engine:
             return
         with self.turns.asked(visitor, "measurement", stop, follows=follows) as turn:
             yield from self._until(turn.wait(), analysis.vlm)
-            measured(analysis, part)
+            run = self.host.run(_measured, analysis.vlm, MEASUREMENTS[part.name].prefills)
+            for event in _again_if_lost(lambda: run(analysis.prompt, analysis.comparison, part)):
+                if isinstance(event, Place):
+                    yield event
+                    continue
+                analysis.keep(part, event)
+                if isinstance(event, Unknown):
+                    raise UserError(event.why)
 
     def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Analysis:
         """Both runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
@@ -148,5 +256,21 @@ class Engine:
         return Analysis(vlm, prompt, events[-1])
 
     def close(self) -> None:
-        """Stop the run in hand and wait for its end; those that wait for their turn get nothing."""
+        """Stop the runs in hand and wait for their end; those that wait for their turn get nothing."""
         self.turns.close(CLOSING_SECONDS)
+        self.host.close()
+
+
+def _measured(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Iterator[Any]:
+    try:
+        yield on_model_thread(measure, vlm, prompt, comparison, part)
+    except UserError as error:
+        yield Unknown(str(error))
+
+
+def _again_if_lost(run: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    try:
+        yield from run()
+    except LostError:
+        yield Place(0, why=LOST)
+        yield from run()

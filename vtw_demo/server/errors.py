@@ -1,17 +1,16 @@
 """What went wrong: its kind, which is counted, and one sentence for people."""
 
 import errno
-import tomllib
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.models.devices import give_memory_back, is_out_of_memory
 
 REFUSED, QUEUE_FULL, OUT_OF_MEMORY, DISK_FULL, FAILED = "refused", "queue full", "out of memory", "disk full", "failed"
 
-SENTENCES = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
+SENTENCES = data_beside(__file__, "errors.toml")
 # What a line of the log has room for: where it went wrong is at the end.
 TRACED_FRAMES = 12
 

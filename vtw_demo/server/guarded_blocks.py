@@ -60,6 +60,7 @@ class GuardedBlocks(gr.Blocks):
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *rest: Any, **options: Any) -> list:
         """As Gradio does; whatever goes wrong is said in a sentence."""
+        inputs = [*inputs, *_left_out(block_fn, len(inputs))]
         if len(inputs) != len(block_fn.inputs):
             raise _problem(_wrong_number(block_fn, len(inputs)))
         try:
@@ -129,6 +130,14 @@ def _start_server(place: Place, app: Any, **_: Any) -> tuple[str, int, str, http
         time.sleep(0.01)
     port = sockets[0].getsockname()[1]
     return host, port, f"http://{host}:{port}/", server
+
+
+def _left_out(block_fn: BlockFunction, given: int) -> list[Any]:
+    """The defaults of the inputs after those that were given, where all of them have one."""
+    parameters = [] if block_fn.fn is None else list(inspect.signature(block_fn.fn).parameters.values())
+    defaults = [parameter.default for parameter in parameters[given:]]
+    has_all = len(parameters) == len(block_fn.inputs) and inspect.Parameter.empty not in defaults
+    return defaults if has_all else []
 
 
 def _wrong_number(block_fn: BlockFunction, given: int) -> str:

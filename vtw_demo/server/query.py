@@ -12,6 +12,7 @@ from typing import Any
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import on_zero_gpu
 from vtw_demo.models.image import read_picture
+from vtw_demo.models.picture_detail import Detail
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.question import read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown, contact_sheet, find_clip
@@ -22,13 +23,15 @@ LONGEST_QUESTION = 20_000
 
 @dataclass(frozen=True)
 class Query:
-    """One picture or clip, one question, and how to answer it. `note` is a sentence about the picture, "" for most."""
+    """One picture or clip, one question, and how to answer it. `note` is a sentence about the picture, "" for most;
+    `detail`: how much of it the model is shown."""
 
     picture: Shown
     question: str
     layer: int
     max_new_tokens: int
     note: str = ""
+    detail: Detail = "usual"
 
     @classmethod
     def read(
@@ -60,12 +63,12 @@ class Query:
         return prompt.to("cpu") if on_zero_gpu() else prompt
 
     @cached_property
-    def identity(self) -> tuple[str, str, int]:
-        """Equal for two queries whose full runs are the same: picture, question and tokens cap, but any layer."""
+    def identity(self) -> tuple[str, str, int, Detail]:
+        """Equal for two queries whose full runs are the same: of any layer, but all else is."""
         times = self.picture.times if isinstance(self.picture, Clip) else ()
         pixels = contact_sheet(self.picture)
         seen = hashlib.sha256(repr((times, pixels.size)).encode() + pixels.tobytes()).hexdigest()
-        return seen, self.question, self.max_new_tokens
+        return seen, self.question, self.max_new_tokens, self.detail
 
 
 def whole_number(name: str, value: Any) -> int:

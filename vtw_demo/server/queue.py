@@ -1,4 +1,4 @@
-"""Who uses the one model next: one visitor at a time, in turn, however much each of them asks for.
+"""Who uses the model next: in turn, however much each visitor asks for, and as many at once as it runs.
 
 Gradio's queue serves who came first, holds its place from a generator's first step to its last, refuses what goes on
 with something begun when it is full, and tells functions nothing of places. In tests/server/test_queue.py:
@@ -9,6 +9,7 @@ test_a_full_queue_says_so_at_once_and_what_follows_a_turn_may_wait_all_the_same.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import defaultdict, deque
@@ -39,27 +40,31 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the queue: `ahead` turns come first, the one in hand among them, and this one begins in about so many
-    seconds; None before any turn has shown how long one takes. With none ahead it has begun."""
+    """A place in the queue: so many turns end first, and this one begins in about so many seconds; None before any turn
+    has shown how long one takes. With none `ahead` it has begun; again where `why` says that it had to."""
 
     ahead: int
     seconds: float | None = None
+    why: str = ""
 
     def __str__(self) -> str:
+        if self.why:
+            return self.why
         if not self.ahead:
             return "Running."
         place = "You are next" if self.ahead == 1 else f"{count(self.ahead, 'turn')} before yours"
-        return f"{place}; {_about(self.seconds)}." if self.seconds is not None else f"{place}."
+        return f"{place}; {about(self.seconds)}." if self.seconds is not None else f"{place}."
 
 
 class Turn:
     """One use of the model: waited for, then held, then over. Made by `Turns.asked`."""
 
-    def __init__(self, turns: Turns, visitor: str, kind: str, stop: threading.Event) -> None:
+    def __init__(self, turns: Turns, visitor: str, kind: str, stop: threading.Event, is_alone: bool) -> None:
         self._turns = turns
         self.visitor = visitor
         self.kind = kind
         self.stop = stop
+        self.is_alone = is_alone
         self.asked_at = self.begun_at = time.monotonic()
 
     def wait(self) -> Iterator[Place]:
@@ -74,6 +79,12 @@ class Turn:
                 yield place
         yield place
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits, but for more of the same."""
+        waiting = self._turns._waiting
+        return any((turn.visitor, turn.kind) != (self.visitor, self.kind) for turn in tuple(waiting))
+
     def give_way(self) -> Iterator[Place]:
         """Let those who wait go first, between two steps of what takes long; then as `wait`. Nothing if none wait."""
         if self._turns._hand_on(self):
@@ -81,37 +92,45 @@ class Turn:
 
 
 class Turns:
-    """The queue for one model. The next turn is that of the visitor whose last one ended longest ago; of one visitor's
-    turns, the one asked for first.
+    """The queue for one model, which `at_once` turns may use. The next is that of the visitor whose last one ended
+    longest ago; of one visitor's turns, the one asked for first.
 
     `places`: how many may wait; what belongs to a visitor's turn before may always. `is_closing`: no turn begins any
     more. `monitoring` is told how many wait, and of each turn that ended.
     """
 
-    def __init__(self, places: int = PLACES, monitoring: Monitoring | None = None) -> None:
+    def __init__(self, places: int = PLACES, monitoring: Monitoring | None = None, at_once: int = 1) -> None:
         self.places = places
+        self.at_once = at_once
         self.is_closing = False
         self._monitoring = monitoring or Monitoring()
         self._changed = threading.Condition()
         self._waiting: list[Turn] = []
-        self._held: Turn | None = None
+        self._held: list[Turn] = []
         # Visitors, the one whose last turn ended longest ago first.
         self._served: deque[str] = deque(maxlen=KEPT_VISITORS)
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def asked(
-        self, visitor: str, kind: str, stop: threading.Event | None = None, *, follows: bool = False
+        self,
+        visitor: str,
+        kind: str,
+        stop: threading.Event | None = None,
+        *,
+        follows: bool = False,
+        is_alone: bool = False,
     ) -> Iterator[Turn]:
         """A turn for `visitor`, to be waited for; it is over at the end, begun or not.
 
-        `follows`: it belongs to what the visitor has begun already. Raises QueueFullError where no more may wait.
+        `follows`: it belongs to what the visitor has begun already; `is_alone`: no other goes on beside it. Raises
+        QueueFullError where no more may wait.
         """
-        turn = Turn(self, visitor, kind, stop or threading.Event())
+        turn = Turn(self, visitor, kind, stop or threading.Event(), is_alone)
         with self._changed:
             if not follows and len(self._waiting) >= self.places:
                 seconds = self._expected(self._waiting)
-                again = "in a while" if seconds is None else f"in {_about(seconds)}"
+                again = "in a while" if seconds is None else f"in {about(seconds)}"
                 raise QueueFullError(
                     f"The queue is full: {count(self.places, 'request')} wait already. Try again {again}."
                 )
@@ -136,24 +155,31 @@ class Turns:
         """How many turns wait."""
         return len(self._waiting)
 
+    def wait_until_idle(self, seconds: float, stop: threading.Event) -> None:
+        """Wait, so long at most, for a second in which nobody uses it: what follows a turn is asked for sooner."""
+        since = idle_since = time.monotonic()
+        while (now := time.monotonic()) - since < seconds and now - idle_since < 1 and not stop.is_set():
+            if self._held or self._waiting:
+                idle_since = now
+            stop.wait(LOOK_SECONDS)
+
     def close(self, seconds: float) -> None:
-        """Stop the turn in hand and those that wait, and wait so long for their end."""
+        """Stop the turns in hand and those that wait, and wait so long for their end."""
         with self._changed:
             self.is_closing = True
-            for turn in (self._held, *self._waiting):
-                if turn is not None:
-                    turn.stop.set()
+            for turn in (*self._held, *self._waiting):
+                turn.stop.set()
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._held is None, seconds)
+            self._changed.wait_for(lambda: not self._held, seconds)
 
     def _place(self, turn: Turn) -> Place:
         """Where `turn` is, after a moment unless it has begun."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held is turn or self._is_stopped(turn), LOOK_SECONDS)
+            self._changed.wait_for(lambda: turn in self._held or self._is_stopped(turn), LOOK_SECONDS)
             if self._is_stopped(turn):
                 turn.stop.set()
                 raise StoppedError
-            if self._held is turn:
+            if turn in self._held:
                 return Place(0)
             order = self._order()
             ahead = order[: order.index(turn)]
@@ -164,7 +190,7 @@ class Turns:
 
     def _hand_on(self, turn: Turn) -> bool:
         with self._changed:
-            if not self._waiting:
+            if not turn.is_awaited:
                 return False
             self._over(turn)
             turn.asked_at = time.monotonic()
@@ -177,7 +203,7 @@ class Turns:
             if turn in self._waiting:
                 self._waiting.remove(turn)
                 self._monitoring.waiting(len(self._waiting))
-            if self._held is not turn:
+            if turn not in self._held:
                 return
             self._over(turn)
             waited, taken = turn.begun_at - turn.asked_at, time.monotonic() - turn.begun_at
@@ -186,7 +212,7 @@ class Turns:
 
     def _over(self, turn: Turn) -> None:
         """`turn`, which was held, isn't any more."""
-        self._held = None
+        self._held.remove(turn)
         taken = time.monotonic() - turn.begun_at
         before = self._seconds.get(turn.kind, taken)
         self._seconds[turn.kind] = before + LATEST_SHARE * (taken - before)
@@ -196,16 +222,21 @@ class Turns:
         self._changed.notify_all()
 
     def _next(self) -> None:
-        if self._held is None and self._waiting:
-            turn = self._held = self._order()[0]
+        while self._waiting and self._may_begin(turn := self._order()[0]):
+            self._held.append(turn)
             self._waiting.remove(turn)
             turn.begun_at = time.monotonic()
             self._changed.notify_all()
         self._monitoring.waiting(len(self._waiting))
 
+    def _may_begin(self, turn: Turn) -> bool:
+        if turn.is_alone or any(held.is_alone for held in self._held):
+            return not self._held
+        return len(self._held) < self.at_once
+
     def _order(self) -> list[Turn]:
         """Those that wait, in the order in which they will begin if nobody else comes."""
-        held = [self._held.visitor] if self._held is not None else []  # it will have been served before any of them
+        held = [turn.visitor for turn in self._held]  # they will have been served before any of them
         last = {visitor: position for position, visitor in enumerate([*self._served, *held])}
         turns: defaultdict[str, list[Turn]] = defaultdict(list)
         for turn in self._waiting:
@@ -215,18 +246,18 @@ class Turns:
         return [turn for turn in chain.from_iterable(rounds) if turn is not None]
 
     def _expected(self, ahead: list[Turn]) -> float | None:
-        """Seconds until the turn after those `ahead` and the one in hand; None where none has been measured yet."""
+        """Seconds until the turn after those `ahead` and in hand; None where none has been measured yet."""
         if not self._seconds:
             return None
-        unknown = sum(self._seconds.values()) / len(self._seconds)
-        seconds = sum(self._seconds.get(turn.kind, unknown) for turn in ahead)
-        if self._held is not None:
-            taken = time.monotonic() - self._held.begun_at
-            seconds += max(self._seconds.get(self._held.kind, unknown) - taken, 0.0)
-        return seconds
+        unknown, now = sum(self._seconds.values()) / len(self._seconds), time.monotonic()
+        left = [max(self._seconds.get(turn.kind, unknown) - (now - turn.begun_at), 0.0) for turn in self._held]
+        ends = sorted([*left, *[0.0] * (self.at_once - len(left))])
+        for turn in ahead:
+            heapq.heapreplace(ends, ends[0] + self._seconds.get(turn.kind, unknown))
+        return ends[0]
 
 
-def _about(seconds: float) -> str:
+def about(seconds: float) -> str:
     """Rounded as coarsely as a guess deserves."""
     if seconds >= 90:
         return f"about {round(seconds / 60)} min"

@@ -6,12 +6,13 @@ all files that aren't text, and takes seventeen times as long.
 
 import mmap
 import re
-import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-_LOOKS = tomllib.loads(Path(__file__).with_name("secret_looks.toml").read_text(encoding="utf-8"))
+from vtw_demo.files import data_beside
+
+_LOOKS = data_beside(__file__, "secret_looks.toml")
 _SNIFFED_BYTES = 8192
 
 

@@ -20,9 +20,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.formats import amount, count
 from vtw_demo.server.secret_scan import find_secrets
-from vtw_demo.server.spacefile import SDK, SPACEFILE, is_repository, read_spacefile, with_front_matter
+from vtw_demo.server.spacefile import SDK, is_repository, read_spacefile, with_front_matter
 
 README = "README.md"
 REQUIREMENTS = "requirements.txt"
@@ -30,26 +31,22 @@ REQUIREMENTS = "requirements.txt"
 LARGEST_PLAIN_FILE = 10_000_000
 # What the repository of a Space may hold.
 LARGEST_SPACE = 1_000_000_000
-# What the hub's refusals mean, by status.
-_REFUSALS = tomllib.loads(Path(__file__).with_name("hub_refusals.toml").read_text(encoding="utf-8"))
+# What may be wrong with a checkout; what the hub's refusals mean, by status.
+_PROBLEMS = data_beside(__file__, "space_problems.toml")
+_REFUSALS = data_beside(__file__, "hub_refusals.toml")
 MESSAGE = "VTW Demo, sent by `python -m vtw_demo space push`"
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """What would be sent of a folder, and a sentence for each thing that is wrong with it.
-
-    - `sizes`: bytes of each file that git doesn't ignore, by its path; `untracked`: those that nobody has added yet.
-    - `has_history`: whether git keeps the folder; without, its .gitignore files alone are asked, and all is untracked.
-    - `description`: what the Spacefile says; None where it can't be read, which is a problem.
-    """
+    """What would be sent of a folder, and a sentence for each thing that is wrong with it."""
 
     folder: Path
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # bytes of each file that git doesn't ignore, by its path
     total_bytes: int
-    untracked: frozenset[str]
-    has_history: bool
-    description: dict[str, Any] | None
+    untracked: frozenset[str]  # those that nobody has added yet
+    has_history: bool  # whether git keeps the folder; without, its .gitignore files alone are asked
+    description: dict[str, Any] | None  # what the Spacefile says; None where it can't be read, which is a problem
     problems: tuple[str, ...]
 
 
@@ -77,24 +74,17 @@ def check_space(folder: Path) -> Checkout:
     except UserError as error:
         problems.append(str(error))
     problems += _requirement_problems(folder, sizes, description)
-    problems += [f"{path} is a symbolic link, and a Space gets files only: put the file there." for path in links]
-    problems += [
-        f"{path} is tracked and yet ignored by git, so it would not be sent: take it out of one of both."
-        for path in sorted(ignored)
-        if (folder / path).is_file()
-    ]
-    problems += [
-        f"{found} Nothing secret is ever sent: take it out, and let git ignore files that must stay."
-        for found in find_secrets(folder, sizes, get_token())
-    ]
+    lost = [path for path in sorted(ignored) if (folder / path).is_file()]
+    problems += [_PROBLEMS["link"].format(path=path) for path in links]
+    problems += [_PROBLEMS["ignored"].format(path=path) for path in lost]
+    problems += [_PROBLEMS["secret"].format(found=found) for found in find_secrets(folder, sizes, get_token())]
     if total_bytes > LARGEST_SPACE:
-        most = amount(LARGEST_SPACE, "B")
-        problems.append(f"All files together have {amount(total_bytes, 'B')}; a Space may have {most}.")
+        size, most = amount(total_bytes, "B"), amount(LARGEST_SPACE, "B")
+        problems.append(_PROBLEMS["too large"].format(size=size, most=most))
     return Checkout(folder, sizes, total_bytes, frozenset(untracked), has_history, description, tuple(problems))
 
 
 def _git(folder: Path, *arguments: str) -> set[str]:
-    """The paths that it lists."""
     # Inside a hook, these would name another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
@@ -109,36 +99,30 @@ def _git(folder: Path, *arguments: str) -> set[str]:
 
 def _described_problems(folder: Path, description: dict[str, Any], sizes: dict[str, int]) -> Iterator[str]:
     if description["app_file"] not in sizes:
-        yield f"The {SPACEFILE} names {description['app_file']} as app_file, and no such file would be sent."
+        yield _PROBLEMS["no such file"].format(path=description["app_file"], key="as app_file")
     if README not in sizes:
-        yield f"There is no {README}, whose front matter tells the hub what the Space is: write one."
+        yield _PROBLEMS["no readme"]
     else:
         readme = (folder / README).read_text(encoding="utf-8")
         if readme != with_front_matter(readme, description):
-            yield (
-                f"{README}'s front matter is not what the {SPACEFILE} says: run `python -m vtw_demo space readme` to "
-                "write it anew."
-            )
+            yield _PROBLEMS["other front matter"]
     for path, size in sizes.items():
         if size > LARGEST_PLAIN_FILE and path not in description["large_files"]:
-            yield (
-                f"{path} has {amount(size, 'B')}: files over {amount(LARGEST_PLAIN_FILE, 'B')} go to the hub's large "
-                f"file storage (LFS, Xet). If it is meant to, name it under large_files in the {SPACEFILE}, else let "
-                "git ignore it."
-            )
+            held, most = amount(size, "B"), amount(LARGEST_PLAIN_FILE, "B")
+            yield _PROBLEMS["large file"].format(path=path, size=held, most=most)
     for path in description["large_files"]:
         if path not in sizes:
-            yield f"The {SPACEFILE} names {path} under large_files, and no such file would be sent."
+            yield _PROBLEMS["no such file"].format(path=path, key="under large_files")
     project, version = folder / "pyproject.toml", description["python_version"]
     said = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {}
     wanted = SpecifierSet(said.get("project", {}).get("requires-python", ""))
     if version not in wanted:
-        yield f"The {SPACEFILE}'s python_version is {version}, and pyproject.toml wants {wanted}."
+        yield _PROBLEMS["other version"].format(key="python_version", version=version, file=project.name, wanted=wanted)
 
 
 def _requirement_problems(folder: Path, sizes: dict[str, int], description: dict[str, Any] | None) -> Iterator[str]:
     if REQUIREMENTS not in sizes:
-        yield f"There is no {REQUIREMENTS}, so the Space would install nothing: write one."
+        yield _PROBLEMS["no requirements"]
         return
     sdks = []
     for line in (folder / REQUIREMENTS).read_text(encoding="utf-8").splitlines():
@@ -148,20 +132,20 @@ def _requirement_problems(folder: Path, sizes: dict[str, int], description: dict
         try:
             asked = Requirement(text)
         except InvalidRequirement:
-            yield f"{REQUIREMENTS} has {text!r}, which says no package with its version: name both."
+            yield _PROBLEMS["no requirement"].format(text=text)
             continue
         if not asked.specifier and not asked.url:
-            yield f"{REQUIREMENTS} says no version of {asked.name}: pin one, for example with == or >=."
+            yield _PROBLEMS["no version"].format(name=asked.name)
         if asked.name.lower() == SDK:
             sdks.append(asked)
     if description is None:
         return
     if not sdks:
-        yield f"{REQUIREMENTS} lacks {SDK}, which the {SPACEFILE} names as sdk."
+        yield _PROBLEMS["no sdk"].format(sdk=SDK)
     version = description["sdk_version"]
     for asked in sdks:
         if version not in asked.specifier:
-            yield f"The {SPACEFILE}'s sdk_version is {version}, and {REQUIREMENTS} wants {asked}: let them agree."
+            yield _PROBLEMS["other version"].format(key="sdk_version", version=version, file=REQUIREMENTS, wanted=asked)
 
 
 def push_space(checkout: Checkout, repository: str, private: bool, hardware: str | None) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """`python -m vtw_demo space`: the Hugging Face Space of the demo, checked and sent."""
 
 import argparse
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from vtw_demo.files import write_whole
-from vtw_demo.formats import amount, count
+from vtw_demo.files import data_beside, write_whole
+from vtw_demo.formats import amount, count, filled
+from vtw_demo.models.loading import KERNEL_BYTES, MEMORY_SHARE
+from vtw_demo.models.registry import find_known_model, suggested
 from vtw_demo.server.space import LARGEST_PLAIN_FILE, README, Checkout, check_space, push_space
 from vtw_demo.server.spacefile import HARDWARE, read_spacefile, with_front_matter
 
@@ -15,7 +18,7 @@ NOT_IN_ORDER = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    table = tomllib.loads(Path(__file__).with_name("space_actions.toml").read_text(encoding="utf-8"))
+    table = data_beside(__file__, "space_actions.toml")
     check, readme, push = (actions.add_parser(name, **told) for name, told in table.items())
     push.add_argument("--repo", required=True, metavar="USER/NAME", help="the Space, created where there is none")
     push.add_argument("--private", action="store_true", help="let only its owner see it")
@@ -30,16 +33,25 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    checkout = check_space(options.folder)
-    for path, size in checkout.sizes.items():
-        remarks = ["large file storage"] if size > LARGEST_PLAIN_FILE else []
-        remarks += ["not added to git"] if checkout.has_history and path in checkout.untracked else []
-        print(f"{amount(size, 'B'):>8}  {path}" + (f"  ({', '.join(remarks)})" if remarks else ""))
-    print(f"{amount(checkout.total_bytes, 'B'):>8}  in {count(len(checkout.sizes), 'file')} would be sent.")
-    if not checkout.has_history:
-        print("There is no .git here: what would not be sent is what the .gitignore files name.")
+    checkout, template = check_space(options.folder), Path(__file__).with_name("space_check.txt")
+    large = {path for path, size in checkout.sizes.items() if size > LARGEST_PLAIN_FILE}
+    print(filled(template, checkout=checkout, large=large, runs=_what_runs()))
     print(_problems(checkout) if checkout.problems else "Nothing is wrong.")
     return NOT_IN_ORDER if checkout.problems else 0
+
+
+def _what_runs() -> Iterator[str]:
+    for found in data_beside(__file__, "space_hardware.json"):
+        said = found.get("says")
+        if said is None:
+            row: Any = suggested(found["device"], round(found["gigabytes"] * 1e9))
+            known: Any = find_known_model(row.name)
+            is_cpu = found["device"] == "cpu"
+            weights = known.memory_4bit if row.quantization else known.parameters * (4 if is_cpu else 2)
+            needed = weights * MEMORY_SHARE + (0 if is_cpu else KERNEL_BYTES)
+            held = "in 4 bits" if row.quantization else "in float32 at most" if is_cpu else "in bfloat16"
+            said = f"{known.title} {held}, about {amount(needed, 'B')} of {found['gigabytes']} GB"
+        yield f"{found['hardware']:>12}  {said}"
 
 
 def _write_readme(options: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """The description of the Space, which the Spacefile holds, and README's front matter, which is made from it."""
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 
 SPACEFILE = "Spacefile"
 SDK = "gradio"
 HARDWARE = tuple(hardware.value for hardware in SpaceHardware)
-_KEYS = tomllib.loads(Path(__file__).with_name("spacefile_keys.toml").read_text(encoding="utf-8"))
+_KEYS = data_beside(__file__, "spacefile_keys.toml")
 COLOURS, REQUIRED = _KEYS["colours"], _KEYS["required"]
 _CHOICES = {"colorFrom": COLOURS, "colorTo": COLOURS, "suggested_hardware": HARDWARE}
 _LOOKS: dict[str, Sequence[str]] = REQUIRED | _KEYS["optional"]

@@ -11,16 +11,14 @@ from pathlib import Path
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.errors import UserError
 from vtw_demo.models.devices import give_memory_back
-from vtw_demo.models.hub import fetch
-from vtw_demo.models.loading import EMBEDDED, LoadProgress, ModelChoice, OnProgress, check_model, load_choice
+from vtw_demo.models.loading import EMBEDDED, LoadProgress, ModelChoice, OnProgress, check_model
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.server.download import TELL_SECONDS, download
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.queue import Place, StoppedError
 
 STILL_THERE = "The model that was loaded is still there."
-# How often at most a visitor is told how far a download is.
-TELL_SECONDS = 0.3
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -37,13 +35,24 @@ class Switching:
     def switch(
         self, visitor: str, name: str, quantization: str, stop: threading.Event
     ) -> Iterator[Place | LoadProgress]:
+        """`put` what a visitor names, by its id."""
+        yield from self.put(visitor, self._choice(name, quantization), stop)
+
+    def put(
+        self, visitor: str, choice: ModelChoice, stop: threading.Event, idle_first: float = 0.0
+    ) -> Iterator[Place | LoadProgress]:
         """Check the model, download it while others go on with the one that is loaded, then take a turn: free that
         one's memory, and load. After UserError, and StoppedError once `stop` is set, the one that was loaded is there.
+
+        `idle_first`: for how many seconds at most it waits for a moment in which nobody uses the model.
         """
-        choice = self._choice(name, quantization)
+        before = self.engine.vlm
         yield from _followed(partial(self._fetch, choice), stop)
-        with self.engine.turns.asked(visitor, "model switch", stop) as turn:
+        self.engine.turns.wait_until_idle(idle_first, stop)
+        with self.engine.turns.asked(visitor, "model switch", stop, follows=bool(idle_first), is_alone=True) as turn:
             yield from turn.wait()
+            if idle_first and self.engine.vlm is not before:
+                raise UserError(f"Meanwhile another model was chosen: {self.engine.vlm.name}.")
             yield from _followed(partial(self._exchange, choice, stop), stop)
 
     def _choice(self, name: str, quantization: str) -> ModelChoice:
@@ -64,15 +73,15 @@ class Switching:
         report(LoadProgress(choice.name, "checking"))
         try:
             outlook = check_model(choice, reclaimable=self.engine.vlm.memory_bytes)
-            fetch(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
+            download(outlook.files, lambda done, total: report(LoadProgress(choice.name, "downloading", done, total)))
         except UserError as error:
             raise UserError(f"{error} {STILL_THERE}") from error
 
     def _exchange(self, choice: ModelChoice, stop: threading.Event, report: OnProgress) -> None:
         engine, before = self.engine, self._as_loaded()
-        engine.vlm.release()
+        engine.host.release(engine.vlm)
         try:
-            return self._use(choice, load_choice(choice, report))
+            return self._use(choice, engine.host.load(choice, report))
         except Exception as error:
             obstacle = str(error)
         give_memory_back()  # what was loaded of it hung on the exception
@@ -85,14 +94,15 @@ class Switching:
 
     def _restore(self, before: ModelChoice, obstacle: str) -> None:
         try:
-            self._use(before, load_choice(before))
+            self._use(before, self.engine.host.load(before, lambda progress: None))
         except UserError as error:
             # Its files have gone meanwhile: what ships with the demo is always there.
             embedded = ModelChoice(EMBEDDED, device=before.device)
-            self._use(embedded, load_choice(embedded))
+            self._use(embedded, self.engine.host.load(embedded, lambda progress: None))
             raise UserError(f"{obstacle} The model before can't be loaded again: {error}") from error
 
     def _use(self, choice: ModelChoice, vlm: VisionLanguageModel) -> None:
+        vlm = vlm.at_detail(self.engine.vlm.picture_detail)
         self.engine.use(vlm, CalibrationStore.of(vlm, self.cache))
         self.loaded = choice
 

@@ -11,25 +11,13 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, masking_utils
 
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 from vtw_demo.withdrawal.segments import visual_token_ids
 
 INNER_GENERATE = ("blip-2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5")
 """Model types whose `generate` hands embeddings to a language model's own `generate`, past the model's forward."""
 
-_STREAMS = "its hidden states have several streams to a token, (batch, sequence, streams, width)"
-_FROM_CACHE = "its layers count positions by the keys in the KV cache, of which there are fewer once tokens have left"
-NOT_UNDERSTOOD = {
-    "glm5_next": _STREAMS,
-    "hy_v4_vl": _STREAMS,
-    "inkling_mm_model": _FROM_CACHE,
-    "inkling2": _FROM_CACHE,
-    "minimax_m3_vl": "its sparse attention counts blocks in positions, and chooses keys by their place in the KV cache",
-    "qwen4_exp": "its position embeddings have an entry for each key in the KV cache, those of earlier passes too",
-    "unlimited_ocr": (
-        "its reference sliding attention holds the prompt beside a window, and which keys these are isn't known once "
-        "tokens have left"
-    ),
-}
+NOT_UNDERSTOOD: dict[str, str] = data_beside(__file__, "not_understood.json")
 """By model type, what stands in the way of withdrawal. A token could leave there, too; it isn't written yet."""
 
 ATTENTION_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -121,7 +109,6 @@ def check_family(model: PreTrainedModel) -> None:
 
 
 def layer_types(config: PreTrainedConfig, layer_count: int) -> list[str]:
-    """What kind each decoder layer is of."""
     return list(getattr(config, "layer_types", None) or ["full_attention"] * layer_count)
 
 
@@ -168,6 +155,13 @@ def without_late_features(kwargs: dict[str, Any], layer: int) -> dict[str, Any]:
     if isinstance(preceding := kwargs.get("deepstack_features"), dict):
         late["deepstack_features"] = {index: part for index, part in preceding.items() if index <= layer}
     return late
+
+
+def adds_features_after(kwargs: dict[str, Any], layer: int) -> bool:
+    """Whether the decoder is to add visual features to what comes out of layer `layer`, or of a later one."""
+    following, preceding = kwargs.get("deepstack_visual_embeds"), kwargs.get("deepstack_features")
+    after = len(following) if isinstance(following, list | tuple) else 0
+    return after > layer or (isinstance(preceding, dict) and any(index > layer for index in preceding))
 
 
 def key_sources(config: PreTrainedConfig, layer_count: int) -> list[int]:

@@ -83,9 +83,14 @@ def captured_rows(
     In a forward pass of this thread, `receive(layer_index, weights)` is called once for each decoder layer,
     in order, with the weights of `attention_rows`: float32, shape (batch, rows, keys), mean over heads.
     Under `withdraw`, layers from K on have the kept positions as keys. Attention itself is computed by sdpa; the
-    encoder of images isn't touched. Blocks in several threads take turns.
+    encoder of images isn't touched. Blocks in several threads take turns; one inside another raises RuntimeError.
     """
     global _ordinary
+    if _capture.get() is not None:
+        raise RuntimeError(
+            "Attention is measured in this thread already. Measure it outside of a block that ranks tokens by it, as "
+            "those of fastv and pyramid_drop do."
+        )
     config = find_decoder(model).config
     with _turn:
         before = _ordinary = config._attn_implementation

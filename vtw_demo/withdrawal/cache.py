@@ -98,29 +98,38 @@ def _pruned_class(layer_class: type) -> type:
     return type(layer_class)(f"Pruned{layer_class.__name__}", (mixed_in, layer_class), {"_layer_type": None})
 
 
-def note_positions(cache: Any, index: int, positions: CachePositions) -> None:
-    """Make the layer `index` of a KV cache know which sequence positions it holds."""
+def note_positions(cache: Any, index: int, positions: CachePositions, at: tuple[int, ...]) -> None:
+    """Make the layer `index` of a KV cache know which sequence positions it holds, where tokens leave before each of
+    the layers `at`."""
     if cache is None:
         return
     if index >= len(cache.layers):  # up to transformers 5.17, one that uses another's keys and values
-        cache.noted = getattr(cache, "noted", (index, None))[0], positions
+        cache.noted = getattr(cache, "noted", {}) | {index: (at, positions)}
         return
     layer: Any = cache.layers[index]
     # A layer that uses another's keys and values has no lengths to answer for.
     if isinstance(layer, CacheLayerMixin | _StateLayer) and not isinstance(layer, _PRUNED):
         layer.__class__ = _pruned_class(type(layer))  # type: ignore[arg-type]
-    layer.positions = positions
+    layer.positions, layer.pruned_at = positions, at
 
 
-def noted_positions(cache: Cache) -> tuple[int, CachePositions | None]:
-    """From which layer on a KV cache holds kept tokens only, and its cache positions; (0, None) if none does."""
+def noted_positions(cache: Cache) -> tuple[tuple[int, ...], dict[int, CachePositions]]:
+    """Before which layers tokens left when a KV cache was filled, and from each of these on the cache positions; none
+    where none has left."""
     layers: list[Any] = cache.layers
-    noted = [index for index, layer in enumerate(layers) if getattr(layer, "positions", None) is not None]
-    if not noted:
-        return getattr(cache, "noted", (0, None))
-    # Those that hold keys follow where beams reorder rows.
-    source = next((index for index in noted if isinstance(layers[index], PrunedCacheLayer)), noted[0])
-    return noted[0], layers[source].positions
+    noted: dict[int, tuple[tuple[int, ...], CachePositions]] = dict(getattr(cache, "noted", {}))
+    for index, layer in enumerate(layers):
+        if getattr(layer, "positions", None) is not None:
+            noted[index] = layer.pruned_at, layer.positions
+    at = next((at for at, _ in noted.values()), ())
+    found = {}
+    for first, after in zip(at, (*at, max(noted, default=0) + 1)[1:], strict=True):
+        # Those that hold keys follow where beams reorder rows.
+        of_stage = [index for index in range(first, after) if index in noted]
+        holding = [index for index in of_stage if index < len(layers) and isinstance(layers[index], PrunedCacheLayer)]
+        if of_stage:
+            found[first] = noted[(holding or of_stage)[0]][1]
+    return at, found
 
 
 def expect_update(layer: Any, is_expected: bool = True) -> None:

@@ -70,13 +70,17 @@ class CachePositions:
         valid = None if positions.valid is None else positions.valid[:, chosen]
         return CachePositions(positions.held[:, chosen], valid, positions.sequence_length)
 
-    def of_whole_sequence(self) -> CachePositions:
-        """For layers that hold every sequence position: those that aren't held here are empty."""
+    def among(self, others: CachePositions | None) -> CachePositions:
+        """For layers that hold `others`, or every sequence position: those that aren't held here are empty."""
         batch, device = self.held.shape[0], self.held.device
         held = torch.zeros((batch, self.sequence_length), dtype=torch.bool, device=device)
         held = held.scatter_reduce(1, self.held, _all_valid(self.held, self.valid), reduce="amax")
-        everywhere = torch.arange(self.sequence_length, device=device).expand(batch, -1)
-        return CachePositions(everywhere, held, self.sequence_length)
+        if others is None:
+            everywhere = torch.arange(self.sequence_length, device=device).expand(batch, -1)
+            return CachePositions(everywhere, held, self.sequence_length)
+        others = others.extend(self.sequence_length)
+        held = held.gather(1, others.held) & _all_valid(others.held, others.valid)
+        return CachePositions(others.held, held, self.sequence_length)
 
     def rows(self, rows: torch.Tensor) -> CachePositions:
         rows = rows.to(self.held.device)

@@ -1,5 +1,7 @@
 """What decoder layers are handed once tokens have left: arguments and attention masks of those that are kept."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -57,15 +59,16 @@ class LayerInputs:
         module: nn.Module,
         given: Mapping[str, Any],
         query_count: int,
+        keys_of: LayerInputs | None,
         cache_layer: Any = None,
-        sees_all: bool = False,
         times: int = 1,
     ) -> dict[str, Any]:
         """What the layer `module` gets in place of `given`, its arguments by name without the hidden states.
 
         - `query_count`: how many tokens it runs on: the kept ones, or the sequence's tail, to which the model cut it.
-        - `cache_layer`: of the KV cache, the one that holds the layer's keys.
-        - `sees_all`: whether its keys are those of a layer that tokens haven't left.
+        - `keys_of`: what the layer gets whose keys it attends to, mostly this very object; None for one that no tokens
+          have left.
+        - `cache_layer`: of the KV cache, the one that holds these keys.
         - `times`: how many times the batch runs through it, stacked.
         """
         replaced = dict(given)
@@ -77,7 +80,7 @@ class LayerInputs:
         if self.is_flash:
             check_flash_window(module, self.past_length + self.sequence_length)
             replaced["position_ids"] = None  # it takes a gap in the positions for the start of another sequence
-        mask = self.mask(module, given.get("attention_mask"), query_count, cache_layer, sees_all)
+        mask = self.mask(module, given.get("attention_mask"), query_count, cache_layer, keys_of)
         replaced["attention_mask"] = None if mask is None else tile(mask, times)
         return replaced
 
@@ -104,7 +107,7 @@ class LayerInputs:
         return first + torch.arange(query_count, device=given.device)
 
     def mask(
-        self, module: nn.Module, mask: Any, query_count: int, cache_layer: Any, sees_all: bool
+        self, module: nn.Module, mask: Any, query_count: int, cache_layer: Any, keys_of: LayerInputs | None
     ) -> torch.Tensor | None:
         if not (mask is None or isinstance(mask, torch.Tensor)):
             raise RuntimeError(
@@ -116,17 +119,17 @@ class LayerInputs:
         positions, kept, after = self.positions, self.kept, self.past_length + self.sequence_length
         assert positions is not None
         aligned = self.is_flash or kept is None or kept.count == positions.count
-        if mask is None and positions.valid is None and aligned and not sees_all:
+        if mask is None and positions.valid is None and aligned and keys_of is self:
             return None  # attention among the kept tokens is right without a mask
         count, mask_first = key_span(cache_layer, self.past_length, self.sequence_length)
-        first = mask_first
-        if not sees_all:
-            new = self.sequence_length if kept is None else kept.count
-            count, first = key_span(cache_layer, positions.count_at(after) - new, new)
+        first, others = mask_first, None
+        if keys_of is not None and (others := keys_of.positions) is not None:
+            new = self.sequence_length if keys_of.kept is None else keys_of.kept.count
+            count, first = key_span(cache_layer, others.count_at(after) - new, new)
         is_causal = getattr(find_attention(module), "is_causal", True)
 
         def make() -> torch.Tensor | None:
-            keys = (positions.of_whole_sequence() if sees_all else positions).span(first, count)
+            keys = (positions if keys_of is self else positions.among(others)).span(first, count)
             queries = kept.index if kept is not None and query_count == kept.count else None
             if mask is not None:
                 if mask.ndim == 4 and mask.shape[2] != self.sequence_length:
@@ -138,7 +141,7 @@ class LayerInputs:
             at = last if queries is None else self.past_length + queries
             return make_mask(keys, at if is_causal else None)
 
-        return self._once(("attention_mask", id(mask), query_count, sees_all, first, count, is_causal), mask, make)
+        return self._once(("attention_mask", id(mask), query_count, id(keys_of), first, count, is_causal), mask, make)
 
     def padding(self, module: nn.Module, mask: torch.Tensor | None, query_count: int) -> torch.Tensor | None:
         """The mask of a recurrent layer or a convolution: (batch, queries), what of its own sequence isn't padding."""

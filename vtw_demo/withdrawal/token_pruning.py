@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import (
+    adds_features_after,
     find_attention,
     find_decoder,
     key_sources,
@@ -38,13 +39,7 @@ from vtw_demo.withdrawal.cache import (
     noted_positions,
 )
 from vtw_demo.withdrawal.compilation import uncompiled
-from vtw_demo.withdrawal.kept_tokens import (
-    KeptTokens,
-    add_kept,
-    gather_hidden_states,
-    keep_tokens,
-    scatter_hidden_states,
-)
+from vtw_demo.withdrawal.kept_tokens import add_kept, gather_hidden_states, keep_tokens, scatter_hidden_states
 from vtw_demo.withdrawal.layer_inputs import LayerInputs, hidden_states_of, named_arguments, parameter_names, tile
 from vtw_demo.withdrawal.segments import visual_token_mask
 
@@ -56,35 +51,38 @@ Changed = tuple[tuple, dict[str, Any]] | None
 class ForwardPass:
     """What the hooks remember of one forward pass of the model."""
 
-    inputs: LayerInputs
+    stages: dict[int, LayerInputs]
+    """What layers get, by the first of them: from each layer before which tokens leave up to the next such one."""
     padding_mask: torch.Tensor | None
     restore_each_layer: bool
     """Whether the hidden states of all layers are asked for."""
     logits_to_keep: int
     """How many positions at the end are asked for, 0 for all."""
+    untouched: int
+    """How many positions at the end no stage takes a token from."""
+    prunes: bool = False
+    """Whether this pass is of a prompt that tokens leave."""
     visual: torch.Tensor | None = None
-    """Where the visual tokens are, for subclasses that need it later than the pass begins."""
-    full: torch.Tensor | None = None
-    """The hidden states that enter layer K."""
+    """Where the prompt's visual tokens are, bool, shape (batch, sequence)."""
+    left: torch.Tensor | None = None
+    """Which tokens have left, of the same shape."""
     is_pruned: bool = False
-    """True once the layers run on kept tokens."""
+    """True once a layer has run with its hooks."""
+    full: torch.Tensor | None = None
+    """The hidden states that enter the stage."""
     is_tail: bool = False
     """True once the model itself has cut the sequence to its tail."""
 
     @property
-    def kept(self) -> KeptTokens | None:
-        return self.inputs.kept
-
-    @property
     def tail(self) -> int:
         """How many positions of the final hidden states are read; 0 for all."""
-        fits = self.kept is not None and self.logits_to_keep <= self.kept.tail
+        fits = self.logits_to_keep <= self.untouched
         return self.logits_to_keep if fits and not self.restore_each_layer else 0
 
 
 class TokenPruning:
-    """A context in which forward passes of `model` go on without some tokens from decoder layer `layer` (K) on: passes
-    of all threads, or with `this_thread_only` of the one that makes the context.
+    """A context in which tokens leave forward passes of `model` before each of the decoder layers `at`, in ascending
+    order: passes of all threads, or with `this_thread_only` of the one that makes the context.
 
     The kept tokens keep their positions. What a caller sees keeps its shape: a token that has left stays as it was.
     Hooks are removed on leaving, by an exception too, once no other thread's pass is under way. A model has one such
@@ -93,14 +91,16 @@ class TokenPruning:
 
     name = "withdraw"
 
-    def __init__(self, model: PreTrainedModel, layer: int, this_thread_only: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, at: Sequence[int], this_thread_only: bool = False) -> None:
         self.model = model
-        self.layer = layer
+        self.at = tuple(at)
         self.only_thread = threading.get_ident() if this_thread_only else None
         self.decoder = find_decoder(model)
         self.layers = [traced(layer) for layer in self.decoder.layers]
         self.is_flash = "flash" in self.decoder.config._attn_implementation
         self.key_sources = key_sources(self.decoder.config, len(self.layers))
+        self.pictureless_from = len(self.layers)
+        """The layer before which the last visual tokens leave."""
         self.hooks = ExitStack()
         self.passes: dict[int, ForwardPass] = {}
         """The forward pass that is under way in each thread."""
@@ -113,25 +113,32 @@ class TokenPruning:
         return self.passes.get(threading.get_ident())
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
-        """Called before a prefill: calls `prune`, or notes what it takes to call it later, before layer K.
+        """Called before a prefill: says whether it `prunes`, and calls `prune` for each layer of `at`, or notes what it
+        takes to call it later, before that layer.
 
         `visual`, bool, shape (batch, sequence): where the visual tokens are. `given`: the model's arguments by name.
         """
         raise NotImplementedError
 
-    def prune(self, forward: ForwardPass, leaving: torch.Tensor) -> None:
-        """Let tokens leave before layer K: `leaving`, bool, shape (batch, sequence). Padding leaves with them."""
-        inputs = forward.inputs
-        inputs.kept = keep_tokens(leaving, forward.padding_mask)
+    def prune(self, forward: ForwardPass, layer: int, left: torch.Tensor) -> None:
+        """Let the layers from `layer` on, one of `at`, run without `left`, bool, shape (batch, sequence): tokens that
+        leave there, and all that have left before. Padding leaves with them."""
+        inputs = forward.stages[layer]
+        inputs.kept = keep_tokens(left, forward.padding_mask)
         if inputs.kept is not None:
             after = inputs.past_length + inputs.sequence_length
             inputs.positions = add_kept(inputs.positions, inputs.kept, inputs.past_length, after)
+            forward.untouched = min(forward.untouched, inputs.kept.tail)
+
+    def stage_of(self, index: int) -> int:
+        """The layer of `at` by which tokens have left last when layer `index` runs; -1 where none has."""
+        return max((layer for layer in self.at if layer <= index), default=-1)
 
     def __enter__(self) -> Self:
         with ExitStack() as self.hooks:
             self.hooks.enter_context(exclusive(self.model))
             self.hooks.enter_context(uncompiled())
-            if self.layer < len(self.layers):
+            if self.at:
                 self.register()
             self.hooks = self.hooks.pop_all()
         return self
@@ -149,14 +156,13 @@ class TokenPruning:
 
     def register(self) -> None:
         self.hook_before(self.decoder, self.before_decoder)
-        for index in range(self.layer, len(self.layers)):
+        for index in range(self.at[0], len(self.layers)):
             module: Any = self.layers[index]
             self.hook_before(module, partial(self.before_layer, index))
             # First of all hooks, so that those that record hidden states record restored ones.
             self.hook_after(module, partial(self.after_layer, index), prepend=True)
             if scales_attention_by_position(module):
-                attention = find_attention(module)
-                self.hook_after(attention.q_proj, partial(self.after_query_projection, attention))
+                self.hook_after(find_attention(module).q_proj, partial(self.after_query_projection, index))
         # Last of all: a pass of another thread that finds these hooks finds the others, too.
         self.hook_after(self.model, self.end, always_call=True)
         self.hook_before(self.model, self.begin)
@@ -184,26 +190,31 @@ class TokenPruning:
                 f"{self.name} doesn't work with gradient checkpointing, which runs layers again after the "
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
-        inputs = LayerInputs(input_ids.shape[1], count_positions(cache, input_ids.shape[1]), self.is_flash)
-        if cache is not None and inputs.past_length:
-            layer, inputs.positions = noted_positions(cache)
-            if inputs.positions is not None and layer != self.layer:
+        length, past_length = input_ids.shape[1], count_positions(cache, input_ids.shape[1])
+        stages = {layer: LayerInputs(length, past_length, self.is_flash) for layer in self.at}
+        if cache is not None and past_length:
+            at, noted = noted_positions(cache)
+            if noted and at != self.at:
+                before, now = (", ".join(map(str, layers)) for layers in (at, self.at))
                 raise RuntimeError(
-                    f"This KV cache was filled with withdrawal layer {layer}, and is used now with "
-                    f"{self.layer}. Start with a new cache."
+                    f"This KV cache was filled with withdrawal layer {before}, and is used now with "
+                    f"{now}. Start with a new cache."
                 )
+            for layer, positions in noted.items():
+                stages[layer].positions = positions
         output_hidden_states = given.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.decoder.config.output_hidden_states
         asked = given.get("logits_to_keep") if "logits_to_keep" in parameter_names(type(module).forward) else 0
         forward = ForwardPass(
-            inputs,
-            padding_mask=own_padding_mask(given, inputs.sequence_length),
+            stages,
+            padding_mask=own_padding_mask(given, length),
             restore_each_layer=bool(output_hidden_states),
             logits_to_keep=asked if isinstance(asked, int) else 0,
+            untouched=length,
         )
         # A placeholder that the model itself has written into its answer is no visual token.
-        if inputs.past_length == 0 or has_visual_input(given):
+        if past_length == 0 or has_visual_input(given):
             self.begin_prefill(forward, visual_token_mask(self.model.config, input_ids), given)
         with self.lock:
             if not self.is_over:
@@ -212,7 +223,7 @@ class TokenPruning:
 
     def end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         forward = self.passes.pop(threading.get_ident(), None)
-        if output is not None and forward is not None and forward.kept is not None and not forward.is_pruned:
+        if output is not None and forward is not None and forward.prunes and not forward.is_pruned:
             raise RuntimeError(
                 f"No token left in this forward pass of {type(module).__name__}: its decoder layers ran without their "
                 f"hooks, as in code that torch.compile or a CUDA graph has captured. Hand {self.name} the model as it "
@@ -221,9 +232,11 @@ class TokenPruning:
 
     def before_decoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Changed:
         forward = self.forward
-        if forward is None or forward.kept is None:
+        if forward is None or not forward.prunes:
             return None
-        kwargs = without_late_features(kwargs, self.layer)
+        kwargs = without_late_features(kwargs, self.pictureless_from)
+        if adds_features_after(kwargs, self.at[0]):
+            forward.restore_each_layer = True  # the decoder adds them to a sequence of all tokens
         if not forward.tail and "logits_to_keep" in kwargs:
             kwargs["logits_to_keep"] = 0  # gemma4 would cut kept tokens to a tail that isn't the prompt's
         return args, kwargs
@@ -237,37 +250,44 @@ class TokenPruning:
                 f"A decoder layer of {type(self.model).__name__} ran outside of the model's own forward "
                 f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
             )
-        if forward.inputs.positions is None:
+        forward.is_pruned = True
+        first = self.stage_of(index)
+        inputs = forward.stages[first]
+        if inputs.positions is None:
             return None
         given = named_arguments(module, args, kwargs)
         hidden_states = given.pop("hidden_states")
         expect_update(find_cache_layer(given, index))
-        if forward.kept is not None:
-            forward.is_pruned = True
-            if index == self.layer:
-                self.check_entering(forward, hidden_states)
+        if inputs.kept is not None:
+            if index == first:
+                self.check_entering(forward, index, hidden_states)
                 forward.full = hidden_states
-            is_whole = index == self.layer or forward.restore_each_layer
-            expected = forward.inputs.sequence_length if is_whole else forward.kept.count
+            is_whole = index == first or forward.restore_each_layer
+            expected = inputs.sequence_length if is_whole else inputs.kept.count
             forward.is_tail = forward.is_tail or hidden_states.shape[-2] != expected
             if is_whole and not forward.is_tail:
-                hidden_states = gather_hidden_states(hidden_states, forward.kept)
+                hidden_states = gather_hidden_states(hidden_states, inputs.kept)
         source = self.key_source(index, given)
-        replaced = forward.inputs.replace(
+        replaced = inputs.replace(
             module,
             given,
             query_count=hidden_states.shape[-2],
+            keys_of=self.pruned_stage(forward, source),
             cache_layer=find_cache_layer(given, source),
-            sees_all=source < self.layer,
         )
         return (hidden_states,), replaced
 
-    def check_entering(self, forward: ForwardPass, hidden_states: torch.Tensor) -> None:
-        """Raise RuntimeError unless the prompt's visual tokens enter layer K, or the model has cut it to its tail."""
-        count, expected = hidden_states.shape[-2], forward.inputs.sequence_length
+    def pruned_stage(self, forward: ForwardPass, index: int) -> LayerInputs | None:
+        """What layer `index` gets; None where no token has left before it."""
+        inputs = forward.stages.get(self.stage_of(index))
+        return None if inputs is None or inputs.positions is None else inputs
+
+    def check_entering(self, forward: ForwardPass, index: int, hidden_states: torch.Tensor) -> None:
+        """Raise RuntimeError unless all of the prompt's tokens enter a layer, or the model has cut it to its tail."""
+        count, expected = hidden_states.shape[-2], forward.stages[index].sequence_length
         if count not in (expected, forward.tail):
             raise RuntimeError(
-                f"{count} tokens entered decoder layer {self.layer} of this {type(self.model).__name__}, for a prompt "
+                f"{count} tokens entered decoder layer {index} of this {type(self.model).__name__}, for a prompt "
                 f"of {expected}. Which of them are visual isn't known, so {self.name} can't be used with it."
             )
 
@@ -290,29 +310,31 @@ class TokenPruning:
             return None
         given = named_arguments(module, args, kwargs)
         expect_update(find_cache_layer(given, index), is_expected=False)
-        if forward.kept is None:
+        inputs = forward.stages[self.stage_of(index)]
+        if inputs.kept is None:
             return None
-        assert forward.inputs.positions is not None
-        note_positions(find_cache(given), index, forward.inputs.positions)
+        assert inputs.positions is not None
+        note_positions(find_cache(given), index, inputs.positions, self.at)
         is_last = index == len(self.layers) - 1
-        if forward.is_tail or not (forward.restore_each_layer or is_last):
+        if forward.is_tail or not (forward.restore_each_layer or is_last or index + 1 in self.at):
             return None
         hidden_states = hidden_states_of(output)
-        if forward.tail:
+        if is_last and forward.tail:
             hidden_states = hidden_states[..., -forward.tail :, :]
         else:
             assert forward.full is not None
-            hidden_states = scatter_hidden_states(forward.full, hidden_states, forward.kept)
+            hidden_states = scatter_hidden_states(forward.full, hidden_states, inputs.kept)
         return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
     def after_query_projection(
-        self, attention: nn.Module, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor
+        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor | None:
         forward = self.forward
-        if forward is None or forward.kept is None or forward.is_tail:
+        inputs = None if forward is None else forward.stages[self.stage_of(index)]
+        if forward is None or inputs is None or inputs.kept is None or forward.is_tail:
             return None
-        index = forward.kept.index.to(output.device)
-        return rescale_query(attention, output, forward.inputs.past_length, tile(index, len(output) // len(index)))
+        kept = tile(inputs.kept.index.to(output.device), len(output) // len(inputs.kept.index))
+        return rescale_query(find_attention(self.layers[index]), output, inputs.past_length, kept)
 
 
 @contextmanager
@@ -341,8 +363,13 @@ def has_visual_input(given: dict[str, Any]) -> bool:
     """Whether a forward pass is handed pictures or videos, or what the vision encoder made of them."""
     encoded = given.get("mm_encoder_outputs") or {}
     return any(encoded.get(name) is not None for name in ("image", "video")) or any(
-        value is not None for name, value in given.items() if "pixel_values" in name or name.startswith("image_patches")
+        value is not None for name, value in given.items() if is_visual_input(name)
     )
+
+
+def is_visual_input(name: str) -> bool:
+    """Whether a model's input of this name holds pixels."""
+    return "pixel_values" in name or name.startswith("image_patches")
 
 
 def own_padding_mask(given: dict[str, Any], sequence_length: int) -> torch.Tensor | None:

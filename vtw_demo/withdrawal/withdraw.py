@@ -7,6 +7,7 @@ Inference", AAAI 2025, arXiv 2405.05803; authors' code: github lzhxmu/VTW.
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +15,7 @@ from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder, find_model
-from vtw_demo.withdrawal.segments import visual_token_ids
-from vtw_demo.withdrawal.token_pruning import ForwardPass, TokenPruning, has_visual_input
+from vtw_demo.withdrawal.steps import Prompts, Pruning, Step
 
 
 @contextmanager
@@ -57,12 +57,11 @@ def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = Fal
     and from forward passes inside the block
     - ValueError if visual tokens can't be found: `inputs_embeds` without `input_ids`, or visual input without
       a placeholder token,
-    - RuntimeError for a KV cache of another K or of a block that was left, for training with gradient
-      checkpointing, for arguments of decoder layers that aren't understood, and where the layers ran without
-      their hooks.
+    - RuntimeError for a KV cache of another K or of a block that was left, for training with gradient checkpointing,
+      for arguments of decoder layers that aren't understood, and where the layers ran without their hooks.
     """
     model = find_model(model)
-    with Withdrawal(model, check_layer(layer, len(find_decoder(model).layers)), this_thread_only):
+    with Pruning(model, [Withdraw(check_layer(layer, len(find_decoder(model).layers)))], this_thread_only):
         yield
 
 
@@ -91,19 +90,14 @@ def check_layer(layer: Any, layer_count: int) -> int:
     return layer
 
 
-class Withdrawal(TokenPruning):
-    """The visual tokens leave, which are known as soon as a prefill begins."""
+@dataclass(frozen=True)
+class Withdraw(Step):
+    """All visual tokens leave that are there."""
 
-    def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
-        self.prune(forward, self.leaving(forward, visual))
-        # phi4_multimodal is handed its pictures again while it decodes.
-        if forward.kept is None and not forward.inputs.past_length and has_visual_input(given):
-            raise UserError(
-                f"This forward pass of {type(self.model).__name__} is handed visual input, but none of "
-                f"its tokens is one of the placeholders {visual_token_ids(self.model.config)}, so the "
-                "visual tokens can't be found."
-            )
+    word = "withdraw"
 
-    def leaving(self, forward: ForwardPass, visual: torch.Tensor) -> torch.Tensor:
-        """Which tokens leave the sequence, bool, shape (batch, sequence)."""
-        return visual
+    def check(self, model: PreTrainedModel) -> None:
+        check_layer(self.layer, len(find_decoder(model).layers))
+
+    def leaving(self, prompts: Prompts) -> torch.Tensor:
+        return prompts.visual

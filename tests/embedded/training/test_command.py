@@ -35,11 +35,9 @@ def whole(trained):
 
 
 def test_each_part_has_its_own_schedule_unless_told_otherwise():
-    assert (parse(["tower"]).rate, parse(["whole"]).cooldown, parse(["kept", "--layers", "1"]).fine_steps) == (
-        1e-3,
-        50,
-        250,
-    )
+    kept = parse(["kept", "--layers", "1"])
+    assert (parse(["tower"]).rate, parse(["whole"]).cooldown) == (1e-3, 50)
+    assert (kept.fine_steps, kept.stored_steps) == (750, 300)
     assert (parse(["tower", "--steps", "7"]).steps, parse(["tower", "--steps", "7"]).cooldown) == (7, 3000)
 
 

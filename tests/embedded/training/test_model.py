@@ -1,14 +1,9 @@
-import pytest
 import torch
-from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.embedded.training.conftest import LAYERS
-from vtw_demo import load
 from vtw_demo.embedded.training import model as model_module
-from vtw_demo.embedded.training.command import main
 from vtw_demo.embedded.training.model import keep_layers, start, take_tower
-from vtw_demo.embedded.training.model import load as load_part
 
 
 def llama(tokenizer) -> LlamaForCausalLM:
@@ -63,22 +58,3 @@ def test_tower_and_projector_are_taken_from_a_saved_model(tiny_model, tmp_path):
         expected = earlier.model.get_submodule(name).state_dict()
         assert all(torch.equal(w, expected[key]) for key, w in model.model.get_submodule(name).state_dict().items())
     assert all(torch.equal(w, decoder[key]) for key, w in model.model.language_model.state_dict().items())
-
-
-@pytest.mark.usefixtures("small_parts")
-def test_the_decoder_is_stored_in_four_bits_and_the_rest_in_sixteen(tmp_path):
-    main(["tower", "--runs", str(tmp_path), "--device", "cpu", "--no-compile", "--steps", "0"])
-    main(["store", "--runs", str(tmp_path), "--device", "cpu", "--of", "tower", "--out", str(tmp_path / "out")])
-    stored = load(str(tmp_path / "out"), device="cpu")
-    assert stored.precision == "4-bit"
-    assert len(stored.quantized_modules) == 7 * LAYERS
-    trained, _, _ = load_part(tmp_path, "tower")
-    for name in ("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens"):
-        for key, weight in trained.get_submodule(name).state_dict().items():
-            kept = stored.model.get_submodule(name).state_dict()[key]
-            assert torch.equal(kept.float(), weight.bfloat16().float())
-    inputs = stored.prepare(Image.new("RGB", (8, 8)), "What is it?")
-    with torch.no_grad():
-        # Four bits are near the weights, and no more.
-        found, exact = stored.model(**inputs).logits, trained.eval()(**inputs).logits
-    assert torch.nn.functional.cosine_similarity(found[0, -1], exact[0, -1], dim=0) > 0.9

@@ -14,18 +14,17 @@ from pathlib import Path
 
 import torch
 
-from vtw_demo.embedded.training.model import keep_layers, load, start, store, take_tower
+from vtw_demo.embedded.training.four_bits import store
+from vtw_demo.embedded.training.model import keep_layers, load, start, take_tower
 from vtw_demo.embedded.training.parts import answer, name_patches
 from vtw_demo.embedded.training.practice import Progress
 from vtw_demo.embedded.training.search import find_layers
 from vtw_demo.embedded.training.trainer import Trainer
+from vtw_demo.files import data_beside
+from vtw_demo.models.arguments import add_options
 
 # How long each part is trained, and how fast, unless told otherwise.
-SCHEDULES: dict[str, dict[str, float]] = {
-    "tower": {"steps": 6000, "cooldown": 3000, "fine_steps": 0, "rate": 1e-3},
-    "whole": {"steps": 700, "cooldown": 50, "fine_steps": 0, "rate": 4e-4},
-    "kept": {"steps": 900, "cooldown": 300, "fine_steps": 250, "rate": 4e-4},
-}
+SCHEDULES: dict[str, dict[str, float]] = data_beside(__file__, "schedules.toml")
 PARTS = tuple(SCHEDULES)
 
 
@@ -64,31 +63,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("part", choices=(*PARTS, "search", "store"), help="what is done")
-    add("--runs", type=Path, default=Path("runs/embedded"), help="checkpoints; a run goes on from them")
-    add("--start-from", type=Path, help="a saved model whose tower and projector the first part starts from")
-    add("--layers", type=int, nargs="+", metavar="NUMBER", help="the layers that are kept, by the search")
-    add("--count", type=int, default=12, help="how many layers the search leaves at least")
-    add("--batches", type=int, default=2, help="batches of fresh scenes that the search measures on")
-    add("--of", choices=PARTS, default="kept", help="the part whose model is stored")
-    add("--out", type=Path, default=Path("assets/embedded"), help="where it is stored")
-    add("--seed", type=int, default=0)
-    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    compiled = argparse.BooleanOptionalAction
-    add("--compile", action=compiled, default=shutil.which("g++") is not None, help="compile the layers, with g++")
-    for name, number, meaning in (
-        ("steps", int, "steps in all"),
-        ("cooldown", int, "last steps, in which the learning rate falls to 0"),
-        ("fine-steps", int, "last steps, in which answers are learned from all visual tokens"),
-        ("rate", float, "AdamW's peak learning rate"),
-    ):
-        defaults = ", ".join(f"{schedule[name.replace('-', '_')]} for {part}" for part, schedule in SCHEDULES.items())
-        add(f"--{name}", type=number, help=f"{meaning}; by default {defaults}")
-    add("--save-every", type=float, default=10, metavar="MINUTES", help="time between checkpoints")
-    add("--batch", type=int, default=8, help="pictures a step")
-    add("--level", type=int, default=2, help="objects in the first scenes")
-    add("--mastery", type=float, default=0.8, help="share right before scenes get one object more")
+    parser.add_argument("part", choices=(*PARTS, "search", "store"), help="what is done")
+    add_options(
+        parser,
+        Path(__file__).with_name("options.toml"),
+        of={"choices": PARTS},
+        device={"default": "cuda" if torch.cuda.is_available() else "cpu"},
+        compile={"action": argparse.BooleanOptionalAction, "default": shutil.which("g++") is not None},
+    )
     options = parser.parse_args(arguments)
     if options.part == "kept" and not options.layers:
         parser.error("which layers are kept? Name them: --layers; search prints which can be left out.")

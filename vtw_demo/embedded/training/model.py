@@ -1,8 +1,6 @@
 """The embedded model, an ordinary LLaVA, small, whose decoder is SmolLM2-135M with fewer words, before and between the
 parts of its training. `model.json` holds its measures."""
 
-import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    BitsAndBytesConfig,
     CLIPImageProcessorPil,
     LlamaForCausalLM,
     LlavaConfig,
@@ -21,8 +18,9 @@ from transformers import (
 
 from vtw_demo.embedded.training.tokenizer import SOURCE_FILE, build_tokenizer, fetch_source
 from vtw_demo.errors import UserError
+from vtw_demo.files import data_beside
 
-MEASURES = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
+MEASURES = data_beside(__file__, "model.json")
 PICTURE_SIDE, PATCH_SIDE = (MEASURES["vision_config"][name] for name in ("image_size", "patch_size"))
 GRID_SIDE = PICTURE_SIDE // PATCH_SIDE
 TOKENIZER_FOLDER = "tokenizer"
@@ -31,7 +29,6 @@ LEARNED = 0.5
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
-    """The model with fresh weights."""
     torch.manual_seed(seed)
     language = {**MEASURES["text_config"], "vocab_size": len(tokenizer)}
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict({**MEASURES, "text_config": language}))
@@ -53,8 +50,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def start(runs: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The model before training: SmolLM2's weights behind a tower and a projector at random; its tokenizer is saved
-    for the later parts."""
+    """SmolLM2's weights behind a tower and a projector at random; its tokenizer is saved for the later parts."""
     folder = fetch_source(runs / "smollm2")
     source_tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=SOURCE_FILE)
     source = LlamaForCausalLM.from_pretrained(folder, gguf_file=SOURCE_FILE, dtype=torch.float32)
@@ -113,23 +109,3 @@ def start_places(model: LlavaForConditionalGeneration) -> None:
     waves = torch.cat([(place[:, None] * frequency).sin(), (place[:, None] * frequency).cos()], dim=1)
     down = waves[:, None].expand(GRID_SIDE, GRID_SIDE, -1)
     embedding[1:] = 0.5 * torch.cat([down, down.transpose(0, 1)], dim=-1).flatten(0, 1)
-
-
-def store(options: Any) -> None:
-    """Saves a part's model, the decoder layers in 4 bits (NF4, double quantization), the others in bfloat16."""
-    model, processor, _ = load(options.runs, options.of)
-    bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        model.bfloat16().save_pretrained(folder)
-        quantized = LlavaForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.bfloat16, quantization_config=bits, device_map=options.device
-        )
-    for saved in (quantized, processor):
-        saved.save_pretrained(options.out)
-    print(f"{sum(path.stat().st_size for path in options.out.iterdir()) / 1e6:.1f} MB in {options.out}")

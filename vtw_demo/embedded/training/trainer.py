@@ -3,12 +3,14 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlavaForConditionalGeneration
 
+from vtw_demo.embedded.training.four_bits import seen_in_four_bits
 from vtw_demo.embedded.training.practice import Progress
 from vtw_demo.models.devices import compute_dtype
 
@@ -47,10 +49,12 @@ class Trainer:
         while self.step < options.steps:
             generator = random.Random(f"{options.seed} {options.part} {self.step}")
             torch.manual_seed(generator.getrandbits(63))
-            loss, answered = practise(generator)
+            as_stored = self.step >= options.steps - options.stored_steps
+            with seen_in_four_bits(self.model) if as_stored else nullcontext():
+                loss, answered = practise(generator)
+                loss.backward()
             share = min((self.step + 1) / WARM_UP, (options.steps - self.step) / max(1, options.cooldown), 1.0)
             self.optimizer.param_groups[0]["lr"] = options.rate * share
-            loss.backward()
             clip_grad_norm_(self.trained, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()

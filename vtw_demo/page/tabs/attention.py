@@ -7,22 +7,15 @@ import gradio as gr
 
 from vtw_demo.models.loading import EMBEDDED, EMBEDDED_FOLDER
 from vtw_demo.models.vision_language_model import VisionLanguageModel
-from vtw_demo.page.html import reading_line, token_strip
+from vtw_demo.page.html import asset, reading_line, token_strip
 from vtw_demo.page.page import Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.plots.attention import where_it_looks
-from vtw_demo.plots.attention_map import maps_png
+from vtw_demo.plots.attention_map import attention_map_png
 from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
 
 EVALUATION = EMBEDDED_FOLDER.parent / "evaluation" / "embedded.json"
-# A click on one of the strip's buttons says which.
-TELL = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button) trigger("select", {query: button.dataset.query});
-});
-"""
 
 
 def read_choice(query: str) -> AttentionQuery:
@@ -35,7 +28,7 @@ class AttentionTab(PlottedTab):
     has_mean = True
 
     def lay_out_controls(self) -> None:
-        self.strip = self.shows(gr.HTML(js_on_load=TELL, padding=False, elem_id=self.strip_id))
+        self.strip = self.shows(gr.HTML(js_on_load=asset("token_strip.js"), padding=False, elem_id=self.strip_id))
 
     def lay_out_notes(self) -> None:
         self.about = gr.HTML(self._where_it_looks(self.page.engine.vlm), padding=False)
@@ -73,4 +66,5 @@ class AttentionMapTab(AttentionTab):
         """As PNG, all layers' maps on one sheet."""
         if kind != "png" or session.analysis is None:
             return super().content(session, kind)
-        return maps_png(session.analysis, session.view(self.page.engine.calibration))
+        view = session.view(self.page.engine.calibration(session.analysis.vlm))
+        return attention_map_png(*self.tab.measured(session.analysis, view))

@@ -6,36 +6,30 @@ from typing import Any
 import gradio as gr
 
 from vtw_demo.comparison.analysis import Part
-from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Calibration, CalibrationProgress
+from vtw_demo.comparison.calibration import DEFAULT_SAMPLES, Calibration, CalibrationProgress
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.page.html import reading_line, waiting_line
-from vtw_demo.page.layout import layer_info
+from vtw_demo.page.layout import COMPONENTS, layer_info
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.plots.divergence import divergence_figure, divergence_reading
 from vtw_demo.plots.glossary import term
+from vtw_demo.plots.tab import View
 from vtw_demo.server.query import read_threshold
 from vtw_demo.server.queue import Place
 
 
 class ChooseKTab(PlottedTab):
     def lay_out_controls(self) -> None:
-        calibration = self.page.engine.calibration
+        threshold = View(self.page.engine.calibration(self.page.engine.vlm)).threshold
         with gr.Row(elem_classes="controls"):
             gr.HTML(
                 f'<p class="note">“Choose K for me” takes the first layer whose mean {term("KL divergence")} on '
                 "a few samples, over the whole answer of those that describe, is at most</p>",
                 padding=False,
             )
-            self.threshold = gr.Number(
-                DEFAULT_THRESHOLD if calibration is None else calibration.threshold,
-                show_label=False,
-                container=False,
-                minimum=0,
-                min_width=90,
-                elem_id="threshold",
-            )
+            self.threshold = gr.Number(threshold, **COMPONENTS["threshold"])
 
     def connect(self) -> None:
         super().connect()
@@ -45,10 +39,10 @@ class ChooseKTab(PlottedTab):
     def calibrate(self, session: Session, asked: Asked, threshold: Any) -> Iterator[Shown]:
         """Measure the divergence on a few samples, set the slider by it, and rerun the withdrawn side."""
         page, layout, engine, stop = self.page, self.page.layout, self.page.engine, session.stop
-        calibration, vlm = None, page.vlm(session)
+        calibration, vlm = None, page.vlm(session, asked)
         session.look_at(self.name)
         yield {page.tab_bar: gr.Tabs(selected=self.name)}
-        for event in engine.calibrate(session.visitor, DEFAULT_SAMPLES, read_threshold(threshold), stop):
+        for event in engine.calibrate(session.visitor, vlm, DEFAULT_SAMPLES, read_threshold(threshold), stop):
             if isinstance(event, Place):
                 yield {self.reading: waiting_line(str(event))}
             elif isinstance(event, CalibrationProgress):
@@ -57,12 +51,12 @@ class ChooseKTab(PlottedTab):
             else:
                 calibration = event
         session.plots.pop(self.name, None)
-        problem = engine.store.problem
+        problem = engine.store(vlm).problem
         if problem is not None:
             gr.Warning(f"{problem}. It is forgotten when the server ends.")
         if calibration is None:
             sentence = "Stopped." if problem else "Stopped. What was measured is kept; the next time goes on there."
-            yield {**self._so_far(session, engine.calibration), self.reading: waiting_line(sentence, session.of)}
+            yield {**self._so_far(session, engine.calibration(vlm)), self.reading: waiting_line(sentence, session.of)}
             return
         chosen = calibration.nearest_layer
         yield {

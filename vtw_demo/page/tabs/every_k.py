@@ -37,7 +37,7 @@ class EveryKTab(PlottedTab):
     def answer_at_layers(self, session: Session, asked: Asked, first_layer: Any, last_layer: Any) -> Iterator[Shown]:
         """The query answered at every K of the range, after a comparison where there is no full run of it yet."""
         page, stop = self.page, session.stop
-        vlm = page.vlm(session)
+        vlm = page.vlm(session, asked)
         query, layers = asked.query(vlm), layer_range(first_layer, last_layer, vlm.layers)
         yield from page.compared(session, asked, query)
         earlier = session.earlier(query)

@@ -7,7 +7,7 @@ from functools import partial
 import gradio as gr
 
 from vtw_demo.comparison.analysis import RUNS, Analysis, Part
-from vtw_demo.page.html import history_table, reading_line, shortened
+from vtw_demo.page.html import history_table, in_a_cell, reading_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import PastComparison, Session
 from vtw_demo.page.tabs.tab import PageTab
@@ -58,7 +58,6 @@ class HistoryTab(PageTab):
         }
 
     def overlay(self, session: Session, first: int | None, second: int | None) -> Iterator[Shown]:
-        """Two comparisons of the visitor's history in one plot."""
         pair = session.past(first), session.past(second)
         if pair[0] is None or pair[1] is None or pair[0] is pair[1]:
             yield {self.reading: reading_line(TWO_NEEDED)}
@@ -68,8 +67,7 @@ class HistoryTab(PageTab):
 
 
 def choices(history: Sequence[PastComparison]) -> list[tuple[str, int]]:
-    """What a list of them says, and each one's number."""
     return [
-        (f"{past.number}: K = {past.comparison.layer}, {shortened(past.comparison.question)}", past.number)
+        (f"{past.number}: K = {past.comparison.layer}, {in_a_cell(past.comparison.question)}", past.number)
         for past in history
     ]

@@ -8,15 +8,16 @@ import gradio as gr
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import EMBEDDED, QUANTIZATIONS
 from vtw_demo.models.registry import KNOWN_MODELS, NO_QUANTIZATION, StartingLayer, find_known_model
-from vtw_demo.page.html import facts, note_line, problem_line, progress_line
+from vtw_demo.page.html import note_line, problem_line, progress_line
+from vtw_demo.page.layout import COMPONENTS
 from vtw_demo.page.page import Asked, Page, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PageTab
+from vtw_demo.plots.templates import TEMPLATES
 from vtw_demo.server.queue import StoppedError
 from vtw_demo.server.switching import STILL_THERE, Switching
 
-# How soon a visitor hears that another one has switched the model.
-LOOK_SECONDS = 30
+LOOK_SECONDS = 30  # after which a visitor hears that another one has switched the model
 UNKNOWN = (
     "This one is not among the models that are known to work. Any other vision-language model of the Hugging Face hub "
     "can be tried by its id, if its decoder takes visual tokens in its sequence."
@@ -33,20 +34,10 @@ class ModelTab(PageTab):
         others = [(model.title, model.name) for model in KNOWN_MODELS]
         own = [] if find_known_model(loaded) or loaded == EMBEDDED else [(loaded, loaded)]
         with gr.Sidebar("Model", open=False, elem_id="model-sidebar"):
-            self.chosen = gr.Dropdown(
-                [("Embedded", EMBEDDED), *own, *others],
-                value=loaded,
-                label="Model",
-                info="One of the list, or any id of the Hugging Face hub. It is switched for all visitors.",
-                allow_custom_value=True,
-                elem_id="model-name",
-            )
-            self.quantization = gr.Radio(
-                [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)],
-                value=NO_QUANTIZATION,
-                label="Quantization",
-                elem_id="quantization",
-            )
+            models = [("Embedded", EMBEDDED), *own, *others]
+            self.chosen = gr.Dropdown(models, value=loaded, **COMPONENTS["model-name"])
+            choices = [("none", NO_QUANTIZATION), *((bits.replace("bit", " bits"), bits) for bits in QUANTIZATIONS)]
+            self.quantization = gr.Radio(choices, value=NO_QUANTIZATION, **COMPONENTS["quantization"])
             self.load = gr.Button("Load", size="sm", elem_id="load-model")
             self.facts = gr.HTML(model_facts(loaded), padding=False, elem_id="model-facts")
 
@@ -60,6 +51,8 @@ class ModelTab(PageTab):
     def switch(self, session: Session, asked: Asked, name: Any, quantization: Any) -> Iterator[Shown]:
         """Another model, for all visitors; then the query with it."""
         page, layout, stop = self.page, self.page.layout, session.stop
+        if page.upgrade is not None:
+            page.upgrade.stop(f"{name} was asked for: no other is fetched.")
         try:
             for event in self.switching.switch(session.visitor, str(name or "").strip(), str(quantization or ""), stop):
                 yield {layout.verdict: progress_line(str(event))}
@@ -77,7 +70,7 @@ class ModelTab(PageTab):
     def look(self, session: Session) -> Shown:
         """From time to time: whether another visitor has switched the model."""
         note, before, vlm = self.page.layout.note, session.vlm, self.page.engine.vlm
-        if before is None or before is vlm:
+        if before is None or before is vlm or self.page.is_upgraded:
             return {note: gr.skip()}
         if (before.name, before.precision) == (vlm.name, vlm.precision):  # a switch failed: it was loaded again
             session.show_model(vlm)
@@ -94,21 +87,10 @@ class ModelTab(PageTab):
 
 
 def model_facts(name: Any) -> str:
-    """What is known of a model, as HTML. `name` is what the browser sends."""
     if name == EMBEDDED:
         return note_line("The small model that ships with the demo: it runs on any CPU.")
     known = find_known_model(name) if isinstance(name, str) else None
     if known is None:
         return note_line(UNKNOWN)
-    fewest, most = known.visual_tokens
-    tokens = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    listed = [
-        f"{known.parameters / 1e9:.2f} billion parameters",
-        f"{known.memory_4bit / 1e9:.1f} GB of weights in 4 bits",
-        f"{known.layers} decoder layers",
-        f"{tokens} visual tokens per picture",
-    ]
-    if known.clip_tokens is not None:
-        listed.append(f"takes clips, up to {known.clip_tokens:,} visual tokens")
-    gated = " The hub wants its terms accepted first: see its page there." if known.gated else ""
-    return facts(listed) + note_line(f"{StartingLayer(known.layer, known.layer_source)}{gated}")
+    starts = StartingLayer(known.layer, known.layer_source)
+    return TEMPLATES.get_template("model_facts.html").render(model=known, starts=starts)

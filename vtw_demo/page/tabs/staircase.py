@@ -12,9 +12,7 @@ from vtw_demo.plots.tab import SURFACES, Surface
 
 class StaircaseTab(PlottedTab):
     def lay_out_controls(self) -> None:
-        self.surface = gr.Radio(
-            list(SURFACES), value=SURFACES[0], label="Its surface", container=False, elem_id="surface"
-        )
+        self.surface = gr.Radio(SURFACES, value=SURFACES[0], label="Its surface", container=False, elem_id="surface")
 
     def connect(self) -> None:
         super().connect()

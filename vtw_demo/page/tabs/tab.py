@@ -25,8 +25,7 @@ from vtw_demo.server.queue import StoppedError
 
 Component = TypeVar("Component")
 MEASURING = "Measuring, in a pass that no timing includes."
-# A tab that is left within this time isn't measured.
-QUICK_SECONDS = 0.25
+QUICK_SECONDS = 0.25  # a tab that is left within them isn't measured
 # Words of two clicks may come in the other order: each says when it was, in ms since the page came.
 CLICKED = "(session) => [session, performance.now()]"
 _numbers = itertools.count()
@@ -83,8 +82,7 @@ class PageTab:
 
 
 class PlottedTab(PageTab):
-    """A plot with its sentence, buttons that take it away, and the controls that a subclass has. It is measured and
-    drawn when the tab is first opened for a comparison."""
+    """A plot with its sentence and buttons that take it away, measured when the tab is first opened."""
 
     nothing_yet = "Shown once a question has been answered."
     has_png = False
@@ -154,7 +152,7 @@ class PlottedTab(PageTab):
         if analysis is None or not self._is_to_be_drawn(session):
             return
         try:
-            for part in self.tab.parts(session.view(engine.calibration)):
+            for part in self.tab.parts(session.view(engine.calibration(analysis.vlm))):
                 for place in engine.measure(session.visitor, analysis, part, left, follows=comparison is not None):
                     yield {self.reading: waiting_line(str(place) if place.ahead else MEASURING)}
             if left.is_set():
@@ -178,7 +176,7 @@ class PlottedTab(PageTab):
             yield from self.draw(session)
 
     def plot(self, session: Session, analysis: Analysis) -> Plot:
-        return self.tab.plot(analysis, session.view(self.page.engine.calibration))
+        return self.tab.plot(analysis, session.view(self.page.engine.calibration(analysis.vlm)))
 
     def redraw(self, session: Session) -> Iterator[Shown]:
         session.look_at(self.name)

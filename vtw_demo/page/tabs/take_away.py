@@ -13,6 +13,7 @@ from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.page.html import asset, note_line, waiting_line
+from vtw_demo.page.layout import COMPONENTS
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PageTab, download
@@ -35,13 +36,7 @@ class TakeAwayTab(PageTab):
         super().__init__(page)
         self.machine = this_machine()
         with gr.Tab("Take away", id=self.name) as self.opened:
-            self.link = gr.Textbox(
-                label="A link to this picture, question, K and model",
-                info="Of your own picture a link has the question and K only: it isn't kept on the server.",
-                interactive=False,
-                buttons=["copy"],
-                elem_id="link",
-            )
+            self.link = gr.Textbox(**COMPONENTS["link"])
             with gr.Row():
                 self.report = gr.Button("Report: one HTML file that opens offline", size="sm", elem_id="take-report")
                 self.data = gr.Button("All of it as JSON", size="sm", elem_id="take-data")
@@ -62,8 +57,7 @@ class TakeAwayTab(PageTab):
         page.in_browser(layout.verdict.change, asset("link.js"), shown, [self.link])
 
     def take(self, session: Session, name: str, make: Callable[[Analysis], str | bytes]) -> Iterator[Shown]:
-        """The file that `make` makes of the comparison that is shown, once all parts are measured, each in a turn of
-        its own; it is made while others use the model."""
+        """What `make` makes of the comparison that is shown, once all parts are measured, each in its own turn."""
         analysis, stop = session.analysis, session.measuring
         if analysis is None:
             raise UserError("There is nothing to take away yet: run a comparison first.")
@@ -78,13 +72,13 @@ class TakeAwayTab(PageTab):
             yield {self.note: waiting_line("Stopped: nothing was written.")}
 
     def _report(self, analysis: Analysis) -> str:
-        return report_html(analysis, self.page.engine.calibration, self.machine)
+        return report_html(analysis, self.page.engine.calibration(analysis.vlm), self.machine)
 
     def _data(self, analysis: Analysis) -> str:
-        return json.dumps(report_data(analysis, self.page.engine.calibration, self.machine), indent=1)
+        return json.dumps(report_data(analysis, self.page.engine.calibration(analysis.vlm), self.machine), indent=1)
 
     def _tables(self, analysis: Analysis) -> bytes:
-        plots, _ = all_plots(analysis, View(self.page.engine.calibration))
+        plots, _ = all_plots(analysis, View(self.page.engine.calibration(analysis.vlm)))
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
             for plot in plots:

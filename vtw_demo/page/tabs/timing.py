@@ -8,6 +8,7 @@ import gradio as gr
 
 from vtw_demo.comparison.repeated_timing import MAXIMUM_ROUNDS
 from vtw_demo.page.html import note_line, waiting_line
+from vtw_demo.page.layout import COMPONENTS
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
@@ -15,16 +16,13 @@ from vtw_demo.server.query import whole_number
 from vtw_demo.server.queue import Place
 
 MEMORY_NOTE = "Peak memory is measured on GPUs only: this model runs on a CPU."
-# How often what is measured so far is drawn anew.
-DRAWN_SECONDS = 0.5
+DRAWN_SECONDS = 0.5  # after which what is measured so far is drawn anew
 
 
 class TimingTab(PlottedTab):
     def lay_out_controls(self) -> None:
         with gr.Row(elem_classes="controls"):
-            self.rounds = gr.Number(
-                10, label="rounds", precision=0, minimum=1, maximum=MAXIMUM_ROUNDS, min_width=80, elem_id="rounds"
-            )
+            self.rounds = gr.Number(10, maximum=MAXIMUM_ROUNDS, **COMPONENTS["rounds"])
             self.again = gr.Button("Measure again", size="sm", min_width=120, elem_id="time-again")
 
     def lay_out_notes(self) -> None:
@@ -38,7 +36,7 @@ class TimingTab(PlottedTab):
     def time_again(self, session: Session, asked: Asked, rounds: Any) -> Iterator[Shown]:
         """Both runs again and again, interleaved, after a comparison where there is none of this query."""
         page, stop = self.page, session.stop
-        query, rounds = asked.query(page.vlm(session)), whole_number("number of rounds", rounds)
+        query, rounds = asked.query(page.vlm(session, asked)), whole_number("number of rounds", rounds)
         yield from page.compared(session, asked, query)
         analysis, made = session.analysis, 0
         if analysis is None:

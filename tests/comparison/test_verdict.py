@@ -1,7 +1,7 @@
 import pytest
 
+from vtw_demo.comparison.analysis import verdict
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, StageTimes
-from vtw_demo.comparison.summary import verdict
 
 
 def test_the_same_answer_and_what_it_saved(make_comparison):
@@ -70,3 +70,15 @@ def test_the_same_words_of_other_tokens(make_comparison, make_run):
 
 def test_nothing_withdrawn_saves_nothing(make_comparison, make_run):
     assert "nothing is withdrawn" in verdict(make_comparison(withdrawn=make_run(), layer=12))
+
+
+def test_a_run_beside_says_by_what_and_at_what_cost(make_comparison, make_run):
+    beside = make_run("blue", (8, 2), prefill_ms=30.0, prefill_flops=555)
+    sentence = verdict(make_comparison(beside=beside, recipe="2:fastv:0.25"))
+    assert sentence.endswith(
+        "Beside it, by 2:fastv:0.25, another answer than in full, with 555 FLOPs where withdrawal takes 560 FLOPs; "
+        "in one run, prefill 30.0 ms."
+    )
+    same = verdict(make_comparison(beside=make_run(), recipe="2:fastv:0.25", layer=12))
+    assert "nothing is withdrawn" in same
+    assert "Beside it, by 2:fastv:0.25, the same answer as in full, with 1 kFLOPs" in same

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +53,8 @@ def begin():
         "ZEROGPU_OFFLOAD_DIR": tempfile.mkdtemp(),
         "NO_PROXY": "127.0.0.1",
     }
+    # With CUDA in torch it would look up more names of it.
+    import bitsandbytes  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
@@ -126,7 +129,6 @@ def use(engine, asked):
 
     from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
     from vtw_demo.comparison.compare import compare_prompt
-    from vtw_demo.server.hosts import leased
     from vtw_demo.server.query import Query
     from vtw_demo.server.queue import Place
 
@@ -160,18 +162,18 @@ def use(engine, asked):
     found["rounds"] = [analysis.timing.rounds, len(rounds)]
     answers = without_places(engine.answer_at_layers("a", vlm, prompt, (3, 9), comparison.full, 8, stop))
     found["answers at layers"] = [[answer.layer, answer.run.answer] for answer in answers]
-    calibration = without_places(engine.calibrate("a", 2, 0.003, stop))[-1]
-    found["calibrated"] = [len(calibration.measurements), engine.calibration is calibration]
+    calibration = without_places(engine.calibrate("a", vlm, 2, 0.003, stop))[-1]
+    found["calibrated"] = [len(calibration.measurements), engine.calibration(vlm) is calibration]
     found["leases of three more"] = sum(path == "/schedule" for path, _ in asked[before:])
 
     note = Path(os.environ["NOTE"])
-    run = leased(stubborn, vlm, 1)(stop=stop)
+    run = engine.host.run(stubborn, vlm, 1)(stop=stop)
     workers = {next(run)}
     stop.set()
     found["after stop"] = list(run)
     found["note after stop"] = note.read_text()
     note.unlink()
-    run = leased(stubborn, vlm, 1)(stop=threading.Event())
+    run = engine.host.run(stubborn, vlm, 1)(stop=threading.Event())
     workers.add(next(run))
     run.close()
     found["note after close"] = note.read_text()
@@ -179,17 +181,20 @@ def use(engine, asked):
 
     for kind in (ValueError, KeyError, MemoryError):
         try:
-            list(leased(fails, vlm, 1)(kind))
+            list(engine.host.run(fails, vlm, 1)(kind))
         except Exception as error:
             found[f"raised {kind.__name__}"] = [type(error).__name__, str(error)]
     try:
-        list(leased(compare_prompt, vlm, 2, 8)(prompt, 99, 8))
+        list(engine.host.run(compare_prompt, vlm, 2, 8)(prompt, 99, 8))
     except Exception as error:
         found["refused"] = [type(error).__name__, str(error)]
     before = len(asked)
-    for name, model, new_tokens in (("another model", replace(vlm), 8), ("too long", vlm, 10**6)):
+    for name, model, new_tokens in (
+        ("another model", replace(vlm, model=copy(vlm.model)), 8),
+        ("too long", vlm, 10**6),
+    ):
         try:
-            list(leased(compare_prompt, model, 2, new_tokens)(prompt, 9, 8))
+            list(engine.host.run(compare_prompt, model, 2, new_tokens)(prompt, 9, 8))
         except ValueError as error:
             found[name] = str(error)
     found["leases of these"] = len(asked) - before

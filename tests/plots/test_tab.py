@@ -1,7 +1,7 @@
 import csv
 import io
 
-from vtw_demo.plots.table import Table
+from vtw_demo.plots.tab import Table
 
 
 def test_csv_gives_back_what_is_in_it():

@@ -5,17 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.server.test_space_start import free_port
+from tests.serving import free_port
 from vtw_demo.comparison.analysis import Analysis, Part
+from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import compare
-from vtw_demo.server.hosts import leased, measured, place
+from vtw_demo.server.engine import Engine
+from vtw_demo.server.hosts import this_machines
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUESTION = "What is the blue thing?"
 
 
@@ -28,7 +31,7 @@ def found(tmp_path_factory):
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "tests/server/zero_gpu_host.py", str(folder / "found.json"), str(free_port())],
+            [sys.executable, "tests/server/hosts/zero_gpu_host.py", str(folder / "found.json"), str(free_port())],
             cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             env=inherited | {"NOTE": str(folder / "note"), "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)},
         )  # fmt: skip
@@ -99,7 +102,7 @@ def test_a_worker_is_another_process_and_is_used_again(found):
 def test_what_is_refused_in_a_lease_is_said_here_and_what_fails_there_fails_here(found):
     kind, sentence = found["refused"]
     assert kind == "UserError"
-    assert "12" in sentence
+    assert "13" in sentence
     assert "99" in sentence
     assert found["raised MemoryError"] == ["MemoryError", "MemoryError"]
     for kind in ("ValueError", "KeyError"):
@@ -119,11 +122,11 @@ def test_a_used_up_quota_is_said_and_every_lease_is_given_back(found):
     assert found["scheduled"] == found["released"] + 1  # the one that was refused
 
 
-def test_elsewhere_nothing_is_leased_though_the_package_is_installed(vlm, picture, make_comparison):
+def test_elsewhere_nothing_is_leased_though_the_package_is_installed(vlm, picture, make_comparison, tmp_path):
     pytest.importorskip("spaces")
-    place(vlm)
+    host, engine = this_machines(), Engine(vlm, CalibrationStore(tmp_path))
     analysis, part = Analysis(vlm, vlm.prompt(picture, QUESTION), make_comparison()), Part("attention", "full")
-    measured(analysis, part)
+    list(engine.measure("a", analysis, part, threading.Event()))
     assert analysis.known(part) is not None
-    kinds = [type(event).__name__ for event in leased(compare, vlm, 2, 8)(picture, QUESTION, 9, 8)]
+    kinds = [type(event).__name__ for event in host.run(compare, vlm, 2, 8)(picture, QUESTION, 9, 8)]
     assert kinds[-1] == "Comparison"
