@@ -1,6 +1,8 @@
 """The page in a real browser: a real server, headless Chromium; a small model, and in some tests the embedded one."""
 
+import json
 import re
+import urllib.request
 
 import pytest
 from PIL import Image
@@ -90,6 +92,15 @@ def test_runs_that_newer_ones_end_leave_the_page_as_it_is(page):
         assert slider.input_value() == page.locator("#layer input[type=number]").input_value() == str(layer)
     assert page.locator("#question textarea").input_value() == question
     expect(page.locator("#picture img")).to_be_visible()
+
+
+def test_no_progress_of_gradios_writes_to_what_the_page_shows(server):
+    """Each would write a component's value back as it was some moments before, over one that has come meanwhile."""
+    with urllib.request.urlopen(f"{server}/config") as answer:
+        dependencies = json.load(answer)["dependencies"]
+    shown_on = [of["show_progress_on"] for of in dependencies if of["backend_fn"] and of["outputs"]]
+    assert len(shown_on) > 20
+    assert [components for components in shown_on if components != []] == []
 
 
 def test_the_last_layer_withdraws_nothing(page):

@@ -35,6 +35,9 @@ Shown = dict[Any, Any]
 """New values of components."""
 Steps = Callable[..., Iterator[Shown]]
 COMPARISON = "the comparison in hand"
+# With each progress Gradio 6 writes a component's value back as it was some moments before, and would undo one that has
+# come meanwhile. The page says itself how far a run is.
+NO_PROGRESS: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
 
 
 class Asked(NamedTuple):
@@ -93,9 +96,9 @@ class Page:
             [self.layout.session, *inputs],
             [self.layout.verdict, *outputs],
             concurrency_limit=None,
-            show_progress="hidden",
             api_visibility="private",
             trigger_mode="multiple",
+            **NO_PROGRESS,
             **options,
         )
 
@@ -105,7 +108,7 @@ class Page:
         """At `event`, what needs no model, and waits for nobody. What goes wrong it `says`, or the verdict does."""
         if inspect.isgeneratorfunction(function):
             function = self._in_sentences(function, says)
-        settings: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private", **options}
+        settings: dict[str, Any] = {"queue": False, "api_visibility": "private", **NO_PROGRESS, **options}
         return event(function, inputs, outputs, **settings)
 
     def in_browser(self, event: Any, script: str, inputs: Any = None, outputs: Any = None) -> None:
@@ -239,11 +242,11 @@ class Page:
         yield {**self.answered(session), layout.header: header(vlm, comparison.visual_tokens)}
         yield from self.draw(session, stop)
         yield from self.followed(session, analysis, Part("sweep"), stop)
-        if not earlier:
-            swept, threshold = analysis.of("sweep"), View(self.engine.calibration(vlm)).threshold
-            needs = choose_layer(swept.layers, swept.kl, threshold)
-            of = {"question": query.question.strip(), "of": asked.of, "needs": needs, "threshold": threshold}
-            yield {layout.live: {**swept.to_json(), **of}}
+        # An earlier run of this query may have been ended before it came to this.
+        swept, threshold = analysis.of("sweep"), View(self.engine.calibration(vlm)).threshold
+        needs = choose_layer(swept.layers, swept.kl, threshold)
+        of = {"question": query.question.strip(), "of": asked.of, "needs": needs, "threshold": threshold}
+        yield {layout.live: {**swept.to_json(), **of}}
         for tab in self.tabs:
             yield from tab.compared(session, analysis, stop)
 
