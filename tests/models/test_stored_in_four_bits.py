@@ -1,12 +1,8 @@
 """The embedded model as its third edition is stored: expanded, or in 4 bits where that is no slower."""
 
-import timeit
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import modules
 from PIL import Image
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
@@ -44,7 +40,7 @@ def embedded(stored, monkeypatch):
 
 @pytest.mark.parametrize("is_slower", [False, True])
 def test_it_is_held_in_four_bits_where_that_is_no_slower_and_the_page_says_which(is_slower, monkeypatch):
-    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model, dtype: is_slower)
+    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model: is_slower)
     vlm = load("embedded", "4bit", device="cpu")
     assert vlm.precision == ("float32" if is_slower else "4-bit")
     assert ("stored in 4 bits, expanded: this processor is faster so" in header(vlm)) == is_slower
@@ -52,11 +48,10 @@ def test_it_is_held_in_four_bits_where_that_is_no_slower_and_the_page_says_which
 
 
 def test_both_have_the_same_weights_and_about_the_same_answers(monkeypatch):
-    measured = loading._is_slower_in_four_bits
-    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda *of: measured(*of) and False)
+    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model: False)
     packed, whole = load("embedded", "4bit", device="cpu"), load("embedded", device="cpu")
     assert (whole.precision, whole.note, whole.quantization) == ("float32", "", None)
-    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda *of: measured(*of) or True)
+    monkeypatch.setattr(loading, "_is_slower_in_four_bits", lambda model: True)
     expanded = load("embedded", "4bit", device="cpu")
     for name, weight in whole.model.named_parameters():
         assert torch.equal(expanded.model.get_parameter(name), weight), name
@@ -77,21 +72,11 @@ def test_memory_is_foreseen_for_both():
     assert foreseen < whole / 2
 
 
-@pytest.mark.parametrize("is_slower", [False, True])
-def test_which_is_slower_is_measured(is_slower, monkeypatch):
-    model, seconds = load(str(loading.EMBEDDED_FOLDER), device="cpu").model, [0.0]
-
-    def taking(duration):
-        def multiply(*arguments, **named):
-            seconds[0] += duration
-
-        return multiply
-
-    repeat = partial(timeit.repeat, timer=lambda: seconds[0])
-    monkeypatch.setattr(loading, "timeit", SimpleNamespace(repeat=repeat))
-    monkeypatch.setattr(Linear4bit, "forward", taking(4.0 if is_slower else 2.0))
-    monkeypatch.setattr(torch.nn.functional, "linear", taking(2.0))
-    assert loading._is_slower_in_four_bits(model, torch.float32) == is_slower
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_the_processor_says_which_is_slower_at_every_start(has_instructions, monkeypatch):
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: has_instructions)
+    for _ in range(2):
+        assert load("embedded", "4bit", device="cpu").precision == ("4-bit" if has_instructions else "float32")
 
 
 def test_unless_it_is_asked_otherwise_it_runs_as_it_is_stored(monkeypatch):

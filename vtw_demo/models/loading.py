@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import re
-import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -184,7 +182,7 @@ def _read(
         note = check_fit(info, config.transformers_version)
         is_stored = outlook.architecture.method is not None
         if is_stored and name == EMBEDDED:
-            is_slower = choice.quantization is not None and _is_slower_in_four_bits(model, outlook.dtype)
+            is_slower = choice.quantization is not None and _is_slower_in_four_bits(model)
             note = EXPANDED if is_slower else note
             if is_slower or choice.quantization is None:
                 model, is_stored = model.dequantize().to(outlook.dtype), False
@@ -334,23 +332,14 @@ def _quantization_config(choice: ModelChoice, outlook: ModelOutlook) -> BitsAndB
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped) if choice.quantization else None
 
 
-def _is_slower_in_four_bits(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether this processor takes far longer for products with one of the model's 4-bit weights than with it expanded.
+def _is_slower_in_four_bits(model: nn.Module) -> bool:
+    """Whether bitsandbytes expands the weights again for each token here: on a CPU without bfloat16 instructions.
 
-    Not where it is a close thing: calibrations are kept by precision, and the next start should choose the same.
+    Read from the processor and not measured: calibrations are kept by precision, and the next start must choose the
+    same.
     """
-    from bitsandbytes.functional import dequantize_4bit
-
-    stored = next(module for module in model.modules() if hasattr(getattr(module, "weight", None), "quant_state"))
-    packed: Any = copy.deepcopy(stored)  # the first product may pack its weights, which are then expanded wrongly
-    whole = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(dtype)
-    # A token's and a prompt's, the fastest of some.
-    rows = [torch.ones(length, packed.in_features, dtype=dtype, device=whole.device) for length in (1, 200)]
-    in_four_bits, expanded = (
-        sum(min(timeit.repeat(partial(multiply, of), number=1, repeat=5)) for of in rows)
-        for multiply in (packed, partial(nn.functional.linear, weight=whole))
-    )
-    return whole.device.type == "cpu" and in_four_bits > 1.5 * expanded
+    packs = (getattr(module, "support_avx512bf16_for_cpu", False) for module in model.modules())
+    return next(model.parameters()).device.type == "cpu" and not any(packs)
 
 
 def _pack_what_fits(model: nn.Module) -> None:
