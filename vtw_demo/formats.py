@@ -39,10 +39,12 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if value < 10 and round(value, 1) != round(value) else f"{value:.0f} %"
 
 
-def run_title(run: str, layer: int, recipe: str | None = None) -> str:
+def run_title(run: str, layer: int, recipe: str | None = None, is_automatic: bool = False) -> str:
     if run == "beside":
         return f"Beside it: {recipe}"
-    return "Every layer sees the picture" if run == "full" else f"Visual tokens withdrawn at layer {layer}"
+    if run == "full":
+        return "Every layer sees the picture"
+    return f"Visual tokens withdrawn at layer {layer}" + (", chosen by the prefill" if is_automatic else "")
 
 
 def layer_span(first: int, last: int) -> str:

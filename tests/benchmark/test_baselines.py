@@ -38,7 +38,7 @@ def test_full_matrices_are_those_whose_rows_and_mass_are_measured(llava, kind):
     inputs = llava.prompt(*PROMPTS[kind])
     length = inputs["input_ids"].shape[1]
     rows = []
-    with torch.no_grad(), captured_rows(llava.model, length, lambda index, weights: rows.append(weights)):
+    with torch.no_grad(), captured_rows(llava.model, length, lambda index, heads, value: rows.append(heads.mean(1))):
         llava.model(**inputs)
     with torch.no_grad(), full_attention_matrices(llava.model):
         matrices = llava.model(**inputs).attentions

@@ -49,6 +49,15 @@ def test_every_layer_of_both_runs_has_a_time(model, inputs, layer):
     assert hooks(model) == before
 
 
+def test_a_run_beside_has_its_times(model, inputs):
+    before = hooks(model)
+    times = measure_layer_times(model, inputs, LAYER, rounds=1, recipe="0:uniform_grid:0.5")
+    assert len(times.beside) == LAYERS
+    assert min(times.beside) > 0
+    assert measure_layer_times(model, inputs, LAYER, rounds=1).beside is None
+    assert hooks(model) == before
+
+
 def test_runs_take_turns_in_prefills_as_generate_makes_them(model, inputs):
     last_layer, passes = find_decoder(model).layers[-1], []
 

@@ -70,6 +70,21 @@ def test_rounds_go_on_after_those_that_were_made_before(vlm, picture, comparison
         assert later[-1].times(run, "total_ms")[0] == first.times(run, "total_ms")[0]
 
 
+def test_a_run_beside_takes_its_turn_in_every_round(vlm, picture):
+    prompt, recipe = vlm.prompt(picture, QUESTION), "0:uniform_grid:0.5"
+    (first,) = repeat_timing(vlm, prompt, LAYER, 2, rounds=1, recipe=recipe)
+    with forward_passes(vlm) as tokens:
+        (timing,) = repeat_timing(vlm, prompt, LAYER, 2, rounds=1, before=first, recipe=recipe)
+    halved = prompt.length - prompt.visual_tokens // 2
+    assert [count for count in tokens if count > 1] == [halved, prompt.length - prompt.visual_tokens, prompt.length]
+    assert (timing.recipe, timing.rounds) == (recipe, 2)
+    assert timing.times("beside", "total_ms")[0] == first.times("beside", "total_ms")[0]
+    assert timing.ratio("prefill_ms", "beside").median > 0
+    written = timing.to_json()
+    assert written["beside_spread"]["prefill_ms"]["median"] == timing.spread("beside", "prefill_ms").median
+    assert written["beside_ratio"]["prefill_ms"]["median"] == timing.ratio("prefill_ms", "beside").median
+
+
 def test_stages_add_up_in_every_round(vlm, picture, comparison):
     *_, timing = repeat_timing(vlm, vlm.prompt(picture, QUESTION), LAYER, 4, rounds=2)
     for times, run in ((timing.full, comparison.full), (timing.withdrawn, comparison.withdrawn)):

@@ -76,9 +76,9 @@ def test_a_run_beside_says_by_what_and_at_what_cost(make_comparison, make_run):
     beside = make_run("blue", (8, 2), prefill_ms=30.0, prefill_flops=555)
     sentence = verdict(make_comparison(beside=beside, recipe="2:fastv:0.25"))
     assert sentence.endswith(
-        "Beside it, by 2:fastv:0.25, another answer than in full, with 555 FLOPs where withdrawal takes 560 FLOPs; "
-        "in one run, prefill 30.0 ms."
+        "Beside it, FastV, 25 % of the visual tokens left from layer 2 on: another answer than in full, "
+        "44 % fewer FLOPs; in one run, prefill 30.0 ms."
     )
     same = verdict(make_comparison(beside=make_run(), recipe="2:fastv:0.25", layer=12))
     assert "nothing is withdrawn" in same
-    assert "Beside it, by 2:fastv:0.25, the same answer as in full, with 1 kFLOPs" in same
+    assert "from layer 2 on: the same answer as in full, 0 % fewer FLOPs" in same

@@ -9,8 +9,9 @@ from vtw_demo.embedded.phrasings import TESTED
 from vtw_demo.embedded.unknown_pictures import MODEST_ANSWER, TESTED_PHOTOS, TRAINED_PHOTOS
 from vtw_demo.evaluation.answering import answer_samples, chooses_likeliest, prompt_sizes
 from vtw_demo.evaluation.data import BUILT_IN, easy_vqa_test, unknown_photos
-from vtw_demo.evaluation.variants import ABLATIONS, FULL, Variant, obstacle
+from vtw_demo.evaluation.variants import FULL, WAYS, Variant, obstacle
 from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.measurements.layer_sweep import choose_layer, sweep
 from vtw_demo.withdrawal.withdraw import withdraw
 
 LAYERS = (2, 6, 9, 11)
@@ -73,8 +74,9 @@ def test_what_doesnt_fit_into_the_context_is_refused(vlm, samples):
         answer_samples(vlm, [samples[1], long], [FULL], 32, batch_size=2)
 
 
-def test_ablations_answer_in_any_batch(vlm, samples):
-    variants = [FULL, Variant("blind"), *(Variant(kind, 4) for kind in ABLATIONS if kind != "blind")]
+def test_ways_answer_in_any_batch(vlm, samples):
+    others = [Variant(kind, 4) for kind in WAYS if kind not in ("blind", "auto", "own")]
+    variants = [FULL, Variant("blind"), Variant("auto", threshold=0.97), Variant("own"), *others]
     together = answer_samples(vlm, samples[:3], variants, 8, batch_size=3)
     alone = [answer_samples(vlm, [sample], variants, 8, batch_size=1)[0] for sample in samples[:3]]
     for one, other in zip(together, alone, strict=True):
@@ -82,6 +84,23 @@ def test_ablations_answer_in_any_batch(vlm, samples):
             assert one[variant].answer == other[variant].answer
             assert one[variant].kl == pytest.approx(other[variant].kl, abs=1e-3)
     assert all(of[Variant("blind")].flops_left < of[Variant("fastv", 4)].flops_left for of in together)
+
+
+def test_a_layer_for_each_question(vlm, samples):
+    ways = [Variant("auto", threshold=0.97), Variant("auto", threshold=2), Variant("own")]
+    asked = (samples[0], samples[-1])
+    for sample, outcomes in zip(asked, answer_samples(vlm, asked, [FULL, *ways], 40, batch_size=2), strict=True):
+        assert list(outcomes) == [FULL, *ways]
+        inputs = vlm.prepare(sample.open(), sample.question)
+        with torch.inference_mode(), withdraw(vlm.model, "auto", threshold=0.97) as withdrawal:
+            output = vlm.generate(**inputs, max_new_tokens=40)
+        auto, never, own = (outcomes[way] for way in ways)
+        assert auto.answer == vlm.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
+        assert auto.layer == withdrawal.layer
+        assert (never.layer, never.flops_left, never.answer) == (vlm.layers, 1, outcomes[FULL].answer)
+        swept = sweep(vlm.model, inputs)
+        assert own.layer == choose_layer(swept.layers, swept.kl)
+        assert own.flops_left < auto.flops_left < 1
 
 
 def test_fastv_cant_save_as_much_as_withdrawal_at_1(vlm):

@@ -52,7 +52,7 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
     monkeypatch.setattr("vtw_demo.evaluation.command.load_model", lambda options: vlm)
     monkeypatch.delenv("BROWSER_PATH")
     out = tmp_path / "out"
-    arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ablations", "--ablation-layers"]
+    arguments = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--ways", "--way-layers"]
     assert main([*arguments, "1", "9", "--attention-samples", "2"]) == 0
     said = capsys.readouterr()
     assert "Attention of the last prompt token, 2 questions" in said.out
@@ -69,6 +69,7 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
         *("full", "K = 1", "K = 3", "K = 9", "K = 10", "K = 11", "K = 12"),
         *("renumbered, K = 1", "renumbered, K = 9", "blind (K = 0)", "fastv, K = 9", "pyramid_drop, K = 9"),
         *("random_tokens, K = 1", "random_tokens, K = 9", "uniform_grid, K = 1", "uniform_grid, K = 9"),
+        *("auto, above 0.98", "own K"),
     ]
     lines = [json.loads(line) for line in next(out.glob("answers-*.jsonl")).read_text().splitlines()[1:]]
     assert len(lines) == measured["samples"] == 6
@@ -82,7 +83,10 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
         assert way["kl"]["mean"] == pytest.approx(sum(one["kl"] for one in of_samples) / 6)
         assert way["change"]["mean"] == pytest.approx(way["accuracy"]["mean"] - full["accuracy"]["mean"])
         assert way["accuracy"]["low"] <= way["accuracy"]["mean"] <= way["accuracy"]["high"]
-        assert measured["prefill"][way["way"]]["median_ms"] > 0
+        assert way["kind"] == "own" or measured["prefill"][way["way"]]["median_ms"] > 0
+        if way["kind"] in ("auto", "own"):
+            assert way["mean_layer"] == pytest.approx(sum(one["layer"] for one in of_samples) / 6)
+            assert f"{way['way']}: K = {way['mean_layer']:.1f} ± {way['layer_deviation']:.1f}" in said.out
     assert full["accuracy"]["mean"] > 0.8
     left = {way["way"]: way["flops_left"] for way in others}
     assert left["K = 3"] < left["K = 9"] < left["K = 11"] < 1
@@ -94,7 +98,7 @@ def test_everything_in_one_run(vlm, data, tmp_path, capsys, monkeypatch, caplog)
         with Image.open(next(out.glob("*.png"))) as plot:
             assert plot.size == (1200, 675)
             assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
-    assert len(next(out.glob("*.csv")).read_text().splitlines()) == 1 + 3 * 16
+    assert len(next(out.glob("*.csv")).read_text().splitlines()) == 1 + 3 * 18
 
 
 def test_a_stopped_evaluation_goes_on(data, tmp_path, capsys, monkeypatch):
@@ -138,7 +142,7 @@ def test_a_stopped_evaluation_goes_on(data, tmp_path, capsys, monkeypatch):
 def test_some_questions_are_asked_in_every_way_and_all_in_two(data, tmp_path, capsys):
     out = tmp_path / "out"
     asked = ["evaluate", "--data", str(data), *ARGUMENTS, "--out", str(out), "--curve-samples", "2"]
-    assert main([*asked, "--ablations", "blind"]) == 0
+    assert main([*asked, "--ways", "blind"]) == 0
     some, every = json.loads((out / "evaluation.json").read_text())["evaluations"]
     assert (some["samples"], every["samples"], every["answered"]) == (2, 6, 4)
     assert [way["kind"] for way in every["figures"]["all"]] == ["full", "withdrawn"]

@@ -337,6 +337,9 @@ def test_result_is_immutable_plain_data():
         "visual_tokens": 4,
         "withdrawal_layer": None,
         "answer_mean": [list(TEXT_ONLY), list(HALVES)],
+        "contribution": [],
+        "cosine": [],
+        "sinks": None,
     }
     assert tuple(Segment) == SEGMENTS
 

@@ -246,7 +246,7 @@ WEIGHTS = np.array([[0.25, 0.5, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
 
 
 def test_result_is_immutable_plain_data():
-    measured = AttentionMap(WEIGHTS, answer_token=None, withdrawal_layer=1)
+    measured = AttentionMap(WEIGHTS, None, 1, WEIGHTS)
     with pytest.raises(dataclasses.FrozenInstanceError):
         measured.answer_token = 2
     assert measured.layers == 2
@@ -254,4 +254,6 @@ def test_result_is_immutable_plain_data():
         "weights": [[0.25, 0.5, 0.0], [0.0, 0.0, 0.0]],
         "answer_token": None,
         "withdrawal_layer": 1,
+        "contribution": [[0.25, 0.5, 0.0], [0.0, 0.0, 0.0]],
+        "sinks": None,
     }

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.families import IMAGE
 from tests.measurements.test_flops import TEXT_CONFIGS
 from vtw_demo.errors import UserError
-from vtw_demo.measurements.equal_flops import RIVALS, equal_recipe, equal_schedule, schedule_of
+from vtw_demo.measurements.equal_flops import RIVALS, equal_recipe, equal_schedule, recipe_in_words, schedule_of
 from vtw_demo.measurements.flops import kv_cache_bytes_by_layer, prefill_flops, prefill_flops_by_layer
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.prune import prune
@@ -82,6 +82,17 @@ def test_a_rival_that_begins_later_is_refused(model):
     with pytest.raises(UserError, match=r"fastv drops its first tokens before layer 2, and can't save as much.*K = 1"):
         equal_schedule("fastv", model.config, PROMPT, VISUAL, 1)
     assert equal_schedule("fastv", model.config, PROMPT, VISUAL, 2) == {2: 0.0}
+
+
+def test_recipes_in_words():
+    assert recipe_in_words("fastv") == "FastV"
+    assert recipe_in_words("2:fastv:0.5;16:withdraw") == (
+        "FastV, 50 % of the visual tokens left from layer 2 on; "
+        "withdrawal, 0 % of the visual tokens left from layer 16 on"
+    )
+    assert recipe_in_words("8:random_tokens:0.0") == (
+        "random tokens, 100 % as many tokens gone as there are visual ones from layer 8 on"
+    )
 
 
 def test_nothing_withdrawn_is_nothing_pruned(model):

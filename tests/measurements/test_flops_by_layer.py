@@ -65,6 +65,17 @@ def test_totals_are_those_of_the_whole_prefill(layer):
     assert (stairs.full == stairs.withdrawn) == (layer == LAYERS)
 
 
+def test_a_schedule_beside_has_its_own_costs():
+    model, _, prompt, visual = prompt_of("llava")
+    size, beside = (model.config, prompt, visual), {0: 0.5, 2: 0.0}
+    stairs = staircase(*size, 1, beside=beside)
+    flops = prefill_flops_by_layer(*size, beside)
+    assert [cost.tokens for cost in stairs.beside] == [part.tokens for part in flops.layers]
+    assert stairs.beside_total.flops == flops.total - flops.head
+    assert stairs.beside_total.kv_cache_bytes == sum(kv_cache_bytes_by_layer(*size, beside))
+    assert staircase(*size, 1).beside is None
+
+
 def test_plain_data():
     stairs = Staircase(1, (LayerCost(5, 50, 20),) * 2, (LayerCost(5, 50, 20), LayerCost(2, 18, 8)))
     data = json.loads(json.dumps(stairs.to_json()))

@@ -16,7 +16,7 @@ from vtw_demo.page.examples import load_examples
 FIGURES = {"Attention": "attention", "Migration": "migration", "Staircase": "staircase", "Timing": "timing",
            "Choose K": "choose-k", "Word by word": "word-by-word"}  # fmt: skip
 GROUPS = {"Why it works": ["Attention", "Where it looks", "Migration"], "What it saves": ["Staircase", "Timing"],
-          "Which K": ["Choose K", "Every K", "Word by word"], "Answers": ["Differences"],
+          "Which K": ["Choose K", "Every K", "Word by word"], "Answers": ["Differences", "Second question"],
           "Session": ["History", "Take away"]}  # fmt: skip
 SECTIONS = FIGURES | {"Where it looks": "where-it-looks", "Differences": "differences"}
 

@@ -67,10 +67,10 @@ def test_a_picture_that_was_encoded_once_has_its_figure_in_one_card(make_compari
 
 def test_a_run_beside_has_a_card_with_both_costs(make_comparison, make_run):
     beside = make_run("a blue star", (1, 3), prefill_flops=555)
-    comparison = make_comparison(make_run("a red star", (1, 2)), beside=beside, recipe="2:fastv:<0.25>")
+    comparison = make_comparison(make_run("a red star", (1, 2)), beside=beside, recipe="2:fastv:0.25")
     cards = answer_cards(SimpleNamespace(comparison=comparison, layer=6, vlm=ALONE))
     assert list(cards) == ["full", "withdrawn", "beside"]
-    assert "Beside it: 2:fastv:&lt;0.25&gt;" in cards["beside"]
+    assert "Beside it: FastV, 25 % of the visual tokens left from layer 2 on" in cards["beside"]
     assert "555 FLOPs, withdrawn 560 FLOPs" in cards["beside"]
     assert "<mark>blue</mark>" in cards["beside"]
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
+from vtw_demo.measurements.sinks import Sinks
 from vtw_demo.plots.attention_map import (
     ATTENTION_MAP_SCRIPT,
     attention_map_html,
@@ -20,6 +21,7 @@ from vtw_demo.plots.attention_map import (
     attention_map_table,
 )
 from vtw_demo.plots.report import PLOTS_CSS
+from vtw_demo.plots.tab import CONTRIBUTION
 
 LAYERS, LAYER = 4, 2
 COLUMNS, ROWS = 4, 2
@@ -44,13 +46,14 @@ WEIGHTS = np.array(
     ]
 )
 BRIGHTEST = [6, 3, 0, 4]
+SINKS = Sinks(((), (5,), (5,), ()), ((), (2,), (2, 7), ()), 24.0)
 
 
 def attention_map(weights, layer=None):
     weights = np.array(weights)
     if layer is not None:
         weights[layer:] = 0
-    return AttentionMap(weights, None, layer)
+    return AttentionMap(weights, None, layer, weights[:, ::-1], SINKS if layer is None else None)
 
 
 FULL, WITHDRAWN = attention_map(WEIGHTS), attention_map(WEIGHTS, LAYER)
@@ -148,7 +151,7 @@ def test_a_layer_that_does_not_look_is_clear_but_not_withdrawn():
 def test_a_layer_that_does_not_attend_is_clear_and_says_so():
     weights = WEIGHTS.copy()
     weights[[1, 3]] = np.nan
-    full, withdrawn = AttentionMap(weights, None, None), AttentionMap(weights.copy(), None, LAYER)
+    full, withdrawn = (AttentionMap(weights.copy(), None, layer, weights.copy()) for layer in (None, LAYER))
     withdrawn.weights[2] = 0
     made = fragment(full, withdrawn)
     assert not made.overlay("full", 1)[..., 3].any()
@@ -166,7 +169,7 @@ def test_a_layer_that_does_not_attend_is_clear_and_says_so():
     assert "From layer 2 on the picture gets 10 % of all attention" in reading
     assert reading.endswith("2 of the 4 layers don't attend, and are left out.")
     rows = attention_map_table(GEOMETRY, full, withdrawn).rows
-    assert {row[0] for row in rows if row[-2:] == (None, None)} == {1, 3}
+    assert {row[0] for row in rows if row[7:11] == (None,) * 4} == {1, 3}
     assert attention_map_png(GEOMETRY, full, withdrawn, PICTURE)
 
 
@@ -184,6 +187,19 @@ def test_layers_on_one_scale_are_as_bright_as_their_maximum():
     relative = [float(made.variables[f"relative-{layer}"]) for layer in range(LAYERS)]
     assert relative == pytest.approx([1, 0.5, 0.25, 0.0175], abs=1e-4)
     assert made.legend() == (["40 %", "20 %", "10 %", "0.7 %"], "40 %")
+
+
+def test_sinks_are_outlined_in_the_layers_that_they_enter():
+    paths = re.findall(r'data-at="(\d)"[^>]*>\s*<span class="map-picture"><b[^>]*></b><svg[^>]*><path d="([^"]*)"',
+                       attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE))  # fmt: skip
+    one = "M50.00 0.00H75.00V50.00H50.00Z"
+    assert paths == [("1", one), ("2", one + "M75.00 50.00H100.00V100.00H75.00Z"), ("1", one)]
+
+
+def test_the_switch_shades_by_attention_times_value_norm():
+    made = Fragment(attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE, CONTRIBUTION))
+    assert np.array_equal(made.overlay("full", 0), fragment().overlay("full", 0)[::-1, ::-1])
+    assert made.captions()[0][0] == "layer 0: 60 % of the attention times value norm is on the picture"
 
 
 def test_captions_give_the_pictures_share():
@@ -250,11 +266,19 @@ def test_the_reading_says_how_much_the_brightest_patches_take():
     assert attention_map_reading(FULL, WITHDRAWN) == (
         "Layer 0 looks at the picture most. In layers 0 to 1 the brightest tenth of the patches takes 71 % of the "
         "attention that the picture gets. From layer 2 on the picture gets 5.4 % of all attention, and none when it is "
-        "withdrawn."
+        "withdrawn. 2 patches are sinks, outlined: visual token 2, 7."
     )
+    weighted = attention_map_reading(FULL, WITHDRAWN, CONTRIBUTION)
+    assert "71 % of the attention, each weight times the norm of its value, that the picture gets" in weighted
+    nowhere = Sinks(((), (5,), (), ()), ((),) * LAYERS, 22.0)
+    said = attention_map_reading(dataclasses.replace(FULL, sinks=nowhere), WITHDRAWN)
+    assert said.endswith("No patch is a sink: none has the first token's massive activations.")
+    nothing = Sinks(((),) * LAYERS, ((),) * LAYERS, 14.2)
+    said = attention_map_reading(dataclasses.replace(FULL, sinks=nothing), WITHDRAWN)
+    assert said.endswith("has no massive activation, at most 14 times the root mean square of 20.")
     assert "In layer 0 the brightest tenth" in attention_map_reading(FULL, attention_map(WEIGHTS, 1))
     assert attention_map_reading(FULL, attention_map(WEIGHTS, LAYERS)).endswith(
-        "the picture gets. Nothing is withdrawn."
+        "the picture gets. Nothing is withdrawn. 2 patches are sinks, outlined: visual token 2, 7."
     )
 
 
@@ -263,11 +287,26 @@ def test_the_table_has_a_row_for_each_layer_and_token():
     table = attention_map_table(geometry, FULL, WITHDRAWN)
     assert table.columns == (
         "layer", "visual token", "picture", "left", "top", "right", "bottom", "full (%)", "withdrawn (%)",
+        "full, × value norm (%)", "withdrawn, × value norm (%)", "sink",
     )  # fmt: skip
     assert len(table.rows) == LAYERS * COLUMNS * ROWS
-    assert table.rows[6] == (0, 6, 0, 0.5, 0.5, 0.75, 1.0, pytest.approx(40), pytest.approx(40))
-    assert table.rows[2 * 8] == (2, 0, 0, 0.0, 0.0, 0.25, 0.5, pytest.approx(10), 0)
-    assert table.rows[7] == (0, 7, 0, None, None, None, None, 0, 0)
+    assert table.rows[6] == (
+        0,
+        6,
+        0,
+        0.5,
+        0.5,
+        0.75,
+        1.0,
+        pytest.approx(40),
+        pytest.approx(40),
+        pytest.approx(10),
+        pytest.approx(10),
+        False,
+    )
+    assert table.rows[2 * 8] == (2, 0, 0, 0.0, 0.0, 0.25, 0.5, pytest.approx(10), 0, 0, 0, False)
+    assert table.rows[7] == (0, 7, 0, None, None, None, None, 0, 0, pytest.approx(10), pytest.approx(10), False)
+    assert [row[1] for row in table.rows if row[0] == 2 and row[-1]] == [2, 7]
 
 
 def test_the_png_has_a_column_for_each_layer():

@@ -3,7 +3,8 @@ import pytest
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.attention import attention_figure, attention_reading, attention_table, where_it_looks
 from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT
+from vtw_demo.plots.published_attention import LLAVA
+from vtw_demo.plots.tab import ANSWER_MEAN, CONTRIBUTION, COSINE, LAST_PROMPT
 from vtw_demo.withdrawal.segments import Segment
 
 SEGMENTS = tuple(str(segment.value) for segment in Segment)
@@ -18,7 +19,10 @@ def mass(image_by_layer, withdrawal_layer=None, answer=True):
 
     rows = tuple(shares(image) for image in image_by_layer)
     halves = tuple(shares(image / 2) for image in image_by_layer)
-    return AttentionMass(SEGMENTS, rows, (rows, halves) if answer else (), 196, withdrawal_layer)
+    cosines = tuple(1 - image for image in image_by_layer)
+    queries = (rows, rows, halves) if answer else (rows,)
+    carried = {"contribution": queries[::-1], "cosine": (cosines,) * len(queries)}
+    return AttentionMass(SEGMENTS, rows, queries[1:], 196, withdrawal_layer, **carried)
 
 
 FULL = mass((0.5, 0.3, 0.2, 0.1))
@@ -69,9 +73,9 @@ def test_layers_that_do_not_attend_leave_gaps_and_the_reading_says_why():
         def rows(shares):
             return (None, shares[1], None, shares[3])
 
-        return AttentionMass(
-            SEGMENTS, rows(whole.last_prompt), tuple(map(rows, whole.answer)), 196, whole.withdrawal_layer
-        )
+        answer, contribution, cosine = (tuple(map(rows, of)) for of in (whole.answer, whole.contribution, whole.cosine))
+        last_prompt, layer = rows(whole.last_prompt), whole.withdrawal_layer
+        return AttentionMass(SEGMENTS, last_prompt, answer, 196, layer, contribution, cosine)
 
     full, withdrawn = with_gaps(FULL), with_gaps(WITHDRAWN)
     for query in (LAST_PROMPT, ANSWER_MEAN, 1):
@@ -102,3 +106,30 @@ def test_where_a_model_looks_is_said_by_its_layers():
     )
     assert "on the picture in no layer" in where_it_looks([(0.1, 0.0, 0.1, 0.8, 0.0)])
     assert "on the first token in layer 0." in where_it_looks([(0.3, 0.0, 0.1, 0.6, 0.0)])
+
+
+def test_the_switch_shows_contributions_and_the_cosine():
+    weighted = attention_figure(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION)
+    assert bars(weighted, Segment.IMAGE.value)[0] == [25, 15, 10, 5]
+    said = attention_reading(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION)
+    assert "20 % of the attention, each weight times the norm of its value, of the last prompt token" in said
+    cosine = attention_figure(FULL, WITHDRAWN, ANSWER_MEAN, COSINE)
+    assert [list(trace.y) for trace in cosine.data] == [[0.5, 0.7, 0.8, 0.9], [0.5, 0.7, 1, 1]]
+    said = attention_reading(FULL, WITHDRAWN, ANSWER_MEAN, COSINE)
+    assert "0.500 in layer 0, the lowest" in said
+    assert "From layer 2 on the lowest is 0.800; withdrawn, 1." in said
+    table = attention_table(FULL, WITHDRAWN, LAST_PROMPT)
+    assert table.columns[-2:] == ("answer, × value norm (%)", "cosine without picture")
+    assert table.rows[0][4] == pytest.approx(50)
+    assert table.rows[0][9] == pytest.approx(25)
+    assert table.rows[0][-1] == 0.5
+
+
+def test_published_lines_stand_beside_attention_with_their_source():
+    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT, published=LLAVA)
+    image, text = figure.data[-2:]
+    assert list(image.x) == [0, 4, 18, 3]
+    assert list(image.y) == pytest.approx([68, 7, 4, 4])
+    assert "arXiv 2606.09131" in image.text
+    assert "FastV" in text.text
+    assert len(attention_figure(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION, LLAVA).data) == 2 * len(SEGMENTS)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.bad_input import encoded, high_efficiency, planes, png_with_notes, scene
 from vtw_demo.__main__ import main
+from vtw_demo.measurements.equal_flops import recipe_in_words
 
 
 @pytest.fixture
@@ -40,8 +41,22 @@ def test_a_third_answer_beside_both(image, tmp_path, capsys):
     shown, written = capsys.readouterr().out, json.loads(data.read_text())
     recipe = written["comparison"]["recipe"]
     assert f"beside it, by {recipe}:" in shown
-    assert f"Beside it, by {recipe}," in written["verdict"]
+    assert f"Beside it, {recipe_in_words(recipe)}:" in written["verdict"]
     assert report.read_text(encoding="utf-8").count('class="answer-card') == 3
+
+
+def test_the_prefill_chooses_the_layer(image, tmp_path, capsys):
+    report, data = tmp_path / "out.html", tmp_path / "out.json"
+    asked = ["--image", str(image), "--question", "What is in the picture?", "--layer", "auto", "--device", "cpu"]
+    assert main(["compare", *asked, "--rounds", "1", "--report", str(report), "--json", str(data)]) == 0
+    shown, written = capsys.readouterr().out, json.loads(data.read_text())
+    layer = written["comparison"]["layer"]
+    assert 2 <= layer <= 13
+    assert written["comparison"]["layer_is_automatic"]
+    assert written["timing"]["layer"] == written["staircase"]["layer"] == layer
+    assert written["comparison"]["withdrawn"]["chosen_layer"] == layer
+    assert f"layer {layer} was chosen by the prefill" in shown
+    assert f"withdrawn at layer {layer}, chosen by the prefill" in report.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,7 @@ def test_a_third_answer_beside_both(image, tmp_path, capsys):
     [
         ({"--beside": "vtw"}, "this is 'vtw'"),
         ({"--layer": "14"}, "from 1 to 13"),
+        ({"--layer": "auto", "--beside": "fastv"}, "unknown before the prefill has chosen the layer"),
         ({"--question": " "}, "question is empty"),
         ({"--image": "gone.png"}, "gone.png"),
         ({"--rounds": "1000"}, "1000"),

@@ -23,7 +23,7 @@ def test_tools_say_what_they_take(ask):
     tools = {tool.name: tool for tool in ask().tools}
     assert tools.keys() == {"compare", "examine", "random_scene"}
     fields = tools["compare"].inputSchema["properties"]
-    assert fields.keys() == {"image", "question", "layer", "max_new_tokens", "picture_detail"}
+    assert fields.keys() == {"image", "question", "layer", "max_new_tokens", "picture_detail", "beside"}
     assert "Withdrawal layer K" in fields["layer"]["description"]
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vtw_demo.comparison.compare import Comparison, RunName
+from vtw_demo.comparison.follow_up import FollowUp
 from vtw_demo.comparison.repeated_timing import LayerTimes, RepeatedTiming, measure_layer_times
 from vtw_demo.errors import UserError
 from vtw_demo.formats import sentences
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, measure_attention, measure_attention_map
+from vtw_demo.measurements.equal_flops import recipe_in_words, schedule_of
 from vtw_demo.measurements.flops import Staircase, staircase
 from vtw_demo.measurements.logit_lens import Migration, measure_migration
 from vtw_demo.measurements.patch_grid import PatchGeometry, find_patches
@@ -24,7 +26,7 @@ from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Clip
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
-RUNS: tuple[RunName, ...] = ("full", "withdrawn")  # of which all is measured; one beside is timed only
+RUNS: tuple[RunName, ...] = ("full", "withdrawn")  # whose attention is measured; of one beside time and cost are
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ def _migration(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison,
 
 def _staircase(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Staircase:
     size, model = (prompt.length, prompt.visual_tokens), vlm.model
-    return staircase(model.config, *size, comparison.layer, bytes_per_element=model.dtype.itemsize)
+    beside = None if comparison.recipe is None else schedule_of(comparison.recipe)
+    return staircase(model.config, *size, comparison.layer, model.dtype.itemsize, beside)
 
 
 def _layer_times(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> LayerTimes:
-    return measure_layer_times(vlm.model, prompt.encoded_inputs, comparison.layer)
+    return measure_layer_times(vlm.model, prompt.encoded_inputs, comparison.layer, recipe=comparison.recipe)
 
 
 def _sweep(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> QuerySweep:
@@ -103,7 +106,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         Measurement("attention_maps", _attention_map, prefills=2, of_each_run=True, by_token=True),
         Measurement("migration", _migration, prefills=5),
         Measurement("staircase", _staircase, prefills=0),
-        Measurement("layer_times", _layer_times, prefills=20),
+        Measurement("layer_times", _layer_times, prefills=30),
         Measurement("sweep", _sweep, prefills=5, of_full_run=True),
         Measurement("probabilities", _probabilities, prefills=6),
     )
@@ -125,8 +128,8 @@ class Unknown:
 
 @dataclass(eq=False, repr=False)
 class Analysis:
-    """A comparison with its model and prompt, and what has been measured of it; `timing` once that has been asked for.
-    What is of the full run alone is shared with the analyses of other withdrawal layers (`at`)."""
+    """A comparison with its model and prompt, and what has been measured of it; `timing` and `follow_up` once they have
+    been asked for. What is of the full run alone is shared with the analyses of other withdrawal layers (`at`)."""
 
     vlm: VisionLanguageModel
     prompt: Prompt
@@ -134,6 +137,7 @@ class Analysis:
     _of_full_run: dict[Part, Any] = field(default_factory=dict)
     _of_comparison: dict[Part, Any] = field(default_factory=dict, init=False)
     timing: RepeatedTiming | None = field(default=None, init=False)
+    follow_up: FollowUp | None = field(default=None, init=False)
 
     def at(self, comparison: Comparison) -> Analysis:
         """The analysis of a comparison at another withdrawal layer, whose full run is this one's."""
@@ -180,7 +184,8 @@ class Analysis:
                 written[row.name] = listed if row.by_token else listed[0]
             except UserError as error:
                 written[row.name] = {"unknown": str(error)}
-        return {**written, "timing": None if self.timing is None else self.timing.to_json()}
+        asked_for = {"timing": self.timing, "follow_up": self.follow_up}
+        return written | {name: None if found is None else found.to_json() for name, found in asked_for.items()}
 
     def _row_to_json(self, row: Measurement, answer_token: int | None) -> Any:
         if row.of_each_run:
@@ -202,5 +207,7 @@ class Analysis:
 def verdict(comparison: Comparison, timing: RepeatedTiming | None = None) -> str:
     """Whether the answers are the same, and where not; what withdrawal saved, or cost; the time of one run each, or of
     more where `timing` has them."""
-    ratio = None if timing is None or timing.rounds == 1 else timing.ratio("prefill_ms")
-    return sentences(Path(__file__).with_name("verdict.txt"), comparison=comparison, timing=timing, ratio=ratio)
+    rounds = None if timing is None or timing.rounds == 1 else timing
+    said_beside = None if comparison.recipe is None else recipe_in_words(comparison.recipe)
+    values = {"comparison": comparison, "rounds": rounds, "said_beside": said_beside}
+    return sentences(Path(__file__).with_name("verdict.txt"), **values)

@@ -21,7 +21,8 @@ from vtw_demo.formats import PlainData
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
-from vtw_demo.withdrawal.withdraw import check_layer, whole_number, withdraw
+from vtw_demo.withdrawal.prune import pruned_by
+from vtw_demo.withdrawal.withdraw import Automatic, check_layer, read_layer, whole_number
 
 Stage = Literal["encode_ms", "prefill_ms", "decode_ms_per_token", "total_ms"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -51,6 +52,8 @@ class RepeatedTiming(PlainData):
     layer: int
     full: StageTimes
     withdrawn: StageTimes
+    beside: StageTimes | None = None
+    recipe: str | None = None  # of the run beside
 
     @property
     def rounds(self) -> int:
@@ -58,26 +61,28 @@ class RepeatedTiming(PlainData):
 
     def times(self, run: RunName, stage: Stage) -> tuple[float, ...]:
         """Milliseconds in each round; empty for a stage that the run hasn't."""
-        return getattr(self.full if run == "full" else self.withdrawn, stage)
+        return getattr(getattr(self, run), stage, ())
 
     def spread(self, run: RunName, stage: Stage) -> Spread | None:
         """Of the milliseconds over all rounds; None for a stage that the run hasn't."""
         times = self.times(run, stage)
         return Spread.of(times) if times else None
 
-    def ratio(self, stage: Stage) -> Spread | None:
-        """Of the withdrawn run's time over the full run's in the same round, over all rounds; None for a stage that one
-        of them hasn't."""
-        full, withdrawn = self.times("full", stage), self.times("withdrawn", stage)
-        if not full or not withdrawn or min(full) == 0:
+    def ratio(self, stage: Stage, run: RunName = "withdrawn") -> Spread | None:
+        """Of that run's time over the full run's in the same round, over all rounds; None for a stage that one of them
+        hasn't."""
+        full, other = self.times("full", stage), self.times(run, stage)
+        if not full or not other or min(full) == 0:
             return None
-        return Spread.of([after / before for after, before in zip(withdrawn, full, strict=True)])
+        return Spread.of([after / before for after, before in zip(other, full, strict=True)])
 
     def to_json(self) -> dict[str, Any]:
-        full, withdrawn = partial(self.spread, "full"), partial(self.spread, "withdrawn")
+        of: dict[str, Any] = {f"{run}_spread": partial(self.spread, run) for run in ("full", "withdrawn", "beside")}
+        of |= {"ratio": self.ratio, "beside_ratio": partial(self.ratio, run="beside")}
         spreads = {
-            name: {stage: (spread := of(stage)) and asdict(spread) for stage in STAGES}
-            for name, of in (("full_spread", full), ("withdrawn_spread", withdrawn), ("ratio", self.ratio))
+            name: {stage: (spread := spread_of(stage)) and asdict(spread) for stage in STAGES}
+            for name, spread_of in of.items()
+            if self.beside is not None or "beside" not in name
         }
         return {**super().to_json(), **spreads}
 
@@ -85,18 +90,20 @@ class RepeatedTiming(PlainData):
 def repeat_timing(
     vlm: VisionLanguageModel,
     prompt: Prompt,
-    layer: int,
+    layer: int | Automatic,
     max_new_tokens: int,
     rounds: int,
     stop: threading.Event | None = None,
     before: RepeatedTiming | None = None,
+    recipe: str | None = None,
 ) -> Iterator[RepeatedTiming]:
-    """Make both runs of a query `rounds` times, after those of `before`; yield what is measured so far after each.
+    """Make both runs of a query `rounds` times, and one by `recipe`, after those of `before`; yield what is measured so
+    far after each.
 
-    Rounds go full, withdrawn, then withdrawn, full, and so on: a machine that slows down slows down both runs alike.
+    Rounds go full, withdrawn, then withdrawn, full, and so on: a machine that slows down slows down all runs alike.
     Setting `stop` ends the run in hand within a token; its round isn't counted.
     """
-    layer = check_layer(layer, vlm.layers)
+    layer = read_layer(layer, vlm.layers)
     try:
         rounds = whole_number(rounds, "The number of rounds")
     except TypeError as error:
@@ -105,12 +112,13 @@ def repeat_timing(
         raise UserError(f"The number of rounds must be from 1 to {MAXIMUM_ROUNDS}; this is {rounds}.")
     stopped = stop or threading.Event()
 
-    def run(withdrawal_layer: int) -> Any:
-        *_, last = run_timed(vlm, prompt, withdrawal_layer, max_new_tokens, stopped)
+    def run(pruned: int | str) -> Any:
+        *_, last = run_timed(vlm, prompt, pruned, max_new_tokens, stopped)
         return last
 
     def measured() -> Iterator[RepeatedTiming]:
         runs: dict[RunName, Any] = {"full": partial(run, vlm.layers), "withdrawn": partial(run, layer)}
+        runs |= {} if recipe is None else {"beside": partial(run, recipe)}
         if before is not None and before.rounds % 2:
             runs = dict(reversed(runs.items()))
         made: dict[RunName, list[Run]] = {name: [] for name in runs}
@@ -118,11 +126,11 @@ def repeat_timing(
             if not isinstance(result, Run):  # stopped
                 return
             made[name].append(result)
-            if len(made["full"]) == len(made["withdrawn"]):
-                full, withdrawn = StageTimes.of_runs(made["full"]), StageTimes.of_runs(made["withdrawn"])
+            if len({len(of_run) for of_run in made.values()}) == 1:
+                times: dict[str, Any] = {name: StageTimes.of_runs(of_run) for name, of_run in made.items()}
                 if before is not None:
-                    full, withdrawn = before.full.then(full), before.withdrawn.then(withdrawn)
-                yield RepeatedTiming(layer, full, withdrawn)
+                    times = {name: getattr(before, name).then(of_run) for name, of_run in times.items()}
+                yield RepeatedTiming(made["withdrawn"][-1].chosen_layer or int(layer), **times, recipe=recipe)
 
     return measured()
 
@@ -140,26 +148,29 @@ class LayerTimes(PlainData):
     rounds: int
     full: tuple[float, ...]
     withdrawn: tuple[float, ...]
+    beside: tuple[float, ...] | None = None
 
 
-def measure_layer_times(model: PreTrainedModel, inputs: Mapping[str, Any], layer: int, rounds: int = 5) -> LayerTimes:
-    """Time each decoder layer in prefills of `inputs`, full and withdrawn at `layer` (K) in turn, as `generate` runs
-    them: with a KV cache, and logits of the last position only."""
+def measure_layer_times(
+    model: PreTrainedModel, inputs: Mapping[str, Any], layer: int, rounds: int = 5, recipe: str | None = None
+) -> LayerTimes:
+    """Time each decoder layer in prefills of `inputs`, full, withdrawn at `layer` (K) and by a `recipe` of `prune` in
+    turn, as `generate` runs them: with a KV cache, and logits of the last position only."""
     layers = len(find_decoder(model).layers)
     layer = check_layer(layer, layers)
 
-    def prefill(withdrawal_layer: int) -> list[float]:
-        withdrawn = withdraw(model, withdrawal_layer, this_thread_only=True)
-        with torch.inference_mode(), withdrawn, _timed_layers(model) as times:
+    def prefill(pruned: int | str) -> list[float]:
+        with torch.inference_mode(), pruned_by(model, pruned), _timed_layers(model) as times:
             model(**inputs, use_cache=True, logits_to_keep=1)
         return times
 
     runs: dict[RunName, Any] = {"full": partial(prefill, layers), "withdrawn": partial(prefill, layer)}
+    runs |= {} if recipe is None else {"beside": partial(prefill, recipe)}
     passes: dict[RunName, list[list[float]]] = {name: [] for name in runs}
     for name, times in in_turn(runs, rounds):
         passes[name].append(times)
-    full, withdrawn = (tuple(map(statistics.median, zip(*of_run, strict=True))) for of_run in passes.values())
-    return LayerTimes(layer, rounds, full, withdrawn)
+    medians = (tuple(map(statistics.median, zip(*of_run, strict=True))) for of_run in passes.values())
+    return LayerTimes(layer, rounds, *medians)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,14 +15,14 @@ from transformers.cache_utils import CacheLayerMixin
 
 from vtw_demo.comparison.timing import Clock
 from vtw_demo.measurements.equal_flops import schedule_of
-from vtw_demo.measurements.flops import prefill_flops
+from vtw_demo.measurements.flops import continued_flops, prefill_flops
 from vtw_demo.models.devices import check_finite, start_on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.models.prompt import Prompt
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.cache import find_cache
-from vtw_demo.withdrawal.prune import prune
-from vtw_demo.withdrawal.withdraw import withdraw
+from vtw_demo.withdrawal.prune import pruned_by
+from vtw_demo.withdrawal.withdraw import Automatic
 
 LONG_ENCODING_MS = 1000.0
 
@@ -32,7 +32,7 @@ class AnswerCost:
     """What the answers to a batch of prompts took; time in which the model waited for its reader isn't counted."""
 
     # From the start to the decoder: vision tower, projector, embedding; None where the picture was taken as an earlier
-    # run had encoded it.
+    # run had encoded it, or not at all, as by one that goes on with a KV cache.
     encode_ms: float | None
     prefill_ms: float  # from there to the first token
     decode_ms_per_token: float | None  # mean over the tokens after the first; None where there is none
@@ -50,6 +50,7 @@ class Run(AnswerCost):
     tokens: tuple[int, ...]
     prefill_flops: int  # of the decoder, in closed form
     peak_memory_bytes: int | None = None  # the GPU's; None on a CPU, where torch doesn't count it
+    chosen_layer: int | None = None  # K where the prefill chose it
 
 
 def timed_generate(
@@ -90,6 +91,7 @@ def timed_generate(
         hooks.callback(find_decoder(model).register_forward_pre_hook(before_decoder).remove)
         hooks.callback(model.register_forward_hook(after_forward).remove)
         with torch.inference_mode(), context:
+            decoder_starts.clear()  # the context may have filled a cache
             start = clock.now()
             stopping = StoppingCriteriaList([after_token])
             output = generate(**inputs, **options, stopping_criteria=stopping, return_dict_in_generate=True)
@@ -109,23 +111,27 @@ def timed_generate(
 def run_timed(
     vlm: VisionLanguageModel,
     prompt: Prompt,
-    pruned: int | str,
+    pruned: int | Automatic | str,
     max_new_tokens: int,
     stop: threading.Event,
     encoded_before: bool = False,
 ) -> Generator[tuple[int, ...] | Run, None, None]:
-    """Decode greedily, the visual tokens withdrawn at the layer `pruned`, or pruned by the recipe that it is; yield the
-    tokens so far after each new one, and at the end the `Run`, unless `stop` was set. The model waits while its reader
-    handles a token, and that time is not counted. Closing the generator ends the run within a token.
+    """Decode greedily, the visual tokens withdrawn at the layer `pruned`, at the one that the prefill chooses where it
+    is "auto", or pruned by the recipe that it is; yield the tokens so far after each new one, and at the end the `Run`,
+    unless `stop` was set. The model waits while its reader handles a token, and that time is not counted. Closing the
+    generator ends the run within a token.
 
     Where a run took longer than `LONG_ENCODING_MS` to encode the picture, the prompt keeps what it was encoded to. With
-    `encoded_before` the run takes it from there, if it is there.
+    `encoded_before` the run takes it from there, if it is there. Where the prompt says that positions are held, the KV
+    cache that holds them is filled first, in time that isn't counted.
     """
-    inputs = prompt.encoded_inputs if encoded_before else prompt.inputs
+    going_on = prompt.further_inputs
+    inputs = going_on if prompt.held else prompt.encoded_inputs if encoded_before else prompt.inputs
     encoded: list[Any] = []
     new_tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     ready, left = threading.Semaphore(0), threading.Event()
     on_gpu = vlm.device.type == "cuda"
+    is_recipe = isinstance(pruned, str) and pruned != "auto"
 
     def hand_over(tokens: torch.Tensor) -> bool:
         if not left.is_set():
@@ -138,20 +144,22 @@ def run_timed(
         if not encoded and threading.get_ident() == thread:
             encoded.append(given.get("mm_encoder_outputs"))
 
-    def answer() -> tuple[AnswerCost, int | None]:
+    def answer() -> tuple[AnswerCost, int | None, int | None]:
         note = partial(note_encoded, threading.get_ident())
         handle = vlm.model.register_forward_pre_hook(note, with_kwargs=True)
         try:
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(vlm.device)
-            take_out: Any = prune if isinstance(pruned, str) else withdraw
-            context = take_out(vlm.model, pruned, this_thread_only=True)
-            cost = timed_generate(vlm.generate, vlm.model, inputs, context, hand_over, max_new_tokens=max_new_tokens)
+            with pruned_by(vlm.model, pruned) as pruning:
+                if prompt.held:
+                    going_on["past_key_values"] = held_cache(vlm, prompt)
+                how: dict[str, Any] = {"on_tokens": hand_over, "max_new_tokens": max_new_tokens}
+                cost = timed_generate(vlm.generate, vlm.model, inputs, nullcontext(), **how)
             if inputs is not prompt.inputs:
                 cost = replace(cost, encode_ms=None)
             elif encoded[0] and (cost.encode_ms or 0.0) > LONG_ENCODING_MS:
                 prompt.keep_encoded(encoded[0])
-            return cost, torch.cuda.max_memory_allocated(vlm.device) if on_gpu else None
+            return cost, torch.cuda.max_memory_allocated(vlm.device) if on_gpu else None, pruning.layer
         finally:
             handle.remove()
             new_tokens.put(None)
@@ -167,13 +175,23 @@ def run_timed(
         left.set()
         ready.release()
         wait([answering])
-    cost, peak = answering.result()
+    cost, peak, layer = answering.result()
     if not stop.is_set():
-        at = schedule_of(pruned) if isinstance(pruned, str) else pruned
+        at: Any = schedule_of(str(pruned)) if is_recipe else layer
+        of_prompt = vlm.model.config, prompt.length, prompt.visual_tokens
         yield Run(
             answer=vlm.decode(tokens),
             tokens=tokens,
             **asdict(cost),
-            prefill_flops=prefill_flops(vlm.model.config, prompt.length, prompt.visual_tokens, at),
+            prefill_flops=continued_flops(*of_prompt, at, prompt.held)
+            if prompt.held
+            else prefill_flops(*of_prompt, at),
             peak_memory_bytes=peak,
+            chosen_layer=layer if pruned == "auto" else None,
         )
+
+
+def held_cache(vlm: VisionLanguageModel, prompt: Prompt) -> Any:
+    """A KV cache of what the prompt says is held."""
+    with torch.inference_mode():
+        return find_cache(vlm.model(**prompt.held_inputs, use_cache=True, logits_to_keep=1))

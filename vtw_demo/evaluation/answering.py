@@ -3,13 +3,15 @@
 The answers at all withdrawal layers K come from one forward pass where they can: `sweep`, with the full model's answer
 given, says which token each K would have chosen after each part of it. Where these are the answer's own tokens, greedy
 decoding with withdrawal at K gives just that answer. Where one differs, the model answers with `withdraw`.
+
+Where each question has a K of its own, this is found first, and then the answer is the one at that K.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch.nn.functional import kl_div
@@ -17,8 +19,8 @@ from torch.utils.data import BatchSampler
 
 from vtw_demo.comparison.data_rows import DataSample
 from vtw_demo.errors import UserError
-from vtw_demo.evaluation.variants import FULL, PromptSize, Variant
-from vtw_demo.measurements.layer_sweep import sweep
+from vtw_demo.evaluation.variants import FULL, PerQuestion, PromptSize, Variant
+from vtw_demo.measurements.layer_sweep import Sweep, choose_layer, sweep
 from vtw_demo.models.devices import check_finite
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.withdrawal.segments import visual_token_mask
@@ -31,6 +33,7 @@ class Outcome:
     answer: str
     kl: float  # KL(P_way || P_full) of the answer's first token, natural logarithm
     flops_left: float | None  # the share of the full prefill's FLOPs; None where costs aren't known
+    layer: int | None = None  # K where the question has one of its own
 
 
 class Request(NamedTuple):
@@ -70,28 +73,56 @@ def answer_samples(
     """What each sample is answered in each of `variants`, which begin with `FULL`; greedy. `on_answers` is called with
     each number of further answers. What is drawn at random depends on `seed` and the sample alone."""
     assert variants[0] == FULL
+    per_question = [variant for variant in variants if variant.kind in get_args(PerQuestion)]
+    chosen: list[dict[Variant, Variant]] = [{} for _ in samples]  # for each of these, withdrawal at the question's K
     withdrawn = [variant for variant in variants if variant.kind == "withdrawn"]
+    if per_question:
+        withdrawn = [Variant("withdrawn", layer) for layer in range(1, vlm.layers)]
     is_swept = len(withdrawn) >= SWEPT_FROM and chooses_likeliest(vlm)
     found: Answers = [{} for _ in samples]
     first: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
         for batch in BatchSampler(range(len(samples)), batch_size, drop_last=False):
             full = _answer(vlm, [samples[i] for i in batch], FULL, max_new_tokens, seed)
-            decided = _agreeing(vlm, full, withdrawn) if is_swept else [{} for _ in batch]
+            swept = sweep(vlm.model, full.inputs, full.tokens) if is_swept or per_question else None
+            decided = _agreeing(vlm, full, withdrawn, swept) if is_swept and swept else [{} for _ in batch]
             for row, index in enumerate(batch):
                 first[index] = full.first[row]
                 found[index] = {FULL: _outcome(vlm, full, row, FULL, 0.0), **decided[row]}
-                on_answers(len(found[index]))
-        for variant in variants[1:]:
-            left = [index for index, outcomes in enumerate(found) if variant not in outcomes]
+                for variant in per_question:
+                    assert swept is not None
+                    layer = _own_layer(vlm, samples[index], variant, swept, row)
+                    chosen[index][variant] = Variant("withdrawn", layer) if layer < vlm.layers else FULL
+                on_answers(len(found[index].keys() & set(variants)))
+        at_own = dict.fromkeys(variant for of_sample in chosen for variant in of_sample.values())
+        for variant in dict.fromkeys([*(way for way in variants if way not in per_question), *at_own]):
+            left = [
+                index
+                for index, outcomes in enumerate(found)
+                if variant not in outcomes and (variant in variants or variant in chosen[index].values())
+            ]
             for batch in BatchSampler(left, batch_size, drop_last=False):
                 answered = _answer(vlm, [samples[i] for i in batch], variant, max_new_tokens, seed)
                 before = torch.stack([first[index] for index in batch])
                 kl = kl_div(before, answered.first, reduction="none", log_target=True).sum(-1).clamp_min(0).tolist()
                 for row, index in enumerate(batch):
                     found[index][variant] = _outcome(vlm, answered, row, variant, kl[row])
-                on_answers(len(batch))
-    return found
+                on_answers(len(batch) if variant in variants else 0)
+    for outcomes, of_sample in zip(found, chosen, strict=True):
+        for variant, at in of_sample.items():
+            outcomes[variant] = replace(outcomes[at], layer=at.layer or vlm.layers)
+    on_answers(len(found) * len(per_question))
+    return [{variant: outcomes[variant] for variant in variants} for outcomes in found]
+
+
+def _own_layer(vlm: VisionLanguageModel, sample: DataSample, variant: Variant, swept: Sweep, row: int) -> int:
+    """K of one question, `row` of what was swept; L where nothing is to be withdrawn."""
+    if variant.kind == "own":
+        return choose_layer(swept.layers, swept.kl[row]) or vlm.layers
+    inputs = vlm.prepare(sample.open(), sample.question)
+    with variant.context(vlm.model, (), ()) as withdrawal:
+        vlm.generate(**inputs, max_new_tokens=1)
+    return withdrawal.layer
 
 
 def chooses_likeliest(vlm: VisionLanguageModel) -> bool:
@@ -137,16 +168,15 @@ def _answer(
     finally:
         handle.remove()
     tokens = output[:, inputs["input_ids"].shape[1] :]
-    config = vlm.model.generation_config
-    ends = [] if config is None or config.eos_token_id is None else config.eos_token_id
-    is_end = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device)).tolist()
+    is_end = torch.isin(tokens, torch.tensor(vlm.ends, dtype=tokens.dtype, device=tokens.device)).tolist()
     lengths = [row.index(True) + 1 if True in row else len(row) for row in is_end]
     return _Answered(inputs, sizes, tokens, tuple(lengths), logits[0].float().log_softmax(-1))
 
 
-def _agreeing(vlm: VisionLanguageModel, full: _Answered, withdrawn: Sequence[Variant]) -> list[dict[Variant, Outcome]]:
+def _agreeing(
+    vlm: VisionLanguageModel, full: _Answered, withdrawn: Sequence[Variant], swept: Sweep
+) -> list[dict[Variant, Outcome]]:
     """For each row the outcomes at those K where the answer is the full model's own."""
-    swept = sweep(vlm.model, full.inputs, full.tokens)
     assert swept.answer_choices is not None
     column = torch.arange(full.tokens.shape[1], device=full.tokens.device)
     beyond = column >= torch.tensor(full.lengths, device=full.tokens.device)[:, None]

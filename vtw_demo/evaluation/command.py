@@ -25,13 +25,16 @@ from vtw_demo.evaluation.data import BUILT_IN, SHORT_ANSWER_TOKENS, EvaluationDa
 from vtw_demo.evaluation.evaluation import Answering, AnswersFile, Evaluation, answer_here, evaluate
 from vtw_demo.evaluation.metrics import CONFIDENCE, RESAMPLES
 from vtw_demo.evaluation.replicas import Replicas
-from vtw_demo.evaluation.variants import ABLATIONS, FULL, Ablation, Variant, obstacle
+from vtw_demo.evaluation.second_questions import ask_pairs, figures, markdown, pairs
+from vtw_demo.evaluation.variants import FULL, WAYS, Variant, Way, obstacle
+from vtw_demo.files import write_whole
 from vtw_demo.models.arguments import add_model_arguments, add_options, chosen_model, load_model
 from vtw_demo.models.loading import EMBEDDED
 from vtw_demo.models.registry import starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.images import write_results
+from vtw_demo.withdrawal.automatic_layer import THRESHOLD
 
 EMBEDDED_ONLY = "photos"  # which it alone is to answer modestly: others know something of them
 MOST_LAYERS = 12
@@ -48,16 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         Path(__file__).with_name("evaluate_options.toml"),
         layers={"help": usual_layers},
-        ablations={"choices": ABLATIONS},
+        ways={"choices": WAYS},
+        thresholds={"default": [THRESHOLD]},
         max_new_tokens={"default": SHORT_ANSWER_TOKENS},
         out={"default": Path("runs/evaluate")},
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    for asked_for in (options.samples, options.curve_samples, options.attention_samples):
+    for asked_for in (options.samples, options.curve_samples, options.attention_samples, options.second_questions):
         if asked_for is not None and asked_for < 1:
             raise UserError(f"At least 1 sample is needed; {asked_for} were asked for.")
+    if options.second_questions is not None:
+        return _second_questions(options)
     if options.replicas is None and options.ray is not None:
         raise UserError(f"--ray {options.ray} is where replicas run: say how many with --replicas.")
     if options.replicas is None:
@@ -69,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, answering: Answering) -> int:
-    ablations = () if options.ablations is None else options.ablations or ABLATIONS
+    ways = () if options.ways is None else options.ways or WAYS
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
     asked = {name: _data(name, options) for name in names}
     vlm = load_model(options)
@@ -81,8 +87,8 @@ def _run(options: argparse.Namespace, answering: Answering) -> int:
     calibrated = None if calibration is None else calibration.nearest_layer
     layers = _layers(options.layers, vlm.layers, calibrated)
     compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
-    where = _layers(options.ablation_layers, vlm.layers, None) if options.ablation_layers else [compared]
-    variants, left_out = _variants(vlm, layers, ablations, where)
+    where = _layers(options.way_layers, vlm.layers, None) if options.way_layers else [compared]
+    variants, left_out = _variants(vlm, layers, ways, where, options.thresholds)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision, "detail": vlm.detail}
@@ -123,6 +129,21 @@ def _run(options: argparse.Namespace, answering: Answering) -> int:
     _write(options.out, result, evaluations, calibrated)
     if problems := [file.problem for file in files.values() if file.problem]:
         raise OSError(" ".join(problems))
+    return 0
+
+
+def _second_questions(options: argparse.Namespace) -> int:
+    vlm = load_model(options)
+    layers = [vlm.layers, *(layer for layer in _layers(options.layers, vlm.layers, None) if layer != vlm.layers)]
+    of: dict[str, Any] = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision, "layers": layers}
+    of |= {"seed": options.seed}
+    asked = list(pairs(options.second_questions, options.seed))
+    rows = ask_pairs(vlm, asked, layers, options.out / "second-questions.jsonl", of)
+    found = figures(rows, layers, options.seed)
+    written = {**of, "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": this_machine().to_json()}
+    written |= {"pairs": len(asked), "figures": found, "answers": rows}
+    write_whole(options.out / "second-questions.json", json.dumps(written, indent=1).encode())
+    print(markdown(found, vlm.layers))
     return 0
 
 
@@ -187,14 +208,22 @@ def _layers(written: Sequence[str] | None, layer_count: int, calibrated: int | N
 
 
 def _variants(
-    vlm: VisionLanguageModel, layers: Sequence[int], ablations: Sequence[Ablation], ablation_layers: Sequence[int]
+    vlm: VisionLanguageModel,
+    layers: Sequence[int],
+    ways: Sequence[Way],
+    way_layers: Sequence[int],
+    thresholds: Sequence[float],
 ) -> tuple[list[Variant], list[str]]:
     """The variants to compare, the full model first, and why some can't be."""
-    withdrawn = sorted({*layers, *(ablation_layers if ablations else ())})
+    withdrawn = sorted({*layers, *(way_layers if ways else ())})
     variants, left_out = [FULL, *(Variant("withdrawn", layer) for layer in withdrawn)], []
-    for kind in dict.fromkeys(ablations):
-        for layer in [None] if kind == "blind" else ablation_layers:
-            variant = Variant(kind, layer)
+    for kind in dict.fromkeys(ways):
+        of_kind = [Variant(kind, layer) for layer in way_layers]
+        if kind == "auto":
+            of_kind = [Variant(kind, threshold=threshold) for threshold in thresholds]
+        elif kind in ("blind", "own"):
+            of_kind = [Variant(kind)]
+        for variant in of_kind:
             if reason := obstacle(vlm, variant):
                 left_out.append(f"{variant.name}: {reason}")
             else:

@@ -44,6 +44,8 @@ class Figures:
     agreement: Estimate  # the share of answers that are the full model's, normalised
     kl: Estimate  # of the first token, in nats
     flops_left: float | None  # the mean share of the full prefill's FLOPs; None where costs aren't known
+    mean_layer: float | None = None  # K where each question has one of its own, as its standard deviation
+    layer_deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,10 @@ class AnswersFile:
         row = self.lines.get(sample_key(sample))
         if row is None or row.get("picture") != picture:
             return {}
-        return {name: Outcome(way["answer"], way["kl"], way["flops_left"]) for name, way in row["ways"].items()}
+        return {
+            name: Outcome(way["answer"], way["kl"], way["flops_left"], way.get("layer"))
+            for name, way in row["ways"].items()
+        }
 
     def keep(self, rows: Iterable[dict[str, Any]]) -> None:
         added = {row["key"]: row for row in rows}
@@ -249,7 +254,8 @@ def evaluate(
 def prefill_times(
     vlm: VisionLanguageModel, samples: Sequence[DataSample], variants: Sequence[Variant]
 ) -> dict[Variant, PrefillTime]:
-    """Of each of `variants`, which hold `FULL`, on the first few samples."""
+    """Of each of `variants`, which hold `FULL`, on the first few samples; not of "own", whose K a sweep has to find."""
+    variants = [variant for variant in variants if variant.kind != "own"]
     times: dict[Variant, list[float]] = {variant: [] for variant in variants}
 
     def prefill_ms(inputs: dict[str, Any], variant: Variant, sample: DataSample) -> float:
@@ -311,5 +317,7 @@ def _figures(
             shares = [share for i in chosen if (share := outcomes[i][variant.name].flops_left) is not None]
             left = statistics.fmean(shares) if len(shares) == len(chosen) else None
             accuracy, change, agreement, kl = found_here[4 * number : 4 * number + 4]
-            figures[kind][variant] = Figures(len(chosen), accuracy, change, agreement, kl, left)
+            layers = [layer for i in chosen if (layer := outcomes[i][variant.name].layer) is not None]
+            of_layers = (statistics.fmean(layers), statistics.pstdev(layers)) if layers else ()
+            figures[kind][variant] = Figures(len(chosen), accuracy, change, agreement, kl, left, *of_layers)
     return figures

@@ -21,6 +21,8 @@ SYMBOLS = {
     "pyramid_drop": "triangle-down",
     "random_tokens": "x",
     "uniform_grid": "cross",
+    "auto": "star",
+    "own": "hourglass",
 }
 KIND_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8F98", "#B8A800", "#5D3A9B")
 
@@ -98,7 +100,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
                 row |= {f"{short}, low ({unit})": 100 * one.low, f"{short}, high ({unit})": 100 * one.high}
             row["mean KL (nats)"] = found.kl.mean
             row["prefill FLOPs left (%)"] = None if found.flops_left is None else 100 * found.flops_left
-            row["median prefill (ms)"] = evaluation.prefill[variant].median_ms
+            row["median prefill (ms)"] = None if variant.kind == "own" else evaluation.prefill[variant].median_ms
+            row |= {"mean K": found.mean_layer, "K, standard deviation": found.layer_deviation}
             rows.append(row)
     return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
@@ -111,7 +114,8 @@ def evaluation_markdown(evaluation: Evaluation, calibrated: int | None = None) -
 
 def _layers(variants: Sequence[Variant], evaluation: Evaluation) -> list[int]:
     """Where they stand on an axis of K."""
-    return [evaluation.layers if variant == FULL else variant.layer or 0 for variant in variants]
+    of = evaluation.figures[ALL]
+    return [evaluation.layers if way == FULL else way.layer or round(of[way].mean_layer or 0) for way in variants]
 
 
 def _curve(of: dict[Variant, Figures]) -> Sequence[Variant]:

@@ -1,9 +1,9 @@
-"""The variants of a model that an evaluation compares: the full model, withdrawal at each K, and the ablations."""
+"""The variants of a model that an evaluation compares: the full model, withdrawal at each K, and other ways."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -11,14 +11,17 @@ from vtw_demo.errors import UserError
 from vtw_demo.measurements.equal_flops import RIVALS, Rival, equal_schedule
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.models.vision_language_model import VisionLanguageModel
+from vtw_demo.withdrawal.automatic_layer import check_automatic
 from vtw_demo.withdrawal.baselines import blind, check_renumbered, withdraw_renumbered
 from vtw_demo.withdrawal.prune import KINDS
 from vtw_demo.withdrawal.random_tokens import RandomTokens
 from vtw_demo.withdrawal.steps import Step, pruned
 from vtw_demo.withdrawal.withdraw import withdraw
 
-Ablation = Literal["renumbered", "blind"] | Rival
-ABLATIONS: tuple[Ablation, ...] = ("renumbered", "blind", *RIVALS)
+PerQuestion = Literal["auto", "own"]
+"""Withdrawal at a K that each question has for itself."""
+Way = Literal["renumbered", "blind"] | Rival | PerQuestion
+WAYS: tuple[Way, ...] = ("renumbered", "blind", *RIVALS, *get_args(PerQuestion))
 
 
 @dataclass(frozen=True)
@@ -33,28 +36,34 @@ class PromptSize:
 class Variant:
     """One way to answer: the model as it is, or with a method that takes tokens out.
 
-    - `kind`: "full"; "withdrawn", the visual tokens leave before decoder layer K, `layer`; or an ablation:
+    - `kind`: "full"; "withdrawn", the visual tokens leave before decoder layer K, `layer`; or another way:
       "renumbered", the visual tokens leave and the others close ranks; "blind", no layer sees the picture; one of
-      `RIVALS`, another method whose prefill takes as many FLOPs.
+      `RIVALS`, another method whose prefill takes as many FLOPs; "auto", each prefill chooses K, with `threshold`;
+      "own", K is the first that keeps the question's next token, by a sweep (`choose_layer`).
     """
 
-    kind: Literal["full", "withdrawn"] | Ablation
+    kind: Literal["full", "withdrawn"] | Way
     layer: int | None = None
+    threshold: float | None = None
 
     @property
     def name(self) -> str:
         """As it stands in tables and files."""
-        said = {"full": "full", "blind": "blind (K = 0)", "withdrawn": f"K = {self.layer}"}
+        if self.kind == "auto":
+            return f"auto, above {self.threshold}"
+        said = {"full": "full", "blind": "blind (K = 0)", "withdrawn": f"K = {self.layer}", "own": "own K"}
         return said.get(self.kind, f"{self.kind}, K = {self.layer}")
 
     def context(
         self, model: PreTrainedModel, sizes: Sequence[PromptSize], seeds: Sequence[str]
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[Any]:
         """In which `model` answers so; `sizes` and `seeds`, from which random draws follow: of each row of a batch."""
         if self.kind == "full":
             return nullcontext()
         if self.kind == "blind":
             return blind(model)
+        if self.kind == "auto":
+            return withdraw(model, "auto", threshold=self.threshold)
         assert self.layer is not None
         if self.kind == "withdrawn":
             return withdraw(model, self.layer)
@@ -94,6 +103,8 @@ def obstacle(vlm: VisionLanguageModel, variant: Variant) -> str | None:
     try:
         if variant.kind == "renumbered":
             check_renumbered(vlm.model)
+        elif variant.kind == "auto":
+            check_automatic(vlm.model)
         elif variant.kind in RIVALS:
             for step in variant.steps(vlm.model.config, [PromptSize(64, 32)], ["a seed"]):
                 step.check(vlm.model)

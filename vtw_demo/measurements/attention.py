@@ -1,10 +1,10 @@
 """Attention mass and attention maps: how much of its attention a position gives to each segment of the sequence, and to
-each visual token, by layer."""
+each visual token, by layer; and how much of what attention adds to it comes from there."""
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
+from vtw_demo.measurements.sinks import Sinks, watched_sinks
 from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_attention, find_decoder, find_model
-from vtw_demo.withdrawal.attention_capture import captured_rows
+from vtw_demo.withdrawal.attention_capture import captured_rows, output_cosine
 from vtw_demo.withdrawal.kept_tokens import keep_tokens
 from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end, with_answer
@@ -28,13 +29,25 @@ Shares = tuple[float, ...]
 @dataclass(frozen=True)
 class AttentionMass:
     """The share of attention, mean over heads, that query positions give to each segment, by layer. They sum to 1;
-    None is a layer that doesn't attend: a recurrent one, a convolution or an MLP alone."""
+    None is a layer that doesn't attend: a recurrent one, a convolution or an MLP alone.
+
+    Attention isn't use: a key that gets much may have a value of next to no length. So beside it stands each segment's
+    share of the contribution: in each head the weight times the L2 norm of the key's value vector in that head, mean
+    over heads, divided by its sum over all keys (CAPA, arXiv 2602.00247, ranks tokens by it, without the division).
+    Lengths don't say whether values point the same way or cancel; `cosine` does, of all visual tokens together: see
+    `vtw_demo.withdrawal.attention_capture.output_cosine`.
+    """
 
     segments: tuple[str, ...]  # in the order of every tuple of shares
     last_prompt: tuple[Shares | None, ...]  # (layers, segments), of the query that predicts answer token 0
     answer: tuple[tuple[Shares | None, ...], ...]  # (answer tokens, layers, segments); query i predicts token i + 1
     visual_tokens: int  # of the prompt
     withdrawal_layer: int | None = None  # K if they were withdrawn: the image's share is exactly 0 from there on
+    # (queries, layers, segments), of the last prompt position and then of the answer tokens
+    contribution: tuple[tuple[Shares | None, ...], ...] = ()
+    # (queries, layers): between attention's output with and without the visual tokens
+    cosine: tuple[tuple[float | None, ...], ...] = ()
+    sinks: Sinks | None = None  # of the full run; what is withdrawn at K changes none before K
 
     @property
     def layers(self) -> int:
@@ -52,6 +65,10 @@ class AttentionMass:
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json.dumps` takes: the fields by name, and `answer_mean`."""
         return {**asdict(self), "answer_mean": self.answer_mean}
+
+    def without_answer(self) -> "AttentionMass":
+        """What is kept of it for long: attention, of the last prompt position."""
+        return replace(self, answer=(), contribution=(), cosine=(), sinks=None)
 
 
 def mean_shares(queries: Sequence[tuple[Shares | None, ...]]) -> tuple[Shares | None, ...]:
@@ -85,27 +102,37 @@ def measure_attention(
     """
     whole, prompt = _with_answer(model, inputs, answer_token_ids, layer), inputs["input_ids"].shape[1]
     segments = segment_ids(model.config, whole["input_ids"], whole.get("attention_mask"), prompt)[0]
-    mass = _sum_attention(model, whole, layer, segments, len(Segment), whole["input_ids"].shape[1] - prompt + 1)
-    last_prompt, *of_answer = tuple(
-        tuple(None if math.isnan(shares[0]) else tuple(shares) for shares in row) for row in mass.tolist()
+    sums = _sum_attention(model, whole, layer, segments, len(Segment), whole["input_ids"].shape[1] - prompt + 1)
+    attention, contribution = (
+        tuple(tuple(None if math.isnan(shares[0]) else tuple(shares) for shares in row) for row in rows)
+        for rows in sums.shares.tolist()
     )
+    last_prompt, *of_answer = attention
     return AttentionMass(
         segments=tuple(segment.value for segment in Segment),
         last_prompt=last_prompt,
         answer=tuple(of_answer),
         visual_tokens=int((segments == Segment.IMAGE.number).sum()),
         withdrawal_layer=layer,
+        contribution=contribution,
+        cosine=tuple(tuple(None if math.isnan(one) else one for one in row) for row in sums.cosine.tolist()),
+        sinks=sums.sinks,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
     """The share of its attention, mean over heads, that one query position gives to each visual token: float32, shape
-    (layers, visual tokens), a read-only array, 0 from the withdrawal layer on, NaN where a layer doesn't attend."""
+    (layers, visual tokens), a read-only array, 0 from the withdrawal layer on, NaN where a layer doesn't attend.
+
+    `contribution` is of the same shape: each visual token's share of the contributions of all keys, the text's too, as
+    `AttentionMass` has it."""
 
     weights: np.ndarray
     answer_token: int | None  # whose position is the query, counted from 0; None: the last prompt position
     withdrawal_layer: int | None  # K if the visual tokens were withdrawn
+    contribution: np.ndarray
+    sinks: Sinks | None = None  # of the full run
 
     @property
     def layers(self) -> int:
@@ -117,8 +144,12 @@ class AttentionMap:
 
     def to_json(self) -> dict[str, Any]:
         number = None if self.answer_token is None else self.answer_token + 1
-        weights = [None if math.isnan(row[0]) else row for row in self.weights.tolist()]
-        return {**vars(self), "answer_token": number, "weights": weights}
+        weights, contribution = (
+            [None if math.isnan(row[0]) else row for row in of.tolist()] for of in (self.weights, self.contribution)
+        )
+        sinks = self.sinks and asdict(self.sinks)
+        listed = {"answer_token": number, "weights": weights, "contribution": contribution, "sinks": sinks}
+        return {**vars(self), **listed}
 
 
 def measure_attention_map(
@@ -144,9 +175,11 @@ def measure_attention_map(
     if not visual.any():
         raise UserError("The prompt has no visual tokens: there is nothing to map.")
     numbers = torch.where(visual, visual.cumsum(0) - 1, PADDING)
-    weights = _sum_attention(model, whole, layer, numbers, int(visual.sum()), 1)[0].cpu().numpy()
-    weights.setflags(write=False)
-    return AttentionMap(weights, None if answer_token is None else int(answer_token), layer)
+    sums = _sum_attention(model, whole, layer, numbers, int(visual.sum()), 1)
+    shares = sums.shares[:, 0].cpu().numpy()
+    shares.setflags(write=False)
+    token = None if answer_token is None else int(answer_token)
+    return AttentionMap(shares[0], token, layer, shares[1], sums.sinks)
 
 
 def _with_answer(
@@ -169,20 +202,28 @@ def _with_answer(
     return whole
 
 
+@dataclass(frozen=True)
+class _Sums:
+    shares: torch.Tensor  # (2, rows, layers, labels): of attention, and of contributions
+    cosine: torch.Tensor  # (rows, layers)
+    sinks: Sinks | None  # of the full run
+
+
 def _sum_attention(
     model: PreTrainedModel, whole: dict[str, Any], layer: int | None, labels: torch.Tensor, count: int, rows: int
-) -> torch.Tensor:
-    """The attention that the last `rows` positions of prompt and answer, `whole`, give to the positions of each of
-    `count` labels: float32, shape (rows, layers, labels), on the model's device; NaN for layers that don't attend.
+) -> _Sums:
+    """What the last `rows` positions of prompt and answer, `whole`, take from the positions of each of `count` labels,
+    in one forward pass: float32, on the model's device; NaN for layers that don't attend.
 
     `labels`, int64, shape (sequence,): each position's, from 0 on; `PADDING` isn't counted.
     """
-    layers = find_decoder(model).layers
-    kept = keep_tokens(visual_token_mask(model.config, whole["input_ids"]), whole.get("attention_mask"))
+    layers, visual = find_decoder(model).layers, visual_token_mask(model.config, whole["input_ids"])
+    kept = keep_tokens(visual, whole.get("attention_mask"))
     kept_labels = labels if kept is None else labels[kept.index[0]]
-    sums: dict[int, torch.Tensor] = {}
+    sums: dict[int, list[torch.Tensor]] = {}
+    cosines: dict[int, list[torch.Tensor]] = {}
 
-    def add_up(layer_index: int, weights: torch.Tensor) -> None:
+    def add_up(layer_index: int, weights: torch.Tensor, value: torch.Tensor) -> None:
         # A layer from K on may use the keys of one below, in which visual ones are masked.
         is_whole = weights.shape[-1] == len(labels)
         of_keys = labels if layer is None or layer_index < layer or is_whole else kept_labels
@@ -191,25 +232,50 @@ def _sum_attention(
                 f"A decoder layer attended to {weights.shape[-1]} positions where {len(of_keys)} were "
                 "expected, so it isn't known which of them are visual tokens."
             )
+        per_key = torch.stack([weights[0].mean(0), _contribution(weights, value)[0]])
         # What isn't counted goes to a group of its own, which is cut off.
-        groups = torch.where(of_keys == PADDING, count, of_keys).expand_as(weights[0])
-        sums[layer_index] = weights.new_zeros(rows, count + 1).scatter_add_(1, groups, weights[0])[:, :-1]
+        groups = torch.where(of_keys == PADDING, count, of_keys).expand_as(per_key)
+        added = per_key.new_zeros(*per_key.shape[:2], count + 1).scatter_add_(2, groups, per_key)[..., :-1]
+        sums.setdefault(layer_index, []).append(added)
+        is_visual = visual if is_whole else torch.zeros_like(of_keys, dtype=torch.bool)[None]
+        cosines.setdefault(layer_index, []).append(output_cosine(weights, value, is_visual)[0])
 
-    with (
-        torch.no_grad(),
-        captured_rows(model, rows, add_up),
-        nullcontext() if layer is None else withdraw(model, layer, this_thread_only=True),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        sinks = []
+        if layer is None:
+            mask = whole.get("attention_mask")
+            first = 0 if mask is None else int(mask[0].argmax())
+            sinks = stack.enter_context(watched_sinks(model, first, visual[0].nonzero()[:, 0]))
+        stack.enter_context(captured_rows(model, rows, add_up))
+        if layer is not None:
+            stack.enter_context(withdraw(model, layer, this_thread_only=True))
         # Nothing is decoded after this pass: a cache and further logits would only take memory. A number would make
         # gemma4 cut the sequence of its last layers.
         last = torch.tensor([-1], device=labels.device)
         check_finite(model(**whole, use_cache=False, logits_to_keep=last).logits)
     for index, module in enumerate(layers):
         if find_attention(module) is None:
-            sums[index] = next(iter(sums.values())).new_full((rows, count), torch.nan)
+            (some, *_), (cosine, *_) = next(iter(sums.values())), next(iter(cosines.values()))
+            sums[index] = [some.new_full((2, rows, count), torch.nan)]
+            cosines[index] = [cosine.new_full((rows,), torch.nan)]
     if missing := sorted(set(range(len(layers))) - set(sums)):
         raise RuntimeError(
             f"The attention of decoder layers {missing} of this {type(model).__name__} doesn't run through "
             "transformers' attention interface, so it can't be measured."
         )
-    return torch.stack([sums[index] for index in range(len(layers))], dim=1)
+    in_order = range(len(layers))
+    return _Sums(
+        torch.stack([torch.cat(sums[index], dim=1) for index in in_order], dim=2),
+        torch.stack([torch.cat(cosines[index]) for index in in_order], dim=1),
+        next(iter(sinks), None),
+    )
+
+
+def _contribution(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Each key's share of the contributions, (batch, rows, keys), of weights, (batch, heads, rows, keys), and values,
+    (batch, key-value heads, keys, width), of which consecutive heads share one."""
+    norms = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32)
+    of_heads = norms.repeat_interleave(weights.shape[1] // norms.shape[1], dim=1)
+    contributed = torch.einsum("bhrk,bhk->brk", weights, of_heads)
+    return contributed / contributed.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,11 +1,12 @@
 """Other methods at the cost of withdrawal: their parameters, so that a prefill takes as many FLOPs."""
 
 from bisect import bisect_left
-from typing import Literal, get_args
+from typing import Literal
 
 from transformers import PreTrainedConfig
 
 from vtw_demo.errors import UserError
+from vtw_demo.formats import percent
 from vtw_demo.measurements.decoder_shape import decoder_shape
 from vtw_demo.measurements.flops import Schedule, prefill_flops
 from vtw_demo.withdrawal.fastv import FASTV_LAYER
@@ -13,7 +14,13 @@ from vtw_demo.withdrawal.prune import KINDS, read_recipe, write_recipe
 
 Rival = Literal["fastv", "pyramid_drop", "random_tokens", "uniform_grid"]
 """A word of recipes."""
-RIVALS: tuple[Rival, ...] = get_args(Rival)
+TITLES: dict[Rival, str] = {
+    "fastv": "FastV",
+    "pyramid_drop": "PyramidDrop",
+    "random_tokens": "random tokens",
+    "uniform_grid": "uniform grid",
+}
+RIVALS: tuple[Rival, ...] = tuple(TITLES)
 
 
 def equal_schedule(
@@ -58,6 +65,21 @@ def equal_recipe(rival: Rival, config: PreTrainedConfig, prompt_tokens: int, vis
     """The same as a recipe of `prune`."""
     schedule = equal_schedule(rival, config, prompt_tokens, visual_tokens, layer)
     return write_recipe([KINDS[rival](at, keep) for at, keep in schedule.items()])
+
+
+def recipe_in_words(recipe: str) -> str:
+    """A recipe of `prune`, or the rival that one is to be made for."""
+    titles = {"withdraw": "withdrawal"} | {str(rival): title for rival, title in TITLES.items()}
+    if recipe in titles:
+        return titles[recipe]
+    said: list[str] = []
+    for step in read_recipe(recipe):
+        keep = step.keep if isinstance(step.keep, float) else 0.0
+        of = f"{percent(keep)} of the visual tokens left"
+        if step.word == "random_tokens":
+            of = f"{percent(1 - keep)} as many tokens gone as there are visual ones"
+        said.append(f"{titles[step.word]}, {of} from layer {step.layer} on")
+    return "; ".join(said)
 
 
 def schedule_of(recipe: str) -> dict[int, float]:

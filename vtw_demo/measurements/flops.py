@@ -50,6 +50,17 @@ def prefill_flops(config: PreTrainedConfig, prompt_tokens: int, visual_tokens: i
     return prefill_flops_by_layer(config, prompt_tokens, visual_tokens, layer).total
 
 
+def continued_flops(
+    config: PreTrainedConfig, sequence_tokens: int, visual_tokens: int, layer: int | Schedule, held_tokens: int
+) -> int:
+    """FLOPs of a pass that goes on with a KV cache: of the `sequence_tokens` of a conversation, visual ones counted, it
+    runs on those after the first `held_tokens`, all of them text, in each layer, and they attend to all that the layer
+    holds. What is counted, and errors, as in `prefill_flops_by_layer`."""
+    assert 0 <= held_tokens < sequence_tokens
+    decoder, further = decoder_shape(config), sequence_tokens - held_tokens
+    return _prefill_flops(decoder, sequence_tokens, visual_tokens, layer, further).total
+
+
 def prefill_flops_by_layer(
     config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int | Schedule
 ) -> PrefillFlops:
@@ -109,11 +120,12 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Staircase(PlainData):
-    """What each decoder layer costs for one prompt, in both runs; the head, which costs the same, is in neither."""
+    """What each decoder layer costs for one prompt, in both runs, and in one beside them; the head is in none."""
 
     layer: int
     full: tuple[LayerCost, ...]
     withdrawn: tuple[LayerCost, ...]
+    beside: tuple[LayerCost, ...] | None = None
 
     @property
     def full_total(self) -> LayerCost:
@@ -123,20 +135,30 @@ class Staircase(PlainData):
     def withdrawn_total(self) -> LayerCost:
         return _total(self.withdrawn)
 
+    @property
+    def beside_total(self) -> LayerCost | None:
+        return None if self.beside is None else _total(self.beside)
+
 
 def staircase(
-    config: PreTrainedConfig, prompt_tokens: int, visual_tokens: int, layer: int, bytes_per_element: int = 2
+    config: PreTrainedConfig,
+    prompt_tokens: int,
+    visual_tokens: int,
+    layer: int,
+    bytes_per_element: int = 2,
+    beside: Schedule | None = None,
 ) -> Staircase:
-    """Of one prompt's prefill; arguments and errors as of `kv_cache_bytes_by_layer`."""
+    """Of one prompt's prefill, and of one with another schedule; arguments and errors as of
+    `kv_cache_bytes_by_layer`."""
 
-    def costs(withdrawal_layer: int) -> tuple[LayerCost, ...]:
-        prompt = (config, prompt_tokens, visual_tokens, withdrawal_layer)
+    def costs(at: int | Schedule) -> tuple[LayerCost, ...]:
+        prompt = (config, prompt_tokens, visual_tokens, at)
         flops = prefill_flops_by_layer(*prompt).layers
         cache = kv_cache_bytes_by_layer(*prompt, bytes_per_element=bytes_per_element)
         return tuple(LayerCost(part.tokens, part.total, held) for part, held in zip(flops, cache, strict=True))
 
     withdrawn = costs(layer)
-    return Staircase(layer, costs(len(withdrawn)), withdrawn)
+    return Staircase(layer, costs(len(withdrawn)), withdrawn, None if beside is None else costs(beside))
 
 
 def _total(costs: tuple[LayerCost, ...]) -> LayerCost:
@@ -165,15 +187,16 @@ def _shares_left(config: PreTrainedConfig, cost: Callable[[DecoderShape, int], i
 
 
 def _prefill_flops(
-    decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int | Schedule
+    decoder: DecoderShape, prompt_tokens: int, visual_tokens: int, layer: int | Schedule, further: int | None = None
 ) -> PrefillFlops:
+    """Of the whole prompt, or of the `further` tokens at its end."""
     left = visual_tokens_by_layer(len(decoder.layers), visual_tokens, layer)
     tokens = _tokens_by_layer(prompt_tokens, visual_tokens, left)
     layers = []
     for index, shape in enumerate(decoder.layers):
-        queries = 1 if shape.only_last_position else tokens[index]
-        visual = 0 if shape.only_last_position else left[index]
-        if visual_tokens and shape.visual_mlp != shape.mlp:
+        queries = 1 if shape.only_last_position else further or tokens[index]
+        visual = 0 if shape.only_last_position or further else left[index]
+        if visual_tokens and not further and shape.visual_mlp != shape.mlp:
             visual += min(2, queries - visual)
         between = queries * tokens[shape.keys_of] * shape.attention
         if shape.recurrence is not None:
@@ -181,9 +204,10 @@ def _prefill_flops(
         mlp = (queries - visual) * shape.mlp + visual * shape.visual_mlp
         layers.append(LayerFlops(queries, 2 * queries * shape.projections, 2 * between, 2 * mlp))
     # A withdrawal hands on what the head reads, and no more.
-    after = prompt_tokens if min(left) == visual_tokens else 1
-    around = 2 * (prompt_tokens * decoder.before + after * decoder.after)
-    head = 2 * decoder.head * (prompt_tokens if decoder.reads_all else 1)
+    count = further or prompt_tokens
+    after = count if further or min(left) == visual_tokens else 1
+    around = 2 * (count * decoder.before + after * decoder.after)
+    head = 2 * decoder.head * (count if decoder.reads_all else 1)
     return PrefillFlops(layers=tuple(layers), head=head, around=around)
 
 

@@ -23,8 +23,13 @@ from vtw_demo.models.loading import (
 from vtw_demo.models.picture_detail import DETAILS, read_detail
 from vtw_demo.models.registry import NO_QUANTIZATION, choose_model, from_environment
 
+
+def layer_or_auto(word: str) -> int | str:
+    return word if word == "auto" else int(word)
+
+
 # What the options of a table can be.
-TYPES = {"int": int, "float": float, "path": Path}
+TYPES = {"int": int, "float": float, "path": Path, "layer": layer_or_auto}
 
 
 def switch(variable: str, default: bool = False) -> bool:

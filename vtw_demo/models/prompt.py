@@ -1,4 +1,4 @@
-"""One question about one picture or clip, as a model is asked it."""
+"""One question about one picture or clip, as a model is asked it; or a further one, with what was said before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 from vtw_demo.models.video import Shown
 from vtw_demo.withdrawal.segments import Segment
+from vtw_demo.withdrawal.teacher_forcing import TOKEN_TYPES
 from vtw_demo.withdrawal.token_pruning import is_visual_input
+
+BY_TOKEN = ("input_ids", "attention_mask", *TOKEN_TYPES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +26,7 @@ class Prompt:
     # sequence), pixels in the processor's own shape, and what else goes with them.
     inputs: Mapping[str, torch.Tensor]
     segments: torch.Tensor  # of each position, int64, shape (sequence,), as `segment_ids` numbers them
+    held: int = 0  # how many positions the KV cache of the answer before holds; 0: the conversation is read anew
     _encoded: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -47,6 +51,17 @@ class Prompt:
             return self.inputs
         others = {name: value for name, value in self.inputs.items() if not is_visual_input(name)}
         return {**others, "mm_encoder_outputs": dict(self._encoded)}
+
+    @property
+    def held_inputs(self) -> Mapping[str, Any]:
+        """`encoded_inputs` of the positions that are held, as the passes read them that filled the KV cache."""
+        inputs = self.encoded_inputs
+        return {name: value[:, : self.held] if name in BY_TOKEN else value for name, value in inputs.items()}
+
+    @property
+    def further_inputs(self) -> dict[str, Any]:
+        """What goes on with that cache: all tokens, of which `generate` takes those that aren't held; no picture."""
+        return {name: self.inputs[name] for name in BY_TOKEN if name in self.inputs}
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same with its inputs on a device."""

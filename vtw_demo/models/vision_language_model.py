@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 from transformers.video_utils import VideoMetadata
@@ -28,6 +29,7 @@ from vtw_demo.models.question import EMPTY, as_plain_text, read_question
 from vtw_demo.models.video import Clip, FrameSampling, Shown, find_clip
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import segment_ids, visual_token_ids, visual_token_mask
+from vtw_demo.withdrawal.teacher_forcing import with_answer
 
 Quantization = Literal["4bit", "8bit"]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
@@ -36,8 +38,8 @@ QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 APART_FRAMES = 8
 # The Qwen-VLs' own settings where their files say none, and this project's cap: a frame is up to 384 visual tokens.
 PAIRED_FRAMES, FRAMES_PER_SECOND, MOST_FRAMES = 4, 2.0, 16
-# Stands for the question while a chat template is filled in: no text that a template changes.
-_QUESTION = "\ue000question\ue000"
+# Stand for a question and an answer while a chat template is filled in: no text that a template changes.
+_QUESTION, _ANSWER = "\ue000question\ue000", "\ue000answer\ue000"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,30 @@ class VisionLanguageModel:
         segments = segment_ids(self.model.config, inputs["input_ids"], inputs.get("attention_mask"))[0]
         return Prompt(shown, question.strip(), MappingProxyType(inputs), segments)
 
+    def continued(self, prompt: Prompt, answer: Sequence[int], question: str) -> Prompt:
+        """A conversation that goes on: a prompt, the answer to it, and a further question about the same picture.
+
+        The tokens of the prompt and of the answer, `answer`, with or without the end's, stay as they are; those of the
+        question follow as the chat template writes a second turn. All of the prompt and the answer but its last token
+        is `held`: what `generate` leaves in its KV cache.
+
+        Raises ValueError for an empty question, and where the template doesn't go on after an answer.
+        """
+        kind = "video" if isinstance(prompt.shown, Clip) else "image"
+        said = answer[:-1] if answer and answer[-1] in self.ends else answer
+        tokens = [*said, *self._following(kind, question)]
+        inputs = with_answer(self.model, prompt.inputs, tokens)
+        segments = segment_ids(self.model.config, inputs["input_ids"], inputs.get("attention_mask"))[0]
+        held = prompt.length + max(len(answer) - 1, 0)
+        return replace(prompt, question=question.strip(), inputs=MappingProxyType(inputs), segments=segments, held=held)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The token ids that end an answer."""
+        config = self.model.generation_config
+        found = None if config is None else config.eos_token_id
+        return () if found is None else (found,) if isinstance(found, int) else tuple(found)
+
     def prepare(self, given: Any, question: str) -> dict[str, torch.Tensor]:
         """The model's inputs for one picture or clip and one question: `prepare_batch` of one."""
         return self.prepare_batch([(given, question)])
@@ -253,13 +279,38 @@ class VisionLanguageModel:
         )
 
     def _text(self, kind: str, question: str) -> str:
-        messages = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": _QUESTION}]}]
-        template = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        before, _, after = template.partition(_QUESTION)
+        before, _, after = self._filled_in([_asked({"type": kind})]).partition(_QUESTION)
+        return before + self._plain(question, before, after) + after
+
+    def _following(self, kind: str, question: str) -> list[int]:
+        """The tokens between an answer and the next one, for a further question."""
+        first = _asked({"type": kind})
+        answered = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+        try:
+            so_far, whole = self._filled_in([first]), self._filled_in([first, answered, _asked()])
+        except TemplateError:
+            so_far = whole = ""
+        begun, _, rest = whole.partition(_ANSWER)
+        before, is_there, after = rest.partition(_QUESTION)
+        if not is_there or begun.rstrip() != so_far.rstrip():
+            raise UserError(
+                f"The chat template of {self.name} doesn't go on after an answer, so no second question can follow in "
+                "the same conversation. Ask it as a first one."
+            )
+        # After a letter, since some tokenizers put a space before what begins a text.
+        text = "x" + before + self._plain(question, before, after) + after
+        found = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [number for number, (start, _) in pairs if start > 0]
+
+    def _filled_in(self, messages: list[dict[str, Any]]) -> str:
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    def _plain(self, question: str, before: str, after: str) -> str:
         text = as_plain_text(read_question(question), before, after, self.processor.tokenizer)
         if not text.strip():
             raise UserError(EMPTY)
-        return before + text + after
+        return text
 
     def visual_tokens(self, inputs: dict[str, torch.Tensor]) -> int:
         return int(visual_token_mask(self.model.config, inputs["input_ids"]).sum())
@@ -269,7 +320,8 @@ class VisionLanguageModel:
         in an answer they'd stand for no picture."""
         model: Any = self.model
         placeholders = list(visual_token_ids(model.config))
-        cache = {"use_cache": True, "cache_implementation": "dynamic"}
+        kind = {} if "past_key_values" in arguments else {"cache_implementation": "dynamic"}
+        cache = {"use_cache": True, **kind}
         return model.generate(**arguments, **cache, do_sample=False, num_beams=1, suppress_tokens=placeholders)
 
     def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
@@ -284,3 +336,7 @@ class VisionLanguageModel:
         # SentencePiece's decoders drop the space with which a text begins.
         begins_word = tokenizer.convert_ids_to_tokens(token_id).startswith("▁")
         return f" {text}" if begins_word and not text.startswith(" ") else text
+
+
+def _asked(*media: dict[str, str]) -> dict[str, Any]:
+    return {"role": "user", "content": [*media, {"type": "text", "text": _QUESTION}]}

@@ -16,7 +16,7 @@ from vtw_demo.page.html import asset
 from vtw_demo.plots.report import report_data
 from vtw_demo.server.access import caller
 from vtw_demo.server.engine import STOPPED, Engine
-from vtw_demo.server.query import Query
+from vtw_demo.server.query import Query, read_beside
 from vtw_demo.server.queue import StoppedError
 from vtw_demo.server.uploads import Uploads
 
@@ -39,27 +39,39 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
 
         return said
 
-    def compared(image: Any, question: Any, layer: Any, cap: Any, detail: Any) -> tuple[Analysis, str]:
-        """Both runs, and what is to be said of the picture."""
+    def compared(image: Any, question: Any, layer: Any, cap: Any, detail: Any, beside: Any) -> tuple[Analysis, str]:
+        """The runs, and what is to be said of the picture."""
         (session, stop), vlm = caller(), engine.vlm.at_detail(detail or engine.vlm.picture_detail)
         file = uploads.received(image)
         uploads.claim(session, file["path"])
-        query = replace(Query.read(file, question, layer, cap, vlm.sampling), detail=vlm.detail)
+        query = replace(
+            Query.read(file, question, layer, cap, vlm.sampling), detail=vlm.detail, beside=read_beside(beside)
+        )
         return engine.compare_to_end(session, vlm, query, stop), query.note
 
     @in_sentences
     def compare(
-        image: gr.FileData, question: str, layer: int, max_new_tokens: int, picture_detail: str = ""
+        image: gr.FileData,
+        question: str,
+        layer: int,
+        max_new_tokens: int,
+        picture_detail: str = "",
+        beside: str = "",
     ) -> dict[str, Any]:
-        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail)
+        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail, beside)
         return {"verdict": analysis.verdict, **analysis.comparison.to_json(), "note": note}
 
     @in_sentences
     def examine(
-        image: gr.FileData, question: str, layer: int, max_new_tokens: int, picture_detail: str = ""
+        image: gr.FileData,
+        question: str,
+        layer: int,
+        max_new_tokens: int,
+        picture_detail: str = "",
+        beside: str = "",
     ) -> dict[str, Any]:
         session, stop = caller()
-        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail)
+        analysis, note = compared(image, question, layer, max_new_tokens, picture_detail, beside)
         for part in ALL_PARTS:
             with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
                 for _ in engine.measure(session, analysis, part, stop, follows=True):

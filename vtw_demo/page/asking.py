@@ -35,7 +35,7 @@ class Asking:
     def connect(self, start: Any) -> None:
         """Bind the events. `start` is the page's own, when a visitor comes."""
         page, layout, chosen = self.page, self.layout, self.chosen
-        shown = dict.fromkeys([*page.shown, layout.note, *chosen])
+        shown = dict.fromkeys([*page.shown, layout.note, layout.beside, *chosen])
         started = page.at_once(start, self.start, [layout.session, layout.history], list(shown))
         page.run_after(started.then, page.run)
         for changed in (started.then, layout.picture.change, layout.model.change, layout.detail.input):
@@ -44,6 +44,7 @@ class Asking:
         page.run_after(layout.run.click, page.run)
         page.run_after(layout.question.submit, page.run)
         page.run_after(layout.layer.release, page.run_withdrawn)
+        page.run_after(layout.beside.input, page.run_withdrawn)
         needed = page.at_once(layout.live.select, self.needed_layer, None, [layout.layer])
         page.run_after(needed.then, page.run_withdrawn)
         page.at_once(layout.stop.click, Session.halt, [layout.session], None, trigger_mode="multiple")
@@ -87,6 +88,8 @@ class Asking:
             shown[layout.question] = question
         elif restored.is_of_own_picture:
             shown |= {layout.picture: gr.Image(None, placeholder=OWN_PICTURE), layout.origin: {}}
+        if restored.beside is not None:
+            shown[layout.beside] = restored.beside
         if restored.question is not None:
             shown[layout.question] = restored.question
         if restored.problems:

@@ -12,6 +12,7 @@ from vtw_demo.page.tabs.choose_k import ChooseKTab
 from vtw_demo.page.tabs.every_k import EveryKTab
 from vtw_demo.page.tabs.history import HistoryTab
 from vtw_demo.page.tabs.model import ModelTab
+from vtw_demo.page.tabs.second_question import SecondQuestionTab
 from vtw_demo.page.tabs.staircase import StaircaseTab
 from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.page.tabs.take_away import TakeAwayTab
@@ -32,6 +33,7 @@ WITH_CONTROLS: dict[str, type[PlottedTab]] = {
     "timing": TimingTab,
     "choose-k": ChooseKTab,
     "every-k": EveryKTab,
+    "second-question": SecondQuestionTab,
 }
 
 

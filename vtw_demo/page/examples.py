@@ -9,6 +9,7 @@ from typing import Any
 
 from vtw_demo.embedded.questions import KINDS, ask
 from vtw_demo.embedded.scenes import draw, random_scene
+from vtw_demo.measurements.equal_flops import RIVALS
 from vtw_demo.server.query import LONGEST_QUESTION
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
@@ -61,6 +62,7 @@ class Restored:
     problems: tuple[str, ...]  # sentences about what can't be restored
     is_of_own_picture: bool = False
     detail: str | None = None
+    beside: str | None = None
 
 
 def restore(
@@ -70,7 +72,8 @@ def restore(
     layers: int,
     details: Sequence[str] = ("usual",),
 ) -> Restored:
-    """Read a link's parameters, any of `example`, `scene`, `picture=own`, `question`, `layer`, `model` and `detail`."""
+    """Read a link's parameters, any of `example`, `scene`, `picture=own`, `question`, `layer`, `model`, `detail` and
+    `beside`."""
     problems = []
     if (asked := parameters.get("model", model)) != model:
         problems.append(f"The link is of the model {asked!r}; this page runs {model!r}.")
@@ -97,4 +100,8 @@ def restore(
     if detail is not None and detail not in details:
         problems.append(f"The link's picture detail is {detail!r}; this model has {', '.join(details)}.")
         detail = None
-    return Restored(example, question, layer, tuple(problems), "picture" in parameters, detail)
+    beside = parameters.get("beside")
+    if beside is not None and beside not in RIVALS:
+        problems.append(f"Beside withdrawal, the link has {beside!r}; there are {', '.join(RIVALS)}.")
+        beside = None
+    return Restored(example, question, layer, tuple(problems), "picture" in parameters, detail, beside)

@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import RUNS
 from vtw_demo.comparison.calibration import Calibration
 from vtw_demo.comparison.compare import MAXIMUM_NEW_TOKENS
 from vtw_demo.files import data_beside
 from vtw_demo.formats import count
+from vtw_demo.measurements.equal_flops import TITLES
 from vtw_demo.models.picture_detail import FEW_TOKENS, Detail
 from vtw_demo.models.registry import StartingLayer, starting_layer
 from vtw_demo.models.vision_language_model import VisionLanguageModel
@@ -86,9 +86,8 @@ class Layout:
                 self.clip = gr.Video(visible=vlm.sampling is not None, **COMPONENTS["clip"])
             self._lay_out_question(examples[0])
             with gr.Row(equal_height=True, elem_id="answers"):
-                self.cards = {
-                    run: gr.HTML(AnswerCard(run, layer).to_html(), padding=False, elem_id=run) for run in RUNS
-                }
+                empty = {run: AnswerCard(run, layer).to_html() for run in ("full", "withdrawn")} | {"beside": ""}
+                self.cards = {run: gr.HTML(card, padding=False, elem_id=run) for run, card in empty.items()}
             self.verdict = gr.HTML(progress_line("Starting."), padding=False, elem_id="verdict")
             self._lay_out_layer(vlm, layer, calibration)
             self._lay_out_examples(examples)
@@ -98,7 +97,8 @@ class Layout:
     @property
     def query(self) -> list[Any]:
         """What is asked, in the order of `Asked`."""
-        return [self.picture, self.clip, self.question, self.layer, self.max_new_tokens, self.detail]
+        asked = [self.picture, self.clip, self.question, self.layer, self.max_new_tokens]
+        return [*asked, self.detail, self.beside]
 
     def _lay_out_question(self, first: Example) -> None:
         with gr.Row(elem_id="ask"):
@@ -120,6 +120,8 @@ class Layout:
             self.calibrate = gr.Button("Choose K for me", size="sm", elem_id="calibrate")
             self.max_new_tokens = gr.Number(NEW_TOKENS, maximum=MAXIMUM_NEW_TOKENS, **COMPONENTS["max-new-tokens"])
             self.detail = gr.Dropdown(value=vlm.detail, **COMPONENTS["detail"], **detail_choices(vlm))
+            rivals = [("beside it: off", ""), *((f"beside it: {title}", rival) for rival, title in TITLES.items())]
+            self.beside = gr.Dropdown(rivals, value="", **COMPONENTS["beside-choice"])
 
     def _lay_out_examples(self, examples: Sequence[Example]) -> None:
         with gr.Row(elem_id="pictures"):

@@ -4,7 +4,7 @@
   shown.innerHTML = verdict || "";
   const compared = shown.content.querySelector(".verdict[data-of]");
   if (!compared) return window.location.href;
-  const [, , question, layer, , detail] = JSON.parse(compared.dataset.of);
+  const [, , question, layer, , detail, beside] = JSON.parse(compared.dataset.of);
   const url = new URL(window.location.href);
   const others = [...url.searchParams].filter(([name]) => name.startsWith("__") || ["tour", "stage"].includes(name));
   url.search = "";
@@ -16,6 +16,7 @@
   // The embedded model that answers until another is there isn't what the visitor asked for.
   if (model.model) url.searchParams.set("model", model.model);
   if (detail !== model.detail) url.searchParams.set("detail", detail);
+  if (beside) url.searchParams.set("beside", beside);
   // The first comparison is what the visitor came for: back goes to where they came from.
   const isFirst = !window.hasCompared;
   window.hasCompared = true;

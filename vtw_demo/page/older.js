@@ -3,10 +3,11 @@
   const OF_ANY_LAYER = "#full, #live, #choose-k-reading, #choose-k, #word-by-word-reading, #word-by-word, #every-k-reading, #every-k, #answers-table";
   let controls = null;
   const older = (shown) => {
-    const [picture, clip, question, layer, , detail] = JSON.parse(shown.dataset.of);
+    const [picture, clip, question, layer, , detail, beside] = JSON.parse(shown.dataset.of);
     const said = [];
     if (layer !== controls[3] && !shown.closest(OF_ANY_LAYER)) said.push(`K = ${layer}`);
     if (question !== controls[2]) said.push(`“${question}”`);
+    if (beside !== controls[6] && shown.closest("#beside")) said.push("another method");
     if (detail !== controls[5]) said.push(`${detail} picture detail`);
     if (picture?.path !== controls[0]?.path || clip?.path !== controls[1]?.path) said.push("another picture");
     return said.join(", ");

@@ -24,7 +24,7 @@ from vtw_demo.page.session import Session
 from vtw_demo.plots.answer_cards import AnswerCard, answer_cards, verdict_html
 from vtw_demo.plots.tab import View
 from vtw_demo.server.engine import SWITCHED, Engine
-from vtw_demo.server.query import Query
+from vtw_demo.server.query import Query, read_beside
 from vtw_demo.server.queue import Place, StoppedError
 from vtw_demo.server.upgrade import Upgrade
 
@@ -49,6 +49,7 @@ class Asked(NamedTuple):
     layer: Any
     max_new_tokens: Any
     detail: Any
+    beside: Any
 
     @property
     def of(self) -> str:
@@ -59,7 +60,7 @@ class Asked(NamedTuple):
         """For this model; a clip goes before the picture."""
         shown = self.clip if self.clip and vlm.sampling else self.picture
         query = Query.read(shown, self.question, self.layer, self.max_new_tokens, vlm.sampling)
-        return replace(query, detail=vlm.detail)
+        return replace(query, detail=vlm.detail, beside=read_beside(self.beside))
 
 
 class Page:
@@ -208,23 +209,26 @@ class Page:
         return vlm.at_detail(asked.detail)
 
     def run(self, session: Session, asked: Asked) -> Iterator[Shown]:
-        """Both runs, then what was measured."""
+        """All runs, then what was measured."""
         session.forget()
         yield from self.run_withdrawn(session, asked)
 
     def run_withdrawn(self, session: Session, asked: Asked) -> Iterator[Shown]:
-        """The withdrawn run beside the visitor's earlier full run; both where picture, question or cap are others."""
+        """The withdrawn run, and one beside it, by the visitor's earlier full run; that, too, where picture, question
+        or cap are others."""
         layout, stop, vlm = self.layout, session.stop, self.vlm(session, asked)
         query = asked.query(vlm)
         earlier = session.earlier(query)
         prompt = earlier.prompt if earlier else query.prompt(vlm)
         full, comparison = earlier.comparison.full if earlier else None, None
-        card = partial(AnswerCard, layer=query.layer, of=asked.of, sharing=vlm.sharing)
+        card = partial(AnswerCard, layer=query.layer, of=asked.of, sharing=vlm.sharing, recipe=query.beside)
         session.hide()
         for event in self.engine.compare(session.visitor, vlm, query, prompt, full, stop):
             if isinstance(event, Place):
-                begun = () if event.ahead else (card("full", result=full), card("withdrawn"))
-                cards = {layout.cards[answer.run]: answer.to_html() for answer in begun}
+                begun = {} if event.ahead else {"full": card("full", result=full), "withdrawn": card("withdrawn")}
+                begun |= {"beside": card("beside")} if begun and query.beside else {}
+                cards = {component: "" for run, component in layout.cards.items() if begun and run not in begun}
+                cards |= {layout.cards[run]: answer.to_html() for run, answer in begun.items()}
                 yield {layout.verdict: progress_line(str(event)), **cards}
             elif isinstance(event, RunProgress):
                 yield {layout.cards[event.run]: card(event.run, progress=event).to_html()}

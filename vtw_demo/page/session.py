@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,7 +16,7 @@ from vtw_demo.comparison.compare import Comparison
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 from vtw_demo.plots.overlay import Overlaid
-from vtw_demo.plots.tab import LAST_PROMPT, AttentionQuery, Plot, Surface, View
+from vtw_demo.plots.tab import ATTENTION, LAST_PROMPT, AttentionQuery, Plot, Quantity, Surface, View
 from vtw_demo.plots.tabs import TABS
 from vtw_demo.server.query import Query
 
@@ -50,6 +50,7 @@ class Session:
         self._seen_since = 0.0
         self.left = threading.Event()  # set once that tab isn't in view any more
         self.queries: dict[str, AttentionQuery] = {}  # whose attention a tab shows, by the tab's name
+        self.quantities: dict[str, Quantity] = {}  # what it shows of it, by the tab's name
         self.surface: Surface = "tokens"  # the staircase's
         self.history: list[PastComparison] = []  # the oldest first
         self._latest: tuple[tuple[Any, ...], Analysis] | None = None
@@ -105,7 +106,8 @@ class Session:
     def view(self, calibration: Calibration | None) -> View:
         map_query = self.query_of("where-it-looks")
         token = map_query if isinstance(map_query, int) else None
-        return View(calibration, self.query_of("attention"), token, self.surface)
+        attention, on_map = (self.quantities.get(tab, ATTENTION) for tab in ("attention", "where-it-looks"))
+        return View(calibration, self.query_of("attention"), attention, token, on_map, self.surface)
 
     def query_of(self, tab: str) -> AttentionQuery:
         return self.queries.get(tab, LAST_PROMPT)
@@ -131,7 +133,7 @@ class Session:
     ) -> None:
         """Add a comparison to the history, with what its overlay shows: attention of both runs, divergence by K."""
         number = self.history[-1].number + 1 if self.history else 1
-        masses = replace(full, answer=()), replace(withdrawn, answer=())
+        masses = full.without_answer(), withdrawn.without_answer()
         overlaid = Overlaid(f"{number}: {comparison.question}", comparison.layer, *masses, kl)
         self.history = [*self.history[1 - KEPT_COMPARISONS :], PastComparison(number, comparison, overlaid)]
 

@@ -1,33 +1,62 @@
-"""Where attention goes: attention mass by layer and segment."""
+"""Where attention goes: attention mass by layer and segment, and what it carries."""
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
-from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares
-from vtw_demo.plots.style import SEGMENT_COLOURS, mark_layer, styled
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery, Cell, Table
+from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares, mean_shares
+from vtw_demo.measurements.sinks import MASSIVE
+from vtw_demo.plots.published_attention import PublishedLine
+from vtw_demo.plots.style import LAYOUTS, SEGMENT_COLOURS, TRACES, add_line, mark_layer, styled
+from vtw_demo.plots.tab import (
+    ANSWER_MEAN,
+    ATTENTION,
+    CONTRIBUTION,
+    COSINE,
+    LAST_PROMPT,
+    AttentionQuery,
+    Cell,
+    Quantity,
+    Table,
+)
 from vtw_demo.plots.templates import reading
 from vtw_demo.withdrawal.segments import Segment
 
 LOOKING = 0.2  # the share of its attention from which on a layer is said to look at something
 
 
-def shares_by_layer(mass: AttentionMass, query: AttentionQuery) -> tuple[Shares | None, ...]:
-    """(layers, segments) of the chosen query; None for layers that don't attend."""
+def shares_by_layer(
+    mass: AttentionMass, query: AttentionQuery, quantity: Quantity = ATTENTION
+) -> tuple[Shares | None, ...]:
+    """(layers, segments) of the chosen query and quantity, a cosine in place of segments; None for layers that don't
+    attend. The answer's mean is that of its tokens' shares."""
+    last_prompt, *answer = {
+        ATTENTION: (mass.last_prompt, *mass.answer),
+        CONTRIBUTION: mass.contribution,
+        COSINE: tuple(tuple(None if one is None else (one,) for one in row) for row in mass.cosine),
+    }[quantity]
     if isinstance(query, int):
-        if not 0 <= query < len(mass.answer):
-            raise UserError(f"The answer has {len(mass.answer)} tokens; there is no token {query + 1}.")
-        return mass.answer[query]
-    return mass.answer_mean if query == ANSWER_MEAN else mass.last_prompt
+        if not 0 <= query < len(answer):
+            raise UserError(f"The answer has {len(answer)} tokens; there is no token {query + 1}.")
+        return answer[query]
+    return mean_shares(answer) if query == ANSWER_MEAN else last_prompt
 
 
-def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> go.Figure:
-    """Both runs side by side on the same axes: a bar a layer, its segments stacked to 100 %, K marked."""
+def attention_figure(
+    full: AttentionMass,
+    withdrawn: AttentionMass,
+    query: AttentionQuery,
+    quantity: Quantity = ATTENTION,
+    published: Sequence[PublishedLine] = (),
+) -> go.Figure:
+    """Both runs side by side on the same axes, K marked: a bar a layer, its segments stacked to 100 %; or a line, the
+    cosine of the attention's output with and without the visual tokens. `published` lines are of attention, in the
+    full run."""
     layer = withdrawn.withdrawal_layer
     assert layer is not None
     titles = ("full", f"withdrawn at layer {layer}")
@@ -35,7 +64,15 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
     figure.update_annotations(font={"size": 13})
     layers = list(range(full.layers))
     for column, mass in enumerate((full, withdrawn), start=1):
-        shares = shares_by_layer(mass, query)
+        shares = shares_by_layer(mass, query, quantity)
+        if quantity == COSINE:
+            cosines, look = (
+                [None if one is None else one[0] for one in shares],
+                {"color": SEGMENT_COLOURS[Segment.IMAGE]},
+            )
+            said = "layer %{x}: cosine %{y:.4f}<extra></extra>"
+            add_line(figure, layers, cosines, COSINE, look, said, showlegend=False, row=1, col=column)
+            continue
         for index, name in enumerate(mass.segments):
             figure.add_bar(
                 x=layers,
@@ -48,23 +85,40 @@ def attention_figure(full: AttentionMass, withdrawn: AttentionMass, query: Atten
                 row=1,
                 col=column,
             )
+    for line in published if quantity == ATTENTION else ():
+        points = {"x": line.layers(full.layers), "y": line.percents, "name": line.name}
+        colour = {"color": SEGMENT_COLOURS[line.segment]}
+        figure.add_scatter(**points | {"text": line.source, "line": colour} | TRACES["published"], row=1, col=1)
     mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
-    return styled(figure, "attention")
+    return styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
 
 
-def attention_reading(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> str:
-    """What the picture gets before K and after it, and how the first token's share changes without it."""
+def attention_reading(
+    full: AttentionMass,
+    withdrawn: AttentionMass,
+    query: AttentionQuery,
+    quantity: Quantity = ATTENTION,
+    published: Sequence[PublishedLine] = (),
+) -> str:
+    """What the picture gets before K and after it, and how the first token's share changes without it; or where the
+    visual tokens move the attention's output most. And whether the first token is a sink by its activations."""
 
     def share(mass: AttentionMass, segment: str, first: int, last: int | None = None) -> str:
         index = mass.segments.index(segment)
-        shares = [of_layer[index] for of_layer in shares_by_layer(mass, query)[first:last] if of_layer is not None]
+        by_layer = shares_by_layer(mass, query, quantity)[first:last]
+        shares = [of_layer[index] for of_layer in by_layer if of_layer is not None]
         return percent(fmean(shares)) if shares else "none"
 
     asker = "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
     if isinstance(query, int):
         asker = f"the answer's token {query + 1}"
     masses = {"full": full, "withdrawn": withdrawn, "layer": withdrawn.withdrawal_layer}
-    return reading("attention", **masses, share=share, asker=asker, gaps=why_gaps(full))
+    told = {"asker": asker, "sinks": full.sinks, "massive": MASSIVE, "gaps": why_gaps(full)}
+    if quantity == COSINE:
+        by_layer = shares_by_layer(full, query, COSINE)
+        cosines = {layer: one[0] for layer, one in enumerate(by_layer) if one is not None}
+        return reading("cosine", **masses, **told, cosines=cosines)
+    return reading("attention", **masses, **told, share=share, is_weighted=quantity == CONTRIBUTION)
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
@@ -74,13 +128,16 @@ def why_gaps(measured: AttentionMass | AttentionMap) -> str:
     return f"{measured.layers_without_attention} of the {measured.layers} layers don't attend, and are left out."
 
 
-def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery) -> Table:
-    rows: list[tuple[Cell, ...]] = [
-        (run, layer, *((None,) * len(full.segments) if shares is None else (100 * share for share in shares)))
-        for run, mass in (("full", full), ("withdrawn", withdrawn))
-        for layer, shares in enumerate(shares_by_layer(mass, query))
-    ]
-    return Table(("run", "layer", *(f"{name} (%)" for name in full.segments)), tuple(rows))
+def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery, *_: Any) -> Table:
+    """All quantities, whichever is shown."""
+    rows: list[tuple[Cell, ...]] = []
+    for run, mass in (("full", full), ("withdrawn", withdrawn)):
+        of_all = (shares_by_layer(mass, query, quantity) for quantity in (ATTENTION, CONTRIBUTION, COSINE))
+        for layer, (*shares, cosine) in enumerate(zip(*of_all, strict=True)):
+            cells = (None if one is None else 100 * one for of in shares for one in of or (None,) * len(mass.segments))
+            rows.append((run, layer, *cells, cosine and cosine[0]))
+    columns = (f"{name}{of} (%)" for of in ("", ", × value norm") for name in full.segments)
+    return Table(("run", "layer", *columns, COSINE), tuple(rows))
 
 
 def where_it_looks(shares: Sequence[Shares | None]) -> str:

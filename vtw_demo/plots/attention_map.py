@@ -3,6 +3,8 @@
 import io
 import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from vtw_demo.comparison.compare import RunName
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry
+from vtw_demo.measurements.sinks import MASSIVE
 from vtw_demo.plots.attention import why_gaps
 from vtw_demo.plots.images import image_uri, thumbnail
-from vtw_demo.plots.tab import Cell, Table
+from vtw_demo.plots.tab import ATTENTION, CONTRIBUTION, Cell, Quantity, Table
 from vtw_demo.plots.templates import TEMPLATES, reading
 
 ATTENTION_MAP_SCRIPT = Path(__file__).with_name("attention_map.js").read_text(encoding="utf-8")
@@ -34,10 +37,16 @@ _GRADIENT = f"linear-gradient(90deg,{','.join(_STOPS)})"
 
 
 def attention_map_html(
-    geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap, picture: Image.Image
+    geometry: PatchGeometry,
+    full: AttentionMap,
+    withdrawn: AttentionMap,
+    picture: Image.Image,
+    quantity: Quantity = ATTENTION,
 ) -> str:
     """Both runs side by side, a slider that plays through the layers, and all layers on one sheet; all images are
-    embedded. It opens at the last layer before the withdrawal, and in each layer both runs have the same scale."""
+    embedded. It opens at the last layer before the withdrawal, and in each layer both runs have the same scale. Patches
+    that are sinks as they enter a layer are outlined."""
+    full, withdrawn = _shown(full, quantity), _shown(withdrawn, quantity)
     layer = withdrawn.withdrawal_layer
     assert layer is not None
     assert withdrawn.weights.shape == full.weights.shape
@@ -60,35 +69,49 @@ def attention_map_html(
         on_a_patch=[peak * _patch_cells(geometry) for peak in peaks],
         is_crisp=not _overlap(geometry),
         gradient=_GRADIENT,
+        sinks=[_outlines(geometry, tokens) for tokens in full.sinks.visual] if full.sinks else [""] * full.layers,
+        what="attention" if quantity == ATTENTION else "attention times value norm",
     )
 
 
-def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap) -> str:
-    """Which layer looks at the picture most, and whether it looks at a few patches, before and after K."""
+def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap, quantity: Quantity = ATTENTION) -> str:
+    """Which layer looks at the picture most, and whether it looks at a few patches, before and after K; which patches
+    are sinks."""
+    full = _shown(full, quantity)
     layer = withdrawn.withdrawal_layer
     assert layer is not None
     shares, brightest = np.nan_to_num(full.weights).sum(1), _brightest_tenth(full.weights[:layer])
     attending = int((~np.isnan(full.weights[layer:, 0])).sum())
     told = {"layer": layer, "layers": full.layers, "shares": shares, "brightest": brightest, "attending": attending}
+    told |= {"sinks": full.sinks, "massive": MASSIVE, "is_weighted": quantity == CONTRIBUTION}
     return reading("attention_map", **told, gaps=why_gaps(full))
 
 
 def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
+    """Both quantities, whichever is shown."""
     rows: list[tuple[Cell, ...]] = []
-    for layer, shares in enumerate(zip(full.weights.tolist(), withdrawn.weights.tolist(), strict=True)):
-        for token, (patch, *both) in enumerate(zip(geometry.patches, *shares, strict=True)):
+    sinks = full.sinks.visual if full.sinks else ((),) * full.layers
+    measured = (full.weights, withdrawn.weights, full.contribution, withdrawn.contribution)
+    for layer, shares in enumerate(zip(*(one.tolist() for one in measured), strict=True)):
+        for token, (patch, *of_token) in enumerate(zip(geometry.patches, *shares, strict=True)):
             box = patch.box or (None,) * 4
-            percents = (None if math.isnan(share) else 100 * share for share in both)
-            rows.append((layer, token, patch.picture, *box, *percents))
+            percents = (None if math.isnan(share) else 100 * share for share in of_token)
+            rows.append((layer, token, patch.picture, *box, *percents, token in sinks[layer]))
     box_columns = ("left", "top", "right", "bottom")
-    columns = ("layer", "visual token", "picture", *box_columns, "full (%)", "withdrawn (%)")
+    percent_columns = (f"{run}{of} (%)" for of in ("", ", × value norm") for run in ("full", "withdrawn"))
+    columns = ("layer", "visual token", "picture", *box_columns, *percent_columns, "sink")
     return Table(columns, tuple(rows))
 
 
 def attention_map_png(
-    geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap, picture: Image.Image
+    geometry: PatchGeometry,
+    full: AttentionMap,
+    withdrawn: AttentionMap,
+    picture: Image.Image,
+    quantity: Quantity = ATTENTION,
 ) -> bytes:
     """All layers on one sheet, as a PNG file: a column a layer, the full run above the withdrawn one."""
+    full, withdrawn = _shown(full, quantity), _shown(withdrawn, quantity)
     # Darker than it is, so that bright colours stand out.
     shown = ImageOps.grayscale(thumbnail(picture, LONGEST_SIDE // 2)).point(lambda value: 0.72 * value).convert("RGBA")
     gap, title, across = 6, 14, 8
@@ -110,6 +133,20 @@ def attention_map_png(
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue()
+
+
+def _shown(attention_map: AttentionMap, quantity: Quantity) -> AttentionMap:
+    """The map with the chosen quantity as its weights."""
+    return attention_map if quantity == ATTENTION else replace(attention_map, weights=attention_map.contribution)
+
+
+def _outlines(geometry: PatchGeometry, tokens: Sequence[int]) -> str:
+    """An SVG path around the patches of these visual tokens, on a picture of 100 by 100; empty where there are none."""
+    boxes = (geometry.patches[token].box for token in tokens)
+    corners = ([100 * side for side in box] for box in boxes if box is not None)
+    return "".join(
+        f"M{left:.2f} {top:.2f}H{right:.2f}V{bottom:.2f}H{left:.2f}Z" for left, top, right, bottom in corners
+    )
 
 
 def _brightest_tenth(weights: np.ndarray) -> float:

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.calibration import CalibrationStore
-from vtw_demo.comparison.compare import Comparison, compare_prompt
+from vtw_demo.comparison.compare import Comparison, ask_on, compare_prompt, turns_of
+from vtw_demo.comparison.follow_up import FollowUp
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.files import check_writable, write_whole
@@ -16,6 +17,7 @@ from vtw_demo.models.arguments import add_model_arguments, add_options, load_mod
 from vtw_demo.models.image import open_file, open_picture
 from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
+from vtw_demo.plots.second_question import second_question_reading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +37,26 @@ def run(options: argparse.Namespace) -> int:
     *_, comparison = tqdm(events, desc="answering twice", unit="token", disable=None, leave=False)
     assert isinstance(comparison, Comparison)
     print(f"every layer sees the picture:     {comparison.full.answer}")
-    print(f"visual tokens withdrawn at {options.layer:>2}:    {comparison.withdrawn.answer}")
+    print(f"visual tokens withdrawn at {comparison.layer:>2}:    {comparison.withdrawn.answer}")
+    if comparison.layer_is_automatic:
+        print(f"layer {comparison.layer} was chosen by the prefill")
     if comparison.beside is not None:
         print(f"{'beside it, by ' + str(comparison.recipe) + ':':<34}{comparison.beside.answer}")
     analysis, calibration = Analysis(vlm, prompt, comparison), CalibrationStore.of(vlm).result()
     if options.rounds:
-        timings = repeat_timing(vlm, prompt, options.layer, analysis.longest, options.rounds)
+        asked = prompt, options.layer, analysis.longest, options.rounds
+        timings = repeat_timing(vlm, *asked, recipe=comparison.recipe)
         for timing in tqdm(timings, desc="timing", total=options.rounds, unit="round", disable=None, leave=False):
             analysis.timing = timing
     print(analysis.verdict)
+    if options.then is not None:
+        turns = turns_of(comparison, options.layer)
+        *_, found = ask_on(vlm, prompt, turns, options.then, options.layer, options.max_new_tokens)
+        assert isinstance(found, FollowUp)
+        analysis.follow_up = found
+        for name, answer in (("full", found.full), (f"withdrawn at {options.layer}", found.withdrawn)):
+            print(f"{name + ', goes on with its cache:':<42}{answer.answer}")
+        print(f"{'full, reads all of it again:':<42}{found.fresh.answer}\n{second_question_reading(found)}")
     if options.report:
         write_whole(options.report, report_html(analysis, calibration, this_machine()).encode())
         print(options.report)

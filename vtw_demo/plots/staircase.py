@@ -15,11 +15,15 @@ from vtw_demo.plots.templates import reading
 
 _FIELDS: dict[Surface, str] = {"tokens": "tokens", "FLOPs": "flops", "KV cache bytes": "kv_cache_bytes"}
 _UNITS: dict[Surface, str] = {"tokens": "tokens", "FLOPs": "FLOPs", "KV cache bytes": "B"}
-_FILLS: dict[RunName, str] = {"full": "rgba(138, 143, 152, 0.3)", "withdrawn": "rgba(213, 94, 0, 0.4)"}
+_FILLS: dict[RunName, str] = {
+    "full": "rgba(138, 143, 152, 0.3)",
+    "withdrawn": "rgba(213, 94, 0, 0.4)",
+    "beside": "rgba(0, 114, 178, 0.2)",
+}
 
 
 def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surface) -> go.Figure:
-    """Above, what each layer works on in both runs, as areas whose surface is the sum that the legend names; below, if
+    """Above, what each layer works on in each run, as areas whose surface is the sum that the legend names; below, if
     it is known, the time that each layer took. K is marked."""
     rows = 1 if times is None else 2
     heights = None if times is None else [0.6, 0.4]
@@ -32,6 +36,8 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
         "full": ("full", stairs.full, stairs.full_total),
         "withdrawn": (f"withdrawn at layer {stairs.layer}", stairs.withdrawn, stairs.withdrawn_total),
     }
+    if stairs.beside is not None and stairs.beside_total is not None:
+        runs["beside"] = ("beside it", stairs.beside, stairs.beside_total)
     for run, (name, costs, total) in runs.items():
         heights = [value(cost) / scale for cost in costs]
         figure.add_scatter(
@@ -52,7 +58,7 @@ def staircase_figure(stairs: Staircase, times: LayerTimes | None, surface: Surfa
         if times is not None:
             figure.add_bar(
                 x=layers,
-                y=times.full if run == "full" else times.withdrawn,
+                y=getattr(times, run),
                 marker={"color": RUN_COLOURS[run], "line": {"width": 0}},
                 name=name,
                 legendgroup=run,
@@ -77,14 +83,11 @@ def staircase_reading(stairs: Staircase, times: LayerTimes | None) -> str:
 
 def staircase_table(stairs: Staircase, times: LayerTimes | None) -> Table:
     unknown = (None,) * len(stairs.full)
-    runs = (
-        ("full", stairs.full, unknown if times is None else times.full),
-        ("withdrawn", stairs.withdrawn, unknown if times is None else times.withdrawn),
-    )
     rows = tuple(
         (run, layer, cost.tokens, cost.flops, cost.kv_cache_bytes, time)
-        for run, costs, of_run in runs
-        for layer, (cost, time) in enumerate(zip(costs, of_run, strict=True))
+        for run in RUN_COLOURS
+        if (costs := getattr(stairs, run)) is not None
+        for layer, (cost, time) in enumerate(zip(costs, getattr(times, run, unknown), strict=True))
     )
     return Table(("run", "layer", "tokens", "FLOPs", "KV cache (B)", "time (ms)"), rows)
 

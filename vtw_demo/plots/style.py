@@ -13,7 +13,7 @@ from vtw_demo.withdrawal.segments import Segment
 
 # Colours of Okabe and Ito, which colour-blind people can tell apart; one for each segment, everywhere.
 SEGMENT_COLOURS = dict(zip(Segment, ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7"), strict=True))
-RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00"}
+RUN_COLOURS: dict[RunName, str] = {"full": "#8A8F98", "withdrawn": "#D55E00", "beside": "#0072B2"}
 K_LINE = {"dash": "dash", "width": 2, "color": RUN_COLOURS["withdrawn"]}
 LAYOUTS: dict[str, dict[str, Any]] = data_beside(__file__, "layouts.json")
 """Of every figure, and what each plot has besides, by the plot's name."""

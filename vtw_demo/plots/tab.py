@@ -17,6 +17,11 @@ AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] |
 LAST_PROMPT: AttentionQuery = "last prompt token"
 ANSWER_MEAN: AttentionQuery = "mean over the answer's tokens"
 
+Quantity = Literal["attention", "attention × value norm", "cosine without picture"]
+"""What is shown of it: `AttentionMass` says what each is."""
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+ATTENTION, CONTRIBUTION, COSINE = QUANTITIES
+
 Surface = Literal["tokens", "FLOPs", "KV cache bytes"]
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 
@@ -27,7 +32,9 @@ class View:
 
     calibration: Calibration | None = None
     attention_query: AttentionQuery = LAST_PROMPT
+    attention_quantity: Quantity = ATTENTION
     map_token: int | None = None  # whose attention map is shown, counted from 0; None: the last prompt position's
+    map_quantity: Quantity = ATTENTION
     surface: Surface = "tokens"
 
     @property
@@ -74,7 +81,8 @@ class Tab:
     rows: tuple[str, ...] = ()
     chosen: Callable[[Analysis, View], tuple[Any, ...]] = lambda analysis, view: ()
     is_html: bool = False
-    is_of_comparison: bool = True  # False where its own button draws it, of runs that no report includes
+    # Whether an analysis has what it draws: not where its own button makes that, or hasn't yet.
+    is_there: Callable[[Analysis], bool] = lambda analysis: True
 
     @property
     def name(self) -> str:

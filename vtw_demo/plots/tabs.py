@@ -11,6 +11,12 @@ from vtw_demo.plots.differences import differences_html, differences_reading, di
 from vtw_demo.plots.divergence import divergence_figure, divergence_reading, divergence_table
 from vtw_demo.plots.every_layer import answer_times_figure, answer_times_table, stable_sentence
 from vtw_demo.plots.migration import migration_figure, migration_reading, migration_table
+from vtw_demo.plots.published_attention import published_lines
+from vtw_demo.plots.second_question import (
+    second_question_html,
+    second_question_reading,
+    second_question_table,
+)
 from vtw_demo.plots.staircase import staircase_figure, staircase_reading, staircase_table
 from vtw_demo.plots.tab import Plot, Tab, View
 from vtw_demo.plots.timing import timing_figure, timing_reading, timing_table
@@ -23,18 +29,18 @@ GROUPS: dict[str, tuple[Tab, ...]] = {
             "Where attention goes",
             (attention_figure, attention_reading, attention_table),
             ("attention",),
-            lambda analysis, view: (view.attention_query,),
+            lambda analysis, view: (view.attention_query, view.attention_quantity, published_lines(analysis.vlm)),
         ),
         Tab(
             "Where it looks",
             "Where it looks",
             (
                 attention_map_html,
-                lambda geometry, full, withdrawn, picture: attention_map_reading(full, withdrawn),
-                lambda geometry, full, withdrawn, picture: attention_map_table(geometry, full, withdrawn),
+                lambda geometry, full, withdrawn, picture, quantity: attention_map_reading(full, withdrawn, quantity),
+                lambda geometry, full, withdrawn, picture, quantity: attention_map_table(geometry, full, withdrawn),
             ),
             ("patches", "attention_maps"),
-            lambda analysis, view: (contact_sheet(analysis.prompt.shown),),
+            lambda analysis, view: (contact_sheet(analysis.prompt.shown), view.map_quantity),
             is_html=True,
         ),
         Tab(
@@ -75,7 +81,7 @@ GROUPS: dict[str, tuple[Tab, ...]] = {
             "Every K",
             "What an answer costs at each K",
             (answer_times_figure, stable_sentence, answer_times_table),
-            is_of_comparison=False,
+            is_there=lambda analysis: False,
         ),
         Tab(
             "Word by word",
@@ -97,6 +103,14 @@ GROUPS: dict[str, tuple[Tab, ...]] = {
             ("probabilities",),
             is_html=True,
         ),
+        Tab(
+            "Second question",
+            "What a second question is answered with what was kept",
+            (second_question_html, second_question_reading, second_question_table),
+            chosen=lambda analysis, view: (analysis.follow_up,),
+            is_html=True,
+            is_there=lambda analysis: analysis.follow_up is not None,
+        ),
     ),
 }
 TABS = tuple(chain.from_iterable(GROUPS.values()))
@@ -107,7 +121,7 @@ def all_plots(analysis: Analysis, view: View) -> tuple[tuple[Plot, ...], tuple[s
     made, missing = [], []
     for tab in TABS:
         try:
-            if tab.is_of_comparison:
+            if tab.is_there(analysis):
                 made.append(tab.plot(analysis, view))
         except UserError as error:
             missing.append(str(error))

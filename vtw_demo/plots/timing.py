@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 from vtw_demo.comparison.compare import Comparison, RunName
 from vtw_demo.comparison.repeated_timing import STAGES, RepeatedTiming, Stage
 from vtw_demo.formats import milliseconds, run_title
+from vtw_demo.measurements.equal_flops import recipe_in_words
 from vtw_demo.plots.style import RUN_COLOURS, TRACES, styled
 from vtw_demo.plots.tab import Cell, Table
 from vtw_demo.plots.templates import reading
@@ -19,18 +20,18 @@ _AXIS_NAMES = {stage: name.replace(" ", "<br>", 1) for stage, name in _NAMES.ite
 
 
 def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None) -> go.Figure:
-    """Time by stage, a pair of bars each with its figure above it; totals are without encoding where the picture was
+    """Time by stage, a bar for each run with its figure above it; totals are without encoding where the picture was
     encoded once for both. With rounds they are medians over these, with a line from the lowest to the highest and a dot
     for each round."""
-    times = _times(comparison, repeated)
-    stages = [stage for stage in STAGES if any(times[run, stage] is not None for run in RUN_COLOURS)]
+    times, runs = _times(comparison, repeated), comparison.runs()
+    stages = [stage for stage in STAGES if any(times[run, stage] is not None for run in runs)]
     figure = go.Figure()
     axis_names = _AXIS_NAMES | {"total_ms": _total(comparison, repeated).replace(" ", "<br>", 1)}
-    for run in RUN_COLOURS:
+    for run in runs:
         figure.add_bar(
             x=[axis_names[stage] for stage in stages],
             y=[times[run, stage] for stage in stages],
-            name=run_title(run, comparison.layer),
+            name="Beside it" if run == "beside" else run_title(run, comparison.layer),
             offsetgroup=run,
             # Rounds are drawn over them, in the same colour.
             marker={"color": RUN_COLOURS[run], "opacity": 1 if repeated is None else 0.45},
@@ -38,7 +39,7 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
             **TRACES["time"],
         )
     if repeated is not None:
-        _add_rounds(figure, repeated, stages)
+        _add_rounds(figure, repeated, runs, stages)
     of = "one run" if repeated is None or repeated.rounds == 1 else f"median of {repeated.rounds} rounds"
     return styled(figure, "timing", yaxis_title_text=f"time in ms, {of}")
 
@@ -46,7 +47,9 @@ def timing_figure(comparison: Comparison, repeated: RepeatedTiming | None = None
 def timing_reading(comparison: Comparison, repeated: RepeatedTiming | None = None) -> str:
     """How the runs' prefill and decoding compare; over rounds by the ratio within each, median and extremes."""
     assert repeated is None or repeated.layer == comparison.layer
-    return reading("timing", full=comparison.full, withdrawn=comparison.withdrawn, repeated=repeated)
+    runs = {"full": comparison.full, "withdrawn": comparison.withdrawn, "beside": comparison.beside}
+    said = None if comparison.recipe is None else recipe_in_words(comparison.recipe)
+    return reading("timing", **runs, said_beside=said, repeated=repeated)
 
 
 def timing_table(comparison: Comparison, repeated: RepeatedTiming | None = None) -> Table:
@@ -76,19 +79,20 @@ def _total(comparison: Comparison, repeated: RepeatedTiming | None) -> str:
 
 def _times(comparison: Comparison, repeated: RepeatedTiming | None) -> dict[tuple[RunName, Stage], float | None]:
     """Milliseconds of each run's stages, the median where there are rounds; None for a stage that the run hasn't."""
+    runs = comparison.runs()
     if repeated is None:
-        times = {(run, stage): getattr(getattr(comparison, run), stage) for stage in STAGES for run in RUN_COLOURS}
+        times = {(run, stage): getattr(getattr(comparison, run), stage) for stage in STAGES for run in runs}
         if comparison.encoded_once:
-            times |= {(run, "total_ms"): getattr(comparison, run).after_encoding_ms for run in RUN_COLOURS}
+            times |= {(run, "total_ms"): getattr(comparison, run).after_encoding_ms for run in runs}
         return times
     assert repeated.layer == comparison.layer
-    spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in RUN_COLOURS}
+    spreads = {(run, stage): repeated.spread(run, stage) for stage in STAGES for run in runs}
     return {key: None if spread is None else spread.median for key, spread in spreads.items()}
 
 
-def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, stages: list[Stage]) -> None:
+def _add_rounds(figure: go.Figure, repeated: RepeatedTiming, runs: tuple[RunName, ...], stages: list[Stage]) -> None:
     """Lines from the lowest to the highest round and a dot for each, the median's figure above them."""
-    for run, bars in zip(RUN_COLOURS, figure.data[:2], strict=True):
+    for run, bars in zip(runs, figure.data[: len(runs)], strict=True):
         spreads = [repeated.spread(run, stage) for stage in stages]
         bars.error_y = {
             "array": [None if spread is None else spread.highest - spread.median for spread in spreads],

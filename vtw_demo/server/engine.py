@@ -17,7 +17,17 @@ from vtw_demo.comparison.calibration import (
     Measurement,
     measure_samples,
 )
-from vtw_demo.comparison.compare import Comparison, Event, LayerAnswer, answer_at_layers, compare_prompt
+from vtw_demo.comparison.compare import (
+    Comparison,
+    Event,
+    FollowUpEvent,
+    LayerAnswer,
+    answer_at_layers,
+    ask_on,
+    compare_prompt,
+    turns_of,
+)
+from vtw_demo.comparison.follow_up import FollowUp
 from vtw_demo.comparison.repeated_timing import RepeatedTiming, repeat_timing
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.comparison.timed_generate import Run
@@ -41,6 +51,7 @@ LOST = "What ran this is lost: it is made again."
 SWITCHED = "The model has been switched since this was asked: ask again."
 # Generously; README has what a sweep costs.
 PREFILLS_OF_A_SWEEP = 3
+PREFILLS_OF_A_FOLLOW_UP = 5  # two caches filled, two passes that go on with them, one that reads all
 
 
 class Engine:
@@ -130,14 +141,29 @@ class Engine:
         full: Run | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Place | Event]:
-        """Both runs of `query`; the withdrawn one alone where there is a full one."""
+        """The runs of `query`; without the full one where there is one already."""
         with suppress(StoppedError), self.turns.asked(visitor, "comparison", stop) as turn:
             yield from self._until(turn.wait(), vlm)
             self.monitoring.asked(query.question, query.layer)
-            runs = 2 if full is None else 1
+            runs = (full is None) + 1 + (query.beside is not None)
             run = self.host.run(compare_prompt, vlm, runs, runs * query.max_new_tokens)
             asked = prompt, query.layer, query.max_new_tokens, full
-            yield from _again_if_lost(lambda: run(*asked, stop=turn.stop))
+            yield from _again_if_lost(lambda: run(*asked, stop=turn.stop, beside=query.beside))
+
+    def ask_on(
+        self, visitor: str, analysis: Analysis, question: str, max_new_tokens: int, stop: threading.Event
+    ) -> Iterator[Place | FollowUpEvent]:
+        """A further question in the conversation of a comparison; `analysis` keeps what comes of it."""
+        vlm, layer = analysis.vlm, analysis.layer
+        with suppress(StoppedError), self.turns.asked(visitor, "second question", stop) as turn:
+            yield from self._until(turn.wait(), vlm)
+            self.monitoring.asked(question, layer)
+            run = self.host.run(ask_on, vlm, PREFILLS_OF_A_FOLLOW_UP, 3 * max_new_tokens)
+            asked = analysis.prompt, turns_of(analysis.comparison, layer), question, layer, max_new_tokens
+            for event in _again_if_lost(lambda: run(*asked, stop=turn.stop)):
+                if isinstance(event, FollowUp):
+                    analysis.follow_up = event
+                yield event
 
     def answer_at_layers(
         self,
@@ -212,14 +238,15 @@ class Engine:
     def repeat_timing(
         self, visitor: str, analysis: Analysis, rounds: int, stop: threading.Event
     ) -> Iterator[Place | RepeatedTiming]:
-        """Both runs of a comparison again and again; `analysis` keeps what is measured so far."""
+        """The runs of a comparison again and again; `analysis` keeps what is measured so far."""
         vlm, before = analysis.vlm, None
 
         def begin() -> Generator[RepeatedTiming, None, None]:
             if (left := rounds - (before.rounds if before else 0)) or not rounds:
-                runs, longest = 2 * (left + 1), analysis.longest
+                comparison, longest = analysis.comparison, analysis.longest
+                runs, recipe = len(comparison.runs()) * (left + 1), comparison.recipe
                 run = self.host.run(repeat_timing, vlm, runs, runs * longest)
-                yield from run(analysis.prompt, analysis.layer, longest, left, stop=stop, before=before)
+                yield from run(analysis.prompt, analysis.layer, longest, left, stop=stop, before=before, recipe=recipe)
 
         with suppress(StoppedError), self.turns.asked(visitor, "timing round", stop) as turn:
             yield from self._until(turn.wait(), vlm)
@@ -247,7 +274,7 @@ class Engine:
                     raise UserError(event.why)
 
     def compare_to_end(self, visitor: str, vlm: VisionLanguageModel, query: Query, stop: threading.Event) -> Analysis:
-        """Both runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
+        """All runs at once, for those who don't watch. Raises UserError if they are stopped meanwhile."""
         prompt = query.prompt(vlm)
         # To their end: a turn that is left at the comparison counts as stopped.
         events = list(self.compare(visitor, vlm, query, prompt, stop=stop))

@@ -24,7 +24,7 @@ LONGEST_QUESTION = 20_000
 @dataclass(frozen=True)
 class Query:
     """One picture or clip, one question, and how to answer it. `note` is a sentence about the picture, "" for most;
-    `detail`: how much of it the model is shown."""
+    `detail`: how much of it the model is shown; `beside`: what runs beside withdrawal, as of `compare`."""
 
     picture: Shown
     question: str
@@ -32,17 +32,16 @@ class Query:
     max_new_tokens: int
     note: str = ""
     detail: Detail = "usual"
+    beside: str | None = None
 
     @classmethod
     def read(
         cls, picture_file: Any, question: Any, layer: Any, max_new_tokens: Any, sampling: FrameSampling | None = None
     ) -> Query:
         """From what the browser or an API client sent, for a model with this `sampling` of clips."""
-        text = read_question(question)
-        if len(text) > LONGEST_QUESTION:
-            raise UserError(
-                f"The question is too long: it has {len(text)} characters and may have up to {LONGEST_QUESTION}."
-            )
+        text = read_asked(question)
+        if layer == "auto":
+            raise UserError("Here the withdrawal layer is a number; the library and the command `compare` take 'auto'.")
         layer = whole_number("withdrawal layer", layer)
         max_new_tokens = whole_number("number of new tokens", max_new_tokens)
         # Of a file that Gradio has stored: a mapping with its `path`.
@@ -71,6 +70,15 @@ class Query:
         return seen, self.question, self.max_new_tokens, self.detail
 
 
+def read_asked(question: Any) -> str:
+    text = read_question(question)
+    if len(text) > LONGEST_QUESTION:
+        raise UserError(
+            f"The question is too long: it has {len(text)} characters and may have up to {LONGEST_QUESTION}."
+        )
+    return text
+
+
 def whole_number(name: str, value: Any) -> int:
     # JSON knows no whole numbers: 7.0 is one.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -85,6 +93,13 @@ def layer_range(first: Any, last: Any, layers: int) -> tuple[int, ...]:
     if not 1 <= first <= last <= layers:
         raise UserError(f"The range of K must lie within 1 to {layers}; this is {first} to {last}.")
     return tuple(range(first, last + 1))
+
+
+def read_beside(value: Any) -> str | None:
+    """What is to run beside; nothing where it is empty."""
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"What runs beside is a name, for example fastv, or a recipe; this is {reprlib.repr(value)}.")
+    return value or None
 
 
 def read_threshold(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""Rows of the attention matrix, without the matrix.
+"""Rows of the attention matrix, without the matrix, and what they make of the values.
 
 Through transformers' attention interface: attention is computed by sdpa as ever, and beside it those rows of its matrix
 that are asked for. So it works with thousands of visual tokens, where a full matrix wouldn't fit.
@@ -28,8 +28,9 @@ def attention_rows(
     row_count: int,
     scaling: float | None = None,
     is_causal: bool = True,
-) -> torch.Tensor:
-    """The last `row_count` rows of the attention matrix, mean over heads: float32, (batch, rows, keys).
+) -> Iterator[torch.Tensor]:
+    """The last `row_count` rows of the attention matrix, up to 64 of them at a time, in order: float32, each (batch,
+    heads, rows, keys).
 
     - `query`, shape (batch, heads, queries, head_dim); `key`, shape (batch, key-value heads, keys, head_dim).
       Heads are a multiple of key-value heads: consecutive heads share one.
@@ -45,7 +46,6 @@ def attention_rows(
         attention_mask = positions <= positions[:query_count, None]
     factor = head_dim**-0.5 if scaling is None else scaling
     transposed_key = key.float().transpose(2, 3)
-    blocks = []
     for start in range(query_count - row_count, query_count, _ROWS_AT_ONCE):
         rows = slice(start, min(start + _ROWS_AT_ONCE, query_count))
         # Heads that share keys are stacked as rows, so that keys needn't be repeated.
@@ -56,16 +56,41 @@ def attention_rows(
             mask = attention_mask[..., rows, :] if attention_mask.shape[-2] > 1 else attention_mask
             mask = mask[..., :key_count]
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        blocks.append(scores.softmax(dim=-1).mean(dim=1))
-    return torch.cat(blocks, dim=1)
+        yield scores.softmax(dim=-1)
 
 
 _ROWS_AT_ONCE = 64
 """Bounds the memory for a long answer: rows of all heads that are there at the same time."""
 
+
+def attention_output(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What rows of weights, (batch, heads, rows, keys), make of the values, (batch, key-value heads, keys, width), all
+    heads side by side as the output projection takes them: float32, (batch, rows, heads * width)."""
+    batch, heads, rows, key_count = weights.shape
+    made = weights.reshape(batch, value.shape[1], -1, key_count) @ value.float()
+    return made.view(batch, heads, rows, -1).transpose(1, 2).flatten(2)
+
+
+def output_cosine(weights: torch.Tensor, value: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+    """The cosine between the attention's output with the visual tokens and without: float32, (batch, rows). 1 is a
+    position whose attention brings it nothing of them.
+
+    - `weights` and `value` as `attention_output` takes them; `visual`, bool, (batch, keys).
+
+    Without them: visual keys masked, so that in each head the weights of the others, from the softmax, make 1 again
+    (VisiPruner, EMNLP 2025, masks them too). The output is that of all heads, before the output projection.
+    """
+    without = weights.masked_fill(visual[:, None, None], 0)
+    # A head that sees nothing else makes nothing.
+    without = without / without.sum(-1, keepdim=True).clamp_min(torch.finfo(without.dtype).tiny)
+    outputs = attention_output(weights, value), attention_output(without, value)
+    return torch.nn.functional.cosine_similarity(*outputs, dim=-1)
+
+
+Receive = Callable[[int, torch.Tensor, torch.Tensor], None]
 _INTERFACE = "vtw_demo_captured_rows"
 
-_capture: ContextVar[tuple[int, Callable[[int, torch.Tensor], None]] | None] = ContextVar("capture", default=None)
+_capture: ContextVar[tuple[int, Receive] | None] = ContextVar("capture", default=None)
 """How many rows to capture, and what receives them; passes in other threads aren't captured."""
 
 _ordinary = "sdpa"
@@ -75,13 +100,12 @@ _turn = threading.Lock()
 
 
 @contextmanager
-def captured_rows(
-    model: PreTrainedModel, row_count: int, receive: Callable[[int, torch.Tensor], None]
-) -> Iterator[None]:
+def captured_rows(model: PreTrainedModel, row_count: int, receive: Receive) -> Iterator[None]:
     """Hand the last rows of each decoder layer's attention matrix to `receive`, inside a `with` block.
 
-    In a forward pass of this thread, `receive(layer_index, weights)` is called once for each decoder layer,
-    in order, with the weights of `attention_rows`: float32, shape (batch, rows, keys), mean over heads.
+    In a forward pass of this thread, `receive(layer_index, weights, value)` is called for each decoder layer, in order,
+    once for each block of `attention_rows`: `weights`, float32, (batch, heads, rows, keys), and the layer's `value`,
+    (batch, key-value heads, keys, width). One row is one block. A layer that runs on fewer positions has fewer rows.
     Under `withdraw`, layers from K on have the kept positions as keys. Attention itself is computed by sdpa; the
     encoder of images isn't touched. Blocks in several threads take turns; one inside another raises RuntimeError.
     """
@@ -89,7 +113,7 @@ def captured_rows(
     if _capture.get() is not None:
         raise RuntimeError(
             "Attention is measured in this thread already. Measure it outside of a block that ranks tokens by it, as "
-            "those of fastv and pyramid_drop do."
+            'those of fastv and pyramid_drop do, or chooses a layer by it, as withdraw(model, "auto").'
         )
     config = find_decoder(model).config
     with _turn:
@@ -122,14 +146,14 @@ def _attention(
     for name in ("softcap", "position_bias", "s_aux"):
         if options.get(name) is not None:
             raise UserError(
-                f"{type(module).__name__} uses {name}; attention mass is known for plain softmax of scaled products."
+                f"{type(module).__name__} uses {name}; only a plain softmax of scaled products can be measured."
             )
-    row_count, receive = capture
+    row_count, receive = min(capture[0], query.shape[2]), capture[1]
     is_causal = options.get("is_causal")
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
-    weights = attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal)
-    receive(module.layer_idx, weights)
+    for weights in attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal):
+        receive(module.layer_idx, weights, value)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 

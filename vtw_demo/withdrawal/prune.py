@@ -1,7 +1,8 @@
 """Several methods in one prefill, by a recipe; as UniPruneBench writes them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -9,9 +10,9 @@ from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.fastv import FastV
 from vtw_demo.withdrawal.pyramid_drop import PyramidDrop
 from vtw_demo.withdrawal.random_tokens import RandomTokens
-from vtw_demo.withdrawal.steps import Step, check_order, pruned
+from vtw_demo.withdrawal.steps import Pruning, Step, check_order, pruned
 from vtw_demo.withdrawal.uniform_grid import UniformGrid
-from vtw_demo.withdrawal.withdraw import Withdraw
+from vtw_demo.withdrawal.withdraw import Withdraw, withdraw
 
 KINDS: dict[str, type[Step]] = {kind.word: kind for kind in (Withdraw, FastV, PyramidDrop, RandomTokens, UniformGrid)}
 
@@ -32,6 +33,14 @@ def prune(model: PreTrainedModel, recipe: str, *, this_thread_only: bool = False
     """
     with pruned(model, read_recipe(recipe), this_thread_only):
         yield
+
+
+def pruned_by(model: PreTrainedModel, by: int | str) -> AbstractContextManager[Pruning]:
+    """`withdraw` at `by`, a layer or "auto", or `prune` by the recipe that it is, in passes of this thread only."""
+    if isinstance(by, str) and by != "auto":
+        return pruned(model, read_recipe(by), True)
+    layer: Any = by
+    return withdraw(model, layer, this_thread_only=True)
 
 
 def read_recipe(recipe: str) -> list[Step]:

@@ -104,13 +104,13 @@ def check_order(steps: Sequence[Step]) -> None:
 
 
 @contextmanager
-def pruned(model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False) -> Iterator[None]:
+def pruned(model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False) -> Iterator["Pruning"]:
     """Take `steps`, in ascending order of their layers, in the forward passes of `model` inside a `with` block."""
     model = find_model(model)
     for step in steps:
         step.check(model)
-    with Pruning(model, steps, this_thread_only):
-        yield
+    with Pruning(model, steps, this_thread_only) as pruning:
+        yield pruning
 
 
 class Pruning(TokenPruning):
@@ -125,6 +125,11 @@ class Pruning(TokenPruning):
         self.captures = defaultdict[int, ExitStack](ExitStack)
         """What captures attention in each thread."""
 
+    @property
+    def layer(self) -> int | None:
+        """The layer before which the last visual tokens leave; L where some stay."""
+        return self.pictureless_from
+
     def register(self) -> None:
         self.hooks.callback(self.after_ranked)  # an interrupt passes by the layer's own hook
         for number, step in enumerate(self.steps):
@@ -135,7 +140,7 @@ class Pruning(TokenPruning):
         super().register()
 
     def begin_prefill(self, forward: ForwardPass, visual: torch.Tensor, given: dict[str, Any]) -> None:
-        held = next(iter(forward.stages.values())).past_length
+        held = forward.past_length
         forward.prunes = bool(visual.any())
         if not forward.prunes:
             # phi4_multimodal is handed its pictures again while it decodes.
@@ -179,9 +184,9 @@ class Pruning(TokenPruning):
     def after_ranked(self, *_: Any) -> None:
         self.captures[threading.get_ident()].close()
 
-    def rank(self, forward: ForwardPass, number: int, layer_index: int, weights: torch.Tensor) -> None:
+    def rank(self, forward: ForwardPass, number: int, layer_index: int, heads: torch.Tensor, _: torch.Tensor) -> None:
         assert forward.visual is not None
-        weights, visual = weights[:, 0], forward.visual.to(weights.device)
+        weights, visual = heads.mean(dim=1)[:, 0], forward.visual.to(heads.device)
         keys_of = self.pruned_stage(forward, self.key_sources[layer_index])
         if keys_of is None:
             scores = weights[:, : visual.shape[1]]  # a static cache has further keys

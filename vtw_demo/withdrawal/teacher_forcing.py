@@ -11,6 +11,9 @@ from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import answer_token_type
 from vtw_demo.withdrawal.segments import visual_token_mask
 
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+"""Inputs of shape (batch, sequence) that some models take beside `input_ids` and `attention_mask`."""
+
 
 def check_prompt(inputs: Mapping[str, Any]) -> None:
     """Raise ValueError unless `inputs` hold prompts, `input_ids` of shape (batch, prompt), that end side by side."""
@@ -70,7 +73,7 @@ def with_answer(
     whole = {**inputs, "input_ids": torch.cat([input_ids, answer], dim=1)}
     if attention_mask is not None:
         whole["attention_mask"] = torch.cat([attention_mask, attention_mask.new_ones(answer.shape)], dim=1)
-    for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
+    for name in TOKEN_TYPES:
         if name in inputs:
             whole[name] = pad(inputs[name], (0, answer.shape[1]), value=answer_token_type(model.config))
     return whole

@@ -53,6 +53,8 @@ class ForwardPass:
 
     stages: dict[int, LayerInputs]
     """What layers get, by the first of them: from each layer before which tokens leave up to the next such one."""
+    past_length: int
+    """How many sequence positions the KV cache accounted for before."""
     padding_mask: torch.Tensor | None
     restore_each_layer: bool
     """Whether the hidden states of all layers are asked for."""
@@ -60,6 +62,8 @@ class ForwardPass:
     """How many positions at the end are asked for, 0 for all."""
     untouched: int
     """How many positions at the end no stage takes a token from."""
+    pictureless_from: int
+    """The layer before which the last visual tokens leave."""
     prunes: bool = False
     """Whether this pass is of a prompt that tokens leave."""
     visual: torch.Tensor | None = None
@@ -130,9 +134,16 @@ class TokenPruning:
             inputs.positions = add_kept(inputs.positions, inputs.kept, inputs.past_length, after)
             forward.untouched = min(forward.untouched, inputs.kept.tail)
 
-    def stage_of(self, index: int) -> int:
-        """The layer of `at` by which tokens have left last when layer `index` runs; -1 where none has."""
-        return max((layer for layer in self.at if layer <= index), default=-1)
+    def layers_of_pass(self, noted: tuple[int, ...]) -> tuple[int, ...]:
+        """Before which layers tokens leave in a forward pass, as far as is known when it begins. `noted`: before which
+        they left when its KV cache was filled, if they did."""
+        if noted and noted != self.at:
+            raise other_cache(noted, ", ".join(map(str, self.at)))
+        return self.at
+
+    def stage_of(self, forward: ForwardPass, index: int) -> int:
+        """The layer by which tokens have left last when layer `index` runs; -1 where none has."""
+        return max((layer for layer in forward.stages if layer <= index), default=-1)
 
     def __enter__(self) -> Self:
         with ExitStack() as self.hooks:
@@ -191,27 +202,23 @@ class TokenPruning:
                 "forward pass. Call model.gradient_checkpointing_disable() first."
             )
         length, past_length = input_ids.shape[1], count_positions(cache, input_ids.shape[1])
-        stages = {layer: LayerInputs(length, past_length, self.is_flash) for layer in self.at}
-        if cache is not None and past_length:
-            at, noted = noted_positions(cache)
-            if noted and at != self.at:
-                before, now = (", ".join(map(str, layers)) for layers in (at, self.at))
-                raise RuntimeError(
-                    f"This KV cache was filled with withdrawal layer {before}, and is used now with "
-                    f"{now}. Start with a new cache."
-                )
-            for layer, positions in noted.items():
-                stages[layer].positions = positions
+        at, noted = noted_positions(cache) if cache is not None and past_length else ((), {})
+        layers = self.layers_of_pass(at)
+        stages = {layer: LayerInputs(length, past_length, self.is_flash) for layer in layers}
+        for layer, positions in noted.items():
+            stages[layer].positions = positions
         output_hidden_states = given.get("output_hidden_states")
         if output_hidden_states is None:
             output_hidden_states = self.decoder.config.output_hidden_states
         asked = given.get("logits_to_keep") if "logits_to_keep" in parameter_names(type(module).forward) else 0
         forward = ForwardPass(
             stages,
+            past_length,
             padding_mask=own_padding_mask(given, length),
             restore_each_layer=bool(output_hidden_states),
             logits_to_keep=asked if isinstance(asked, int) else 0,
             untouched=length,
+            pictureless_from=self.pictureless_from,
         )
         # A placeholder that the model itself has written into its answer is no visual token.
         if past_length == 0 or has_visual_input(given):
@@ -234,8 +241,8 @@ class TokenPruning:
         forward = self.forward
         if forward is None or not forward.prunes:
             return None
-        kwargs = without_late_features(kwargs, self.pictureless_from)
-        if adds_features_after(kwargs, self.at[0]):
+        kwargs = without_late_features(kwargs, forward.pictureless_from)
+        if adds_features_after(kwargs, min(forward.stages, default=len(self.layers))):
             forward.restore_each_layer = True  # the decoder adds them to a sequence of all tokens
         if not forward.tail and "logits_to_keep" in kwargs:
             kwargs["logits_to_keep"] = 0  # gemma4 would cut kept tokens to a tail that isn't the prompt's
@@ -251,9 +258,8 @@ class TokenPruning:
                 f"pass, where {self.name} can't know the visual tokens. Call the model that was handed to it."
             )
         forward.is_pruned = True
-        first = self.stage_of(index)
-        inputs = forward.stages[first]
-        if inputs.positions is None:
+        first, inputs = self.stage_of(forward, index), self.pruned_stage(forward, index)
+        if inputs is None:
             return None
         given = named_arguments(module, args, kwargs)
         hidden_states = given.pop("hidden_states")
@@ -279,7 +285,7 @@ class TokenPruning:
 
     def pruned_stage(self, forward: ForwardPass, index: int) -> LayerInputs | None:
         """What layer `index` gets; None where no token has left before it."""
-        inputs = forward.stages.get(self.stage_of(index))
+        inputs = forward.stages.get(self.stage_of(forward, index))
         return None if inputs is None or inputs.positions is None else inputs
 
     def check_entering(self, forward: ForwardPass, index: int, hidden_states: torch.Tensor) -> None:
@@ -310,13 +316,13 @@ class TokenPruning:
             return None
         given = named_arguments(module, args, kwargs)
         expect_update(find_cache_layer(given, index), is_expected=False)
-        inputs = forward.stages[self.stage_of(index)]
-        if inputs.kept is None:
+        inputs = self.pruned_stage(forward, index)
+        if inputs is None or inputs.kept is None:
             return None
         assert inputs.positions is not None
-        note_positions(find_cache(given), index, inputs.positions, self.at)
+        note_positions(find_cache(given), index, inputs.positions, tuple(forward.stages))
         is_last = index == len(self.layers) - 1
-        if forward.is_tail or not (forward.restore_each_layer or is_last or index + 1 in self.at):
+        if forward.is_tail or not (forward.restore_each_layer or is_last or index + 1 in forward.stages):
             return None
         hidden_states = hidden_states_of(output)
         if is_last and forward.tail:
@@ -330,11 +336,18 @@ class TokenPruning:
         self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor | None:
         forward = self.forward
-        inputs = None if forward is None else forward.stages[self.stage_of(index)]
+        inputs = None if forward is None else self.pruned_stage(forward, index)
         if forward is None or inputs is None or inputs.kept is None or forward.is_tail:
             return None
         kept = tile(inputs.kept.index.to(output.device), len(output) // len(inputs.kept.index))
         return rescale_query(find_attention(self.layers[index]), output, inputs.past_length, kept)
+
+
+def other_cache(noted: tuple[int, ...], now: str) -> RuntimeError:
+    return RuntimeError(
+        f"This KV cache was filled with withdrawal layer {', '.join(map(str, noted))}, and is used now with {now}. "
+        "Start with a new cache."
+    )
 
 
 @contextmanager

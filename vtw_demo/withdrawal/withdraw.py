@@ -8,18 +8,23 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_decoder, find_model
+from vtw_demo.withdrawal.automatic_layer import THRESHOLD, AutomaticWithdrawal
 from vtw_demo.withdrawal.steps import Prompts, Pruning, Step
+
+Automatic = Literal["auto"]
 
 
 @contextmanager
-def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = False) -> Iterator[None]:
+def withdraw(
+    model: PreTrainedModel, layer: int | Automatic, *, threshold: float | None = None, this_thread_only: bool = False
+) -> Iterator[Pruning]:
     """Withdraw the visual tokens of `model` at the withdrawal layer `layer` (K), inside a `with` block.
 
         with withdraw(model, layer=15):
@@ -43,12 +48,25 @@ def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = Fal
     threads go on as ever. Leaving waits for the pass that another thread is in. A generation that began before the
     block goes on without withdrawal.
 
+    With `layer="auto"` each prefill chooses K, from 2 to L, while it runs: where the visual tokens no longer move what
+    the question attends to. In each layer, of up to 16 text positions at the prompt's end that follow the last visual
+    token, the output of attention (all heads, before the output projection) is compared with what it would be without
+    the visual tokens, by the cosine, mean over these positions. Once it was above `threshold` in two layers in a row
+    that attend, the visual tokens leave before the next layer, in a batch once that holds for every row; K = L if it
+    never does. What decides are rows of the attention matrix, no whole ones. (After VisiPruner, EMNLP 2025, which reads
+    the last position alone.) Later passes with that KV cache keep its K. `layer` of what the block is given tells K:
+
+        with withdraw(model, layer="auto") as withdrawal:
+            model.generate(**inputs)
+        print(withdrawal.layer)  # of the latest prefill in this thread
+
     A KV cache that was filled in one context belongs to its K: it can be used further in a context of the
     same K only, and in none outside.
 
     Raises
-    - TypeError if `layer` isn't an integer (Python's, NumPy's or torch's),
+    - TypeError if `layer` is neither an integer (Python's, NumPy's or torch's) nor "auto",
     - ValueError unless 1 <= layer <= L,
+    - ValueError for a `threshold` without "auto", and for "auto" where attention is neither sdpa nor eager,
     - ValueError for what is no model of transformers, or sharded by FSDP,
     - ValueError for a model in which withdrawal can't mean anything (cross-attention, an encoder-decoder, embeddings
       handed to an inner `generate`) or that isn't understood; and for one whose configuration names no placeholder
@@ -57,12 +75,33 @@ def withdraw(model: PreTrainedModel, layer: int, *, this_thread_only: bool = Fal
     and from forward passes inside the block
     - ValueError if visual tokens can't be found: `inputs_embeds` without `input_ids`, or visual input without
       a placeholder token,
+    - with "auto", ValueError for a prompt that ends with padding or a visual token, one that brings a picture to a KV
+      cache whose K isn't known, and attention that isn't a plain softmax of scaled products,
     - RuntimeError for a KV cache of another K or of a block that was left, for training with gradient checkpointing,
       for arguments of decoder layers that aren't understood, and where the layers ran without their hooks.
     """
     model = find_model(model)
-    with Pruning(model, [Withdraw(check_layer(layer, len(find_decoder(model).layers)))], this_thread_only):
-        yield
+    layers = len(find_decoder(model).layers)
+    layer = read_layer(layer, layers)
+    pruning: Pruning
+    if layer == "auto":
+        steps = [Withdraw(at) for at in range(2, max(2, layers) + 1)]
+        pruning = AutomaticWithdrawal(model, steps, THRESHOLD if threshold is None else threshold, this_thread_only)
+    elif threshold is None:
+        pruning = Pruning(model, [Withdraw(layer)], this_thread_only)
+    else:
+        raise UserError(f'A threshold goes with layer="auto"; this is {threshold} with layer {layer}.')
+    with pruning:
+        yield pruning
+
+
+def read_layer(layer: Any, layer_count: int) -> int | Automatic:
+    """The withdrawal layer, 1 to `layer_count`, or "auto"."""
+    if isinstance(layer, str) and layer == "auto":
+        return "auto"
+    if isinstance(layer, str):
+        raise TypeError(f'The withdrawal layer must be an integer, or "auto"; this is {layer!r}.')
+    return check_layer(layer, layer_count)
 
 
 def whole_number(value: Any, what: str) -> int:

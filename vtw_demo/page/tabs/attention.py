@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -13,7 +14,7 @@ from vtw_demo.page.session import Session
 from vtw_demo.page.tabs.tab import PlottedTab
 from vtw_demo.plots.attention import where_it_looks
 from vtw_demo.plots.attention_map import attention_map_png
-from vtw_demo.plots.tab import ANSWER_MEAN, LAST_PROMPT, AttentionQuery
+from vtw_demo.plots.tab import ANSWER_MEAN, ATTENTION, CONTRIBUTION, LAST_PROMPT, QUANTITIES, AttentionQuery, Quantity
 
 EVALUATION = EMBEDDED_FOLDER.parent / "evaluation" / "embedded.json"
 
@@ -26,9 +27,13 @@ def read_choice(query: str) -> AttentionQuery:
 class AttentionTab(PlottedTab):
     strip_id = "attention-strip"
     has_mean = True
+    quantities: tuple[Quantity, ...] = QUANTITIES
 
     def lay_out_controls(self) -> None:
-        self.strip = self.shows(gr.HTML(js_on_load=asset("token_strip.js"), padding=False, elem_id=self.strip_id))
+        with gr.Row(elem_classes="attention-controls"):
+            look: dict[str, Any] = {"label": "Shown", "container": False, "min_width": 0}
+            self.quantity = gr.Radio(self.quantities, value=ATTENTION, elem_id=f"{self.name}-quantity", **look)
+            self.strip = self.shows(gr.HTML(js_on_load=asset("token_strip.js"), padding=False, elem_id=self.strip_id))
 
     def lay_out_notes(self) -> None:
         self.about = gr.HTML(self._where_it_looks(self.page.engine.vlm), padding=False)
@@ -47,6 +52,11 @@ class AttentionTab(PlottedTab):
     def connect(self) -> None:
         super().connect()
         self.page.on_model(self.strip.select, self.choose, outputs=self.shown)
+        self.page.on_model(self.quantity.input, self.choose_quantity, [self.quantity], self.shown)
+
+    def choose_quantity(self, session: Session, quantity: Quantity) -> Iterator[Shown]:
+        session.quantities[self.name] = quantity
+        yield from self.redraw(session)
 
     def choose(self, session: Session, chosen: gr.EventData) -> Iterator[Shown]:
         session.queries[self.name] = read_choice(chosen.query)
@@ -60,6 +70,7 @@ class AttentionTab(PlottedTab):
 class AttentionMapTab(AttentionTab):
     strip_id = "map-strip"
     has_mean = False
+    quantities = (ATTENTION, CONTRIBUTION)
     has_png = True
 
     def content(self, session: Session, kind: str) -> str | bytes:

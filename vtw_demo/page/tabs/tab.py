@@ -135,7 +135,8 @@ class PlottedTab(PageTab):
         return waiting_line(MEASURING) if self._is_to_be_drawn(session) else gr.skip()
 
     def _is_to_be_drawn(self, session: Session) -> bool:
-        return session.analysis is not None and self.tab.is_of_comparison and self.name not in session.plots
+        analysis = session.analysis
+        return analysis is not None and self.tab.is_there(analysis) and self.name not in session.plots
 
     def _take(self, session: Session, kind: str) -> Iterator[Shown]:
         if self.name not in session.plots:
