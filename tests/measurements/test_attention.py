@@ -336,6 +336,7 @@ def test_result_is_immutable_plain_data():
         "answer": [[list(TEXT_ONLY), list(HALVES)]],
         "visual_tokens": 4,
         "withdrawal_layer": None,
+        "recipe": None,
         "answer_mean": [list(TEXT_ONLY), list(HALVES)],
         "contribution": [],
         "cosine": [],
@@ -344,7 +345,6 @@ def test_result_is_immutable_plain_data():
     assert tuple(Segment) == SEGMENTS
 
 
-def test_keys_that_are_not_known_are_refused(model, monkeypatch):
-    monkeypatch.setattr("vtw_demo.measurements.attention.keep_tokens", lambda *_: None)
-    with pytest.raises(RuntimeError, match="attended to 4 positions where 8 were expected"):
-        measure_attention(model, prompt(1, 2, "image", 3, 4), layer=2)
+def test_keys_that_are_not_known_are_refused(model):
+    with withdraw(model, 2), pytest.raises(RuntimeError, match="attended to 4 positions where 8 were expected"):
+        measure_attention(model, prompt(1, 2, "image", 3, 4))

@@ -256,4 +256,5 @@ def test_result_is_immutable_plain_data():
         "withdrawal_layer": 1,
         "contribution": [[0.25, 0.5, 0.0], [0.0, 0.0, 0.0]],
         "sinks": None,
+        "recipe": None,
     }

@@ -185,11 +185,14 @@ def test_it_refuses():
     with torch.no_grad(), withdraw(tiny.model, "auto", threshold=NEVER):
         with pytest.raises(ValueError, match="ends with a visual token"):
             tiny.model(**tiny.prompt([1, 2, "image"]))
-        with pytest.raises(RuntimeError, match="chooses a layer by it"):
-            measure_attention(tiny.model, inputs)
         with pytest.raises(RuntimeError, match="active"), withdraw(tiny.model, "auto"):
             pass
         tiny.model(**inputs)
+    with (
+        withdraw(tiny.model, "auto", threshold=-1),
+        pytest.raises(RuntimeError, match="isn't known which of them are visual tokens"),
+    ):
+        measure_attention(tiny.model, inputs)
     assert tiny.model.get_decoder().config._attn_implementation == "sdpa"
 
 

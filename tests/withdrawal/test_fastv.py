@@ -129,7 +129,7 @@ def test_it_refuses_prompts(llava):
 
 def test_attention_is_not_measured_inside(llava):
     inputs = llava.prompt(*PROMPTS["one image"])
-    with fastv(llava.model), pytest.raises(RuntimeError, match="outside of a block that ranks tokens by it"):
+    with fastv(llava.model), pytest.raises(RuntimeError, match="isn't known which of them are visual tokens"):
         measure_attention(llava.model, inputs)
     with fastv(llava.model):
         llava.model.generate(**inputs, **OPTIONS)

@@ -17,10 +17,10 @@ from vtw_demo.measurements.sinks import Sinks, watched_sinks
 from vtw_demo.models.devices import check_finite
 from vtw_demo.withdrawal.architectures import find_attention, find_decoder, find_model
 from vtw_demo.withdrawal.attention_capture import captured_rows, output_cosine
-from vtw_demo.withdrawal.kept_tokens import keep_tokens
+from vtw_demo.withdrawal.prune import pruned_by
 from vtw_demo.withdrawal.segments import PADDING, Segment, segment_ids, visual_token_mask
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end, with_answer
-from vtw_demo.withdrawal.withdraw import whole_number, withdraw
+from vtw_demo.withdrawal.withdraw import check_layer, whole_number
 
 Shares = tuple[float, ...]
 """The share of attention that each segment gets, in the order of `AttentionMass.segments`."""
@@ -43,6 +43,7 @@ class AttentionMass:
     answer: tuple[tuple[Shares | None, ...], ...]  # (answer tokens, layers, segments); query i predicts token i + 1
     visual_tokens: int  # of the prompt
     withdrawal_layer: int | None = None  # K if they were withdrawn: the image's share is exactly 0 from there on
+    recipe: str | None = None  # of `prune`, if tokens left by one
     # (queries, layers, segments), of the last prompt position and then of the answer tokens
     contribution: tuple[tuple[Shares | None, ...], ...] = ()
     # (queries, layers): between attention's output with and without the visual tokens
@@ -82,6 +83,7 @@ def measure_attention(
     inputs: Mapping[str, Any],
     answer_token_ids: Sequence[int] | torch.Tensor | None = None,
     layer: int | None = None,
+    recipe: str | None = None,
 ) -> AttentionMass:
     """Measure the attention mass of the last prompt position and of each answer token's position.
 
@@ -91,18 +93,21 @@ def measure_attention(
     - `answer_token_ids`: without the prompt's. Prompt and answer go through the model in a single forward pass, as if
       the model had generated them. None or empty measures the prompt alone.
     - `layer`: the withdrawal layer K; None measures without withdrawal.
+    - `recipe`: of `prune`, by which tokens leave as if the prompt were all that the pass holds; in place of `layer`.
 
     A query attends to its own position too, which counts to the segment that it is in. Weights are computed in float32
     whatever the model's precision. Passes in several threads take turns.
 
     Raises ValueError for more than one prompt, one padded on the right, one that ends with a visual token when these
-    are withdrawn, answers that aren't one sequence or contain a placeholder, and attention that isn't plain softmax of
-    scaled products; RuntimeError where attention doesn't run through transformers' attention interface; what `withdraw`
-    raises.
+    are withdrawn, `layer` and `recipe` at once, answers that aren't one sequence or contain a placeholder, and
+    attention that isn't plain softmax of scaled products; RuntimeError where attention doesn't run through
+    transformers' attention interface; what `withdraw` and `prune` raise.
     """
-    whole, prompt = _with_answer(model, inputs, answer_token_ids, layer), inputs["input_ids"].shape[1]
+    whole, prompt = _with_answer(model, inputs, answer_token_ids, layer, recipe), inputs["input_ids"].shape[1]
     segments = segment_ids(model.config, whole["input_ids"], whole.get("attention_mask"), prompt)[0]
-    sums = _sum_attention(model, whole, layer, segments, len(Segment), whole["input_ids"].shape[1] - prompt + 1)
+    by = layer if recipe is None else recipe
+    answer_length = whole["input_ids"].shape[1] - prompt
+    sums = _sum_attention(model, whole, by, segments, len(Segment), answer_length, answer_length + 1)
     attention, contribution = (
         tuple(tuple(None if math.isnan(shares[0]) else tuple(shares) for shares in row) for row in rows)
         for rows in sums.shares.tolist()
@@ -114,6 +119,7 @@ def measure_attention(
         answer=tuple(of_answer),
         visual_tokens=int((segments == Segment.IMAGE.number).sum()),
         withdrawal_layer=layer,
+        recipe=recipe,
         contribution=contribution,
         cosine=tuple(tuple(None if math.isnan(one) else one for one in row) for row in sums.cosine.tolist()),
         sinks=sums.sinks,
@@ -133,6 +139,7 @@ class AttentionMap:
     withdrawal_layer: int | None  # K if the visual tokens were withdrawn
     contribution: np.ndarray
     sinks: Sinks | None = None  # of the full run
+    recipe: str | None = None  # of `prune`, if tokens left by one
 
     @property
     def layers(self) -> int:
@@ -158,10 +165,11 @@ def measure_attention_map(
     answer_token_ids: Sequence[int] | torch.Tensor | None = None,
     answer_token: int | None = None,
     layer: int | None = None,
+    recipe: str | None = None,
 ) -> AttentionMap:
     """Measure how much attention one position gives to each visual token.
 
-    - `model`, `inputs`, `answer_token_ids` and `layer` as in `vtw_demo.measure_attention`.
+    - `model`, `inputs`, `answer_token_ids`, `layer` and `recipe` as in `vtw_demo.measure_attention`.
     - `answer_token`: the token of the answer whose position is the query, counted from 0; it predicts the token after
       it. None: the last prompt position, which predicts answer token 0.
     """
@@ -170,16 +178,17 @@ def measure_attention_map(
     if answer_token is not None and not 0 <= whole_number(answer_token, "answer_token") < given:
         raise UserError(f"The answer has {given} tokens, counted from 0; there is no token {answer_token}.")
     to_query = answer[..., : 0 if answer_token is None else answer_token + 1]
-    whole = _with_answer(model, inputs, to_query, layer)
+    whole = _with_answer(model, inputs, to_query, layer, recipe)
     visual = visual_token_mask(model.config, whole["input_ids"])[0]
     if not visual.any():
         raise UserError("The prompt has no visual tokens: there is nothing to map.")
     numbers = torch.where(visual, visual.cumsum(0) - 1, PADDING)
-    sums = _sum_attention(model, whole, layer, numbers, int(visual.sum()), 1)
+    by = layer if recipe is None else recipe
+    sums = _sum_attention(model, whole, by, numbers, int(visual.sum()), to_query.shape[-1], 1)
     shares = sums.shares[:, 0].cpu().numpy()
     shares.setflags(write=False)
     token = None if answer_token is None else int(answer_token)
-    return AttentionMap(shares[0], token, layer, shares[1], sums.sinks)
+    return AttentionMap(shares[0], token, layer, shares[1], sums.sinks, recipe)
 
 
 def _with_answer(
@@ -187,17 +196,21 @@ def _with_answer(
     inputs: Mapping[str, Any],
     answer_token_ids: Sequence[int] | torch.Tensor | None,
     layer: int | None,
+    recipe: str | None,
 ) -> dict[str, Any]:
     """The model's inputs for prompt and answer, if their attention can be measured."""
     find_model(model)
     check_prompt(inputs)
+    if layer is not None and recipe is not None:
+        raise UserError(f"Tokens leave at a layer or by a recipe; this is layer {layer} and recipe {recipe!r}.")
     if len(inputs["input_ids"]) != 1:
         raise UserError(
             "Attention is measured for one prompt at a time, input_ids of the shape (1, prompt); "
             f"these have {tuple(inputs['input_ids'].shape)}."
         )
     whole = with_answer(model, inputs, answer_token_ids)
-    if layer not in (None, len(find_decoder(model).layers)):
+    layers = len(find_decoder(model).layers)
+    if recipe is not None or (layer is not None and check_layer(layer, layers) < layers):
         check_prompt_end(model, inputs)
     return whole
 
@@ -210,23 +223,29 @@ class _Sums:
 
 
 def _sum_attention(
-    model: PreTrainedModel, whole: dict[str, Any], layer: int | None, labels: torch.Tensor, count: int, rows: int
+    model: PreTrainedModel,
+    whole: dict[str, Any],
+    by: int | str | None,
+    labels: torch.Tensor,
+    count: int,
+    answer_length: int,
+    rows: int,
 ) -> _Sums:
     """What the last `rows` positions of prompt and answer, `whole`, take from the positions of each of `count` labels,
     in one forward pass: float32, on the model's device; NaN for layers that don't attend.
 
-    `labels`, int64, shape (sequence,): each position's, from 0 on; `PADDING` isn't counted.
+    `labels`, int64, shape (sequence,): each position's, from 0 on; `PADDING` isn't counted. `by`: as in `pruned_by`;
+    None where nothing leaves.
     """
     layers, visual = find_decoder(model).layers, visual_token_mask(model.config, whole["input_ids"])
-    kept = keep_tokens(visual, whole.get("attention_mask"))
-    kept_labels = labels if kept is None else labels[kept.index[0]]
     sums: dict[int, list[torch.Tensor]] = {}
     cosines: dict[int, list[torch.Tensor]] = {}
 
     def add_up(layer_index: int, weights: torch.Tensor, value: torch.Tensor) -> None:
         # A layer from K on may use the keys of one below, in which visual ones are masked.
         is_whole = weights.shape[-1] == len(labels)
-        of_keys = labels if layer is None or layer_index < layer or is_whole else kept_labels
+        held = None if pruning is None or is_whole else pruning.held(layer_index)
+        of_keys, is_visual = (labels, visual) if held is None else (labels[held[0]], visual[:, held[0]])
         if weights.shape[-1] != len(of_keys):
             raise RuntimeError(
                 f"A decoder layer attended to {weights.shape[-1]} positions where {len(of_keys)} were "
@@ -237,19 +256,18 @@ def _sum_attention(
         groups = torch.where(of_keys == PADDING, count, of_keys).expand_as(per_key)
         added = per_key.new_zeros(*per_key.shape[:2], count + 1).scatter_add_(2, groups, per_key)[..., :-1]
         sums.setdefault(layer_index, []).append(added)
-        is_visual = visual if is_whole else torch.zeros_like(of_keys, dtype=torch.bool)[None]
         cosines.setdefault(layer_index, []).append(output_cosine(weights, value, is_visual)[0])
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        sinks = []
-        if layer is None:
+        sinks, pruning = [], None
+        if by is None:
             mask = whole.get("attention_mask")
             first = 0 if mask is None else int(mask[0].argmax())
             sinks = stack.enter_context(watched_sinks(model, first, visual[0].nonzero()[:, 0]))
         stack.enter_context(captured_rows(model, rows, add_up))
-        if layer is not None:
-            stack.enter_context(withdraw(model, layer, this_thread_only=True))
+        if by is not None:
+            pruning = stack.enter_context(pruned_by(model, by, answer_length))
         # Nothing is decoded after this pass: a cache and further logits would only take memory. A number would make
         # gemma4 cut the sequence of its last layers.
         last = torch.tensor([-1], device=labels.device)

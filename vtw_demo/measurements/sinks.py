@@ -50,7 +50,9 @@ def watched_sinks(model: PreTrainedModel, first: int, visual: torch.Tensor) -> I
         if threading.get_ident() == thread:
             states = args[0] if args else named_arguments(module, args, kwargs)["hidden_states"]
             # gemma3n has several streams, of which its layers compute on the first.
-            found.append(_massive(states[0] if states.ndim == 3 else states[0, 0], first, visual))
+            states = states[0] if states.ndim == 3 else states[0, 0]
+            if len(states) > max([first, *visual.tolist()]):  # else tokens have left, which is told by what measures
+                found.append(_massive(states, first, visual))
 
     with ExitStack() as hooks:
         for layer in find_decoder(model).layers:

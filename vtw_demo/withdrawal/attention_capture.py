@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ def attention_rows(
     row_count: int,
     scaling: float | None = None,
     is_causal: bool = True,
+    rows_after: int = 0,
 ) -> Iterator[torch.Tensor]:
-    """The last `row_count` rows of the attention matrix, up to 64 of them at a time, in order: float32, each (batch,
-    heads, rows, keys).
+    """The last `row_count` rows of the attention matrix, or as many before its last `rows_after`, up to 64 of them at a
+    time, in order: float32, each (batch, heads, rows, keys).
 
     - `query`, shape (batch, heads, queries, head_dim); `key`, shape (batch, key-value heads, keys, head_dim).
       Heads are a multiple of key-value heads: consecutive heads share one.
@@ -46,8 +48,9 @@ def attention_rows(
         attention_mask = positions <= positions[:query_count, None]
     factor = head_dim**-0.5 if scaling is None else scaling
     transposed_key = key.float().transpose(2, 3)
-    for start in range(query_count - row_count, query_count, _ROWS_AT_ONCE):
-        rows = slice(start, min(start + _ROWS_AT_ONCE, query_count))
+    end = query_count - rows_after
+    for start in range(end - row_count, end, _ROWS_AT_ONCE):
+        rows = slice(start, min(start + _ROWS_AT_ONCE, end))
         # Heads that share keys are stacked as rows, so that keys needn't be repeated.
         stacked = query[:, :, rows].float().reshape(batch, key_value_heads, -1, head_dim)
         scores = (stacked @ transposed_key).view(batch, heads, -1, key_count) * factor
@@ -90,42 +93,54 @@ def output_cosine(weights: torch.Tensor, value: torch.Tensor, visual: torch.Tens
 Receive = Callable[[int, torch.Tensor, torch.Tensor], None]
 _INTERFACE = "vtw_demo_captured_rows"
 
-_capture: ContextVar[tuple[int, Receive] | None] = ContextVar("capture", default=None)
-"""How many rows to capture, and what receives them; passes in other threads aren't captured."""
+
+@dataclass(frozen=True)
+class _Capture:
+    row_count: int
+    rows_after: int
+    receive: Receive
+
+
+_captures: ContextVar[tuple[_Capture, ...]] = ContextVar("captures", default=())
+"""What is captured; passes in other threads aren't."""
 
 _ordinary = "sdpa"
 """By which attention passes in other threads are computed meanwhile: their model's own."""
 
-_turn = threading.Lock()
+_turn = threading.RLock()
 
 
 @contextmanager
-def captured_rows(model: PreTrainedModel, row_count: int, receive: Receive) -> Iterator[None]:
-    """Hand the last rows of each decoder layer's attention matrix to `receive`, inside a `with` block.
+def captured_rows(model: PreTrainedModel, row_count: int, receive: Receive, rows_after: int = 0) -> Iterator[None]:
+    """Hand the last rows of each decoder layer's attention matrix, but `rows_after`, to `receive`, inside a `with`
+    block.
 
     In a forward pass of this thread, `receive(layer_index, weights, value)` is called for each decoder layer, in order,
     once for each block of `attention_rows`: `weights`, float32, (batch, heads, rows, keys), and the layer's `value`,
     (batch, key-value heads, keys, width). One row is one block. A layer that runs on fewer positions has fewer rows.
     Under `withdraw`, layers from K on have the kept positions as keys. Attention itself is computed by sdpa; the
-    encoder of images isn't touched. Blocks in several threads take turns; one inside another raises RuntimeError.
+    encoder of images isn't touched. Blocks in several threads take turns; one may be inside another.
     """
     global _ordinary
-    if _capture.get() is not None:
-        raise RuntimeError(
-            "Attention is measured in this thread already. Measure it outside of a block that ranks tokens by it, as "
-            'those of fastv and pyramid_drop do, or chooses a layer by it, as withdraw(model, "auto").'
-        )
     config = find_decoder(model).config
     with _turn:
-        before = _ordinary = config._attn_implementation
-        token = _capture.set((row_count, receive))
+        before, outer = config._attn_implementation, _captures.get()
+        if not outer:
+            _ordinary = before
+        token = _captures.set((*outer, _Capture(row_count, rows_after, receive)))
         config._attn_implementation = _INTERFACE
         try:
             with uncompiled():
                 yield
         finally:
             config._attn_implementation = before
-            _capture.reset(token)
+            _captures.reset(token)
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """By which of transformers' implementations attention is computed, while it is captured too."""
+    implementation = find_decoder(model).config._attn_implementation
+    return _ordinary if implementation == _INTERFACE else implementation
 
 
 def _attention(
@@ -139,7 +154,7 @@ def _attention(
     if (chosen := options.pop("indices", None)) is not None and attention_mask is not None:
         attention_mask = _with_chosen(attention_mask, chosen)
     # phi4_multimodal's vision encoder attends by the decoder's setting.
-    if (capture := _capture.get()) is None or not hasattr(module, "layer_idx"):
+    if not (captures := _captures.get()) or not hasattr(module, "layer_idx"):
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", sdpa_attention_forward)
         compute = eager if _ordinary == "eager" else AttentionInterface()[_ordinary]
         return compute(module, query, key, value, attention_mask, **options)
@@ -148,12 +163,14 @@ def _attention(
             raise UserError(
                 f"{type(module).__name__} uses {name}; only a plain softmax of scaled products can be measured."
             )
-    row_count, receive = min(capture[0], query.shape[2]), capture[1]
     is_causal = options.get("is_causal")
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
-    for weights in attention_rows(query, key, attention_mask, row_count, options.get("scaling"), is_causal):
-        receive(module.layer_idx, weights, value)
+    scaling = options.get("scaling")
+    for capture in captures:
+        row_count = min(capture.row_count, query.shape[2] - capture.rows_after)
+        for weights in attention_rows(query, key, attention_mask, row_count, scaling, is_causal, capture.rows_after):
+            capture.receive(module.layer_idx, weights, value)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
@@ -165,7 +182,7 @@ def _with_chosen(mask: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def _mask(*args: Any, **options: Any) -> Any:
-    return (sdpa_mask if _capture.get() is not None else AttentionMaskInterface()[_ordinary])(*args, **options)
+    return (sdpa_mask if _captures.get() else AttentionMaskInterface()[_ordinary])(*args, **options)
 
 
 # Registered for good: a pass of another thread may look it up while a measurement ends.

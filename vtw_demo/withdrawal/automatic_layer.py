@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
-from vtw_demo.withdrawal.architectures import adds_features_after, find_attention, find_decoder
-from vtw_demo.withdrawal.attention_capture import captured_rows, output_cosine
+from vtw_demo.withdrawal.architectures import adds_features_after, find_attention
+from vtw_demo.withdrawal.attention_capture import attention_of, captured_rows, output_cosine
 from vtw_demo.withdrawal.kept_tokens import keep_tokens
 from vtw_demo.withdrawal.layer_inputs import LayerInputs
 from vtw_demo.withdrawal.steps import Pruning, Step
@@ -28,7 +28,7 @@ QUESTION_POSITIONS = 16
 
 def check_automatic(model: PreTrainedModel) -> None:
     """Raise UserError where a prefill can't choose K."""
-    implementation = find_decoder(model).config._attn_implementation
+    implementation = attention_of(model)
     if implementation not in ("sdpa", "eager"):
         raise UserError(
             f'layer="auto" is written here for sdpa or eager attention; that of {type(model).__name__} is '

@@ -35,10 +35,11 @@ def prune(model: PreTrainedModel, recipe: str, *, this_thread_only: bool = False
         yield
 
 
-def pruned_by(model: PreTrainedModel, by: int | str) -> AbstractContextManager[Pruning]:
-    """`withdraw` at `by`, a layer or "auto", or `prune` by the recipe that it is, in passes of this thread only."""
+def pruned_by(model: PreTrainedModel, by: int | str, answer_length: int = 0) -> AbstractContextManager[Pruning]:
+    """`withdraw` at `by`, a layer or "auto", or `prune` by the recipe that it is, in passes of this thread only.
+    `answer_length` as in `pruned`, for recipes."""
     if isinstance(by, str) and by != "auto":
-        return pruned(model, read_recipe(by), True)
+        return pruned(model, read_recipe(by), True, answer_length)
     layer: Any = by
     return withdraw(model, layer, this_thread_only=True)
 

@@ -10,11 +10,12 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from vtw_demo.errors import UserError
 from vtw_demo.withdrawal.architectures import find_attention, find_decoder, find_model, traced
-from vtw_demo.withdrawal.attention_capture import captured_rows
+from vtw_demo.withdrawal.attention_capture import attention_of, captured_rows
 from vtw_demo.withdrawal.segments import visual_token_ids
 from vtw_demo.withdrawal.teacher_forcing import check_prompt, check_prompt_end
 from vtw_demo.withdrawal.token_pruning import ForwardPass, TokenPruning, has_visual_input
@@ -74,7 +75,7 @@ class Step:
             raise UserError(
                 f"The layer of {self.word} must be from {self.first_layer} to {last} in {name}; this is {self.layer}."
             )
-        implementation = decoder.config._attn_implementation
+        implementation = attention_of(model)
         if self.ranks and implementation not in ("sdpa", "eager"):
             raise UserError(
                 f"{self.word} is written here for sdpa or eager attention; that of {name} is {implementation}."
@@ -104,23 +105,28 @@ def check_order(steps: Sequence[Step]) -> None:
 
 
 @contextmanager
-def pruned(model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False) -> Iterator["Pruning"]:
-    """Take `steps`, in ascending order of their layers, in the forward passes of `model` inside a `with` block."""
+def pruned(
+    model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False, answer_length: int = 0
+) -> Iterator["Pruning"]:
+    """Take `steps`, in ascending order of their layers, in the forward passes of `model` inside a `with` block; in
+    prefills whose last `answer_length` tokens are an answer that is given, as if the prompt ended before them."""
     model = find_model(model)
     for step in steps:
         step.check(model)
-    with Pruning(model, steps, this_thread_only) as pruning:
+    with Pruning(model, steps, this_thread_only, answer_length) as pruning:
         yield pruning
 
 
 class Pruning(TokenPruning):
     """One or more steps; a step at K = L takes nothing."""
 
-    def __init__(self, model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, steps: Sequence[Step], this_thread_only: bool = False, answer_length: int = 0
+    ) -> None:
         layers = len(find_decoder(model).layers)
         self.steps = tuple(step for step in steps if step.layer < layers)
         super().__init__(model, [step.layer for step in self.steps], this_thread_only)
-        self.name = steps[0].word
+        self.name, self.answer_length = steps[0].word, answer_length
         self.pictureless_from = min((step.layer for step in self.steps if step.word == "withdraw"), default=layers)
         self.captures = defaultdict[int, ExitStack](ExitStack)
         """What captures attention in each thread."""
@@ -158,10 +164,20 @@ class Pruning(TokenPruning):
             )
         if any(step.ranks for step in self.steps):
             check_prompt({"input_ids": given["input_ids"], "attention_mask": forward.padding_mask})
-            check_prompt_end(self.model, given)
+            check_prompt_end(self.model, {"input_ids": given["input_ids"][:, : self.prompt_end]})
             forward.untouched = 1
         forward.visual, forward.left = visual, torch.zeros_like(visual)
         self.take(forward, 0)
+
+    @property
+    def prompt_end(self) -> int | None:
+        return -self.answer_length or None
+
+    def held(self, layer_index: int) -> torch.Tensor | None:
+        """The positions of the keys that a layer has in this thread's forward pass, int64, shape (batch, keys); None
+        where none has left before it."""
+        keys_of = None if self.forward is None else self.pruned_stage(self.forward, self.key_sources[layer_index])
+        return None if keys_of is None or keys_of.positions is None else keys_of.positions.held
 
     def take(self, forward: ForwardPass, number: int, scores: torch.Tensor | None = None) -> None:
         """Take the step of this number, with its scores if it ranks, and those after it up to one that ranks."""
@@ -172,14 +188,17 @@ class Pruning(TokenPruning):
             assert visual is not None
             assert left is not None
             present = ~left if padding_mask is None else padding_mask.bool() & ~left
-            forward.left = left | step.leaving(Prompts(visual, left, present, scores))
+            end = self.prompt_end
+            leaving = step.leaving(Prompts(visual[:, :end], left[:, :end], present[:, :end], scores))
+            forward.left = left | pad(leaving, (0, self.answer_length))
             self.prune(forward, step.layer, forward.left)
             scores = None
 
     def before_ranked(self, number: int, *_: Any) -> None:
         if self.forward is not None and self.forward.prunes:
             rank = partial(self.rank, self.forward, number)
-            self.captures[threading.get_ident()].enter_context(captured_rows(self.model, 1, rank))
+            rows = captured_rows(self.model, 1, rank, self.answer_length)
+            self.captures[threading.get_ident()].enter_context(rows)
 
     def after_ranked(self, *_: Any) -> None:
         self.captures[threading.get_ident()].close()
@@ -197,4 +216,4 @@ class Pruning(TokenPruning):
             if valid is not None:
                 of_held = of_held.masked_fill(~valid.to(weights.device), 0)
             scores = torch.zeros(visual.shape, device=weights.device).scatter_reduce(1, held, of_held, reduce="amax")
-        self.take(forward, number, scores.to(forward.visual.device))
+        self.take(forward, number, scores[:, : self.prompt_end].to(forward.visual.device))
