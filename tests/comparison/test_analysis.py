@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vtw_demo.comparison.analysis import ALL_PARTS, MEASUREMENTS, Analysis, Part, measure
+from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part, all_parts, measure
 from vtw_demo.comparison.compare import Comparison, compare_prompt
 from vtw_demo.errors import UserError
 from vtw_demo.measurements.attention import measure_attention
@@ -61,7 +61,7 @@ def test_the_processor_is_called_once_for_a_query(vlm, picture, monkeypatch):
     prompt = vlm.prompt(picture, QUESTION)
     *_, comparison = compare_prompt(vlm, prompt, 4, max_new_tokens=4)
     analysis = Analysis(vlm, prompt, comparison)
-    for part in ALL_PARTS:
+    for part in all_parts(comparison):
         analysis.of(part.name, part.run)
     shown = [images[0][0] for images in called if len(images[0][0].getcolors(2**20) or ()) != 1]
     with_coordinates = [image for image in shown if image.tobytes() != picture.tobytes()]
@@ -75,6 +75,18 @@ def test_parts_are_those_of_both_runs(vlm, prompt, comparison, analysis):
     assert analysis.of("layer_times").layer == analysis.of("staircase").layer == 4
     assert analysis.of("migration").withdrawal_layer == 4
     assert len(analysis.of("patches").patches) == comparison.visual_tokens == prompt.visual_tokens
+
+
+def test_a_run_beside_has_its_own_attention(vlm, prompt, comparison):
+    *_, three = compare_prompt(vlm, prompt, 4, max_new_tokens=8, full=comparison.full, beside="fastv")
+    analysis = Analysis(vlm, prompt, three)
+    masses = analysis.of_runs("attention")
+    assert list(masses) == ["full", "withdrawn", "beside"]
+    assert masses["beside"] == measure_attention(vlm.model, prompt.inputs, three.beside.tokens, recipe=three.recipe)
+    assert analysis.longest == max(len(run.tokens) for run in (three.full, three.withdrawn, three.beside))
+    data = json.loads(json.dumps(analysis.to_json()))
+    assert data["attention"]["beside"]["recipe"] == three.recipe
+    assert list(data["attention_maps"][0]) == ["full", "withdrawn", "beside"]
 
 
 def test_another_layer_of_the_same_query_shares_what_the_full_run_knows(vlm, prompt, comparison, analysis):
@@ -99,7 +111,7 @@ def test_a_part_measured_elsewhere_is_kept(vlm, prompt, comparison, analysis):
 
 def test_all_of_it_is_plain_data(analysis, comparison):
     data = json.loads(json.dumps(analysis.to_json()))
-    assert set(data) == {"verdict", "comparison", "timing", *MEASUREMENTS}
+    assert set(data) == {"verdict", "comparison", "timing", "follow_up", *MEASUREMENTS}
     assert data["comparison"]["full"]["answer"] == comparison.full.answer
     assert data["timing"] is None
     (maps,) = data["attention_maps"]

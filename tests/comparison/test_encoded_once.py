@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests import saved_models
 from vtw_demo.comparison import timed_generate
-from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+from vtw_demo.comparison.analysis import Analysis, all_parts
 from vtw_demo.comparison.compare import answer_at_layers, compare, compare_prompt
 from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.errors import UserError
@@ -134,7 +134,7 @@ def test_what_explains_a_comparison_is_the_same(name, picture, monkeypatch, call
         encoded.clear()
         analysis = Analysis(vlm, prompt, comparison)
         measured = {}
-        for part in ALL_PARTS:
+        for part in all_parts(comparison):
             with suppress(UserError):  # a part that can't be known of this model
                 result = analysis.of(part.name, part.run)
                 measured[part] = result.to_json() if hasattr(result, "to_json") else result

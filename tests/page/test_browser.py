@@ -105,6 +105,11 @@ def test_another_method_beside_has_its_card_time_and_stairs(page):
     expect(card).to_contain_text(re.compile(r"FLOPs, withdrawn [\d.]+ \w*FLOPs"))
     assert page.locator("#full .figures").inner_text() == full
     expect(page).to_have_url(re.compile("beside=fastv"))
+    page.get_by_role("button", name="Why it works").click()
+    expect(page.locator("#attention")).to_contain_text("FastV", timeout=WAIT)
+    expect(page.locator("#attention-reading")).to_contain_text("Beside it, FastV", timeout=WAIT)
+    page.get_by_role("tab", name="Where it looks").click()
+    expect(page.locator(".map-side.beside figcaption")).to_contain_text("FastV", timeout=WAIT)
     page.get_by_role("button", name="What it saves").click()
     expect(page.locator("#staircase .legendtext", has_text="beside it")).to_be_visible(timeout=WAIT)
     page.get_by_role("tab", name="Timing").click()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap
 from vtw_demo.measurements.patch_grid import PatchGeometry, VisualPatch
 from vtw_demo.measurements.sinks import Sinks
@@ -57,6 +58,11 @@ def attention_map(weights, layer=None):
 
 
 FULL, WITHDRAWN = attention_map(WEIGHTS), attention_map(WEIGHTS, LAYER)
+RUNS = {"full": FULL, "withdrawn": WITHDRAWN}
+
+
+def both(full=FULL, withdrawn=WITHDRAWN):
+    return {"full": full, "withdrawn": withdrawn}
 
 
 class Fragment(HTMLParser):
@@ -103,7 +109,7 @@ class Fragment(HTMLParser):
 
 
 def fragment(full=FULL, withdrawn=WITHDRAWN, geometry=GEOMETRY):
-    return Fragment(attention_map_html(geometry, full, withdrawn, PICTURE))
+    return Fragment(attention_map_html(geometry, both(full, withdrawn), PICTURE))
 
 
 def test_the_brightest_pixels_are_where_the_largest_weight_is():
@@ -164,13 +170,13 @@ def test_a_layer_that_does_not_attend_is_clear_and_says_so():
     assert made.captions()[1][:2] == told
     (opened,) = [attributes["value"] for tag, attributes, _ in made.elements if attributes.get("class") == "map-layer"]
     assert opened == "0"  # the last one before K that attends
-    reading = attention_map_reading(full, withdrawn)
+    reading = attention_map_reading(both(full, withdrawn))
     assert "Layer 0 looks at the picture most" in reading
     assert "From layer 2 on the picture gets 10 % of all attention" in reading
     assert reading.endswith("2 of the 4 layers don't attend, and are left out.")
-    rows = attention_map_table(GEOMETRY, full, withdrawn).rows
+    rows = attention_map_table(GEOMETRY, both(full, withdrawn)).rows
     assert {row[0] for row in rows if row[7:11] == (None,) * 4} == {1, 3}
-    assert attention_map_png(GEOMETRY, full, withdrawn, PICTURE)
+    assert attention_map_png(GEOMETRY, both(full, withdrawn), PICTURE)
 
 
 def test_both_runs_have_the_same_scale_in_a_layer():
@@ -191,13 +197,13 @@ def test_layers_on_one_scale_are_as_bright_as_their_maximum():
 
 def test_sinks_are_outlined_in_the_layers_that_they_enter():
     paths = re.findall(r'data-at="(\d)"[^>]*>\s*<span class="map-picture"><b[^>]*></b><svg[^>]*><path d="([^"]*)"',
-                       attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE))  # fmt: skip
+                       attention_map_html(GEOMETRY, RUNS, PICTURE))  # fmt: skip
     one = "M50.00 0.00H75.00V50.00H50.00Z"
     assert paths == [("1", one), ("2", one + "M75.00 50.00H100.00V100.00H75.00Z"), ("1", one)]
 
 
 def test_the_switch_shades_by_attention_times_value_norm():
-    made = Fragment(attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE, CONTRIBUTION))
+    made = Fragment(attention_map_html(GEOMETRY, RUNS, PICTURE, CONTRIBUTION))
     assert np.array_equal(made.overlay("full", 0), fragment().overlay("full", 0)[::-1, ::-1])
     assert made.captions()[0][0] == "layer 0: 60 % of the attention times value norm is on the picture"
 
@@ -229,7 +235,7 @@ def test_only_one_layer_is_shown_and_everything_has_a_name():
 
 
 def test_the_fragment_holds_no_script_and_needs_no_network():
-    html = attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE)
+    html = attention_map_html(GEOMETRY, RUNS, PICTURE)
     made = Fragment(html)
     assert "<script" not in html
     assert "//" not in re.sub(r"base64,[\w+/=]+", "", html)
@@ -252,7 +258,7 @@ def test_patches_are_crisp_where_none_overlap():
 
 def fragment_of_one_layer(geometry, weights):
     maps = attention_map(weights), attention_map(weights, 1)
-    return Fragment(attention_map_html(geometry, *maps, PICTURE))
+    return Fragment(attention_map_html(geometry, both(*maps), PICTURE))
 
 
 def test_a_picture_whose_tokens_have_no_place_is_shown_bare():
@@ -263,28 +269,28 @@ def test_a_picture_whose_tokens_have_no_place_is_shown_bare():
 
 def test_the_reading_says_how_much_the_brightest_patches_take():
     # One of 8 patches is the brightest tenth: 0.4 and 0.2 of 0.6 and 0.25 until K, then 0.1 and 0.008 of all.
-    assert attention_map_reading(FULL, WITHDRAWN) == (
+    assert attention_map_reading(RUNS) == (
         "Layer 0 looks at the picture most. In layers 0 to 1 the brightest tenth of the patches takes 71 % of the "
         "attention that the picture gets. From layer 2 on the picture gets 5.4 % of all attention, and none when it is "
         "withdrawn. 2 patches are sinks, outlined: visual token 2, 7."
     )
-    weighted = attention_map_reading(FULL, WITHDRAWN, CONTRIBUTION)
+    weighted = attention_map_reading(RUNS, CONTRIBUTION)
     assert "71 % of the attention, each weight times the norm of its value, that the picture gets" in weighted
     nowhere = Sinks(((), (5,), (), ()), ((),) * LAYERS, 22.0)
-    said = attention_map_reading(dataclasses.replace(FULL, sinks=nowhere), WITHDRAWN)
+    said = attention_map_reading(both(dataclasses.replace(FULL, sinks=nowhere)))
     assert said.endswith("No patch is a sink: none has the first token's massive activations.")
     nothing = Sinks(((),) * LAYERS, ((),) * LAYERS, 14.2)
-    said = attention_map_reading(dataclasses.replace(FULL, sinks=nothing), WITHDRAWN)
+    said = attention_map_reading(both(dataclasses.replace(FULL, sinks=nothing)))
     assert said.endswith("has no massive activation, at most 14 times the root mean square of 20.")
-    assert "In layer 0 the brightest tenth" in attention_map_reading(FULL, attention_map(WEIGHTS, 1))
-    assert attention_map_reading(FULL, attention_map(WEIGHTS, LAYERS)).endswith(
+    assert "In layer 0 the brightest tenth" in attention_map_reading(both(FULL, attention_map(WEIGHTS, 1)))
+    assert attention_map_reading(both(FULL, attention_map(WEIGHTS, LAYERS))).endswith(
         "the picture gets. Nothing is withdrawn. 2 patches are sinks, outlined: visual token 2, 7."
     )
 
 
 def test_the_table_has_a_row_for_each_layer_and_token():
     geometry = dataclasses.replace(GEOMETRY, patches=(*GEOMETRY.patches[:-1], VisualPatch(0, None)))
-    table = attention_map_table(geometry, FULL, WITHDRAWN)
+    table = attention_map_table(geometry, RUNS)
     assert table.columns == (
         "layer", "visual token", "picture", "left", "top", "right", "bottom", "full (%)", "withdrawn (%)",
         "full, × value norm (%)", "withdrawn, × value norm (%)", "sink",
@@ -310,7 +316,7 @@ def test_the_table_has_a_row_for_each_layer_and_token():
 
 
 def test_the_png_has_a_column_for_each_layer():
-    sheet = Image.open(io.BytesIO(attention_map_png(GEOMETRY, FULL, WITHDRAWN, PICTURE)))
+    sheet = Image.open(io.BytesIO(attention_map_png(GEOMETRY, RUNS, PICTURE)))
     pixels = np.asarray(sheet.convert("RGB")).astype(int)
     assert sheet.format == "PNG"
     coloured = pixels.max(-1) - pixels.min(-1) > 20
@@ -329,7 +335,7 @@ def page(browser):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.clock.install()
     page.set_content(f"<style>{PLOTS_CSS}</style><main></main><script>{ATTENTION_MAP_SCRIPT}</script>")
-    html = attention_map_html(GEOMETRY, FULL, WITHDRAWN, PICTURE)
+    html = attention_map_html(GEOMETRY, RUNS, PICTURE)
     page.evaluate("html => document.querySelector('main').innerHTML = html + html", html)
     page.clock.pause_at(2**40)
     yield page
@@ -431,3 +437,21 @@ def test_the_same_scale_dims_layers_that_hardly_look(page):
 def test_it_fits_a_phone(page):
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_another_method_beside_has_its_picture_its_sentence_and_its_columns():
+    weights = np.where(np.arange(WEIGHTS.shape[1]) % 2, WEIGHTS, 0).astype(np.float32)
+    beside = dataclasses.replace(attention_map(weights), recipe="0:uniform_grid:0.5")
+    runs = {**RUNS, "beside": beside}
+    html = attention_map_html(GEOMETRY, runs, PICTURE)
+    assert html.count('<figure class="map-side') == 3
+    assert "Beside it: uniform grid, 50 % of the visual tokens left from layer 0 on" in html
+    assert html.count("var(--beside-0)") == 2, "large, and on the sheet"
+    mean = 100 * weights.sum() / LAYERS
+    said = "Beside it, uniform grid, 50 % of the visual tokens left from layer 0 on: over all layers the picture gets "
+    assert f"{said}{percent(mean / 100)}" in attention_map_reading(runs)
+    table = attention_map_table(GEOMETRY, runs)
+    assert "beside (%)" in table.columns
+    assert {row[table.columns.index("beside (%)")] for row in table.rows if row[1] % 2 == 0} == {0.0}
+    tall, low = (Image.open(io.BytesIO(attention_map_png(GEOMETRY, of, PICTURE))) for of in (runs, RUNS))
+    assert tall.height > low.height

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from vtw_demo.measurements.attention import AttentionMass
@@ -27,6 +29,7 @@ def mass(image_by_layer, withdrawal_layer=None, answer=True):
 
 FULL = mass((0.5, 0.3, 0.2, 0.1))
 WITHDRAWN = mass((0.5, 0.3, 0.0, 0.0), LAYER)
+RUNS = {"full": FULL, "withdrawn": WITHDRAWN}
 
 
 def bars(figure, name):
@@ -34,7 +37,7 @@ def bars(figure, name):
 
 
 def test_each_layer_is_a_bar_of_all_its_attention():
-    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    figure = attention_figure(RUNS, LAST_PROMPT)
     assert len(figure.data) == 2 * len(SEGMENTS)
     assert bars(figure, Segment.IMAGE.value) == [[50, 30, 20, 10], [50, 30, 0, 0]]
     for column in range(2):
@@ -44,25 +47,25 @@ def test_each_layer_is_a_bar_of_all_its_attention():
 
 
 def test_the_withdrawal_layer_is_marked_in_both():
-    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    figure = attention_figure(RUNS, LAST_PROMPT)
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(LAYER - 0.5, LAYER - 0.5)] * 2
-    unmarked = attention_figure(FULL, mass((0.5, 0.3, 0.2, 0.1), LAYERS), LAST_PROMPT)
+    unmarked = attention_figure({"full": FULL, "withdrawn": mass((0.5, 0.3, 0.2, 0.1), LAYERS)}, LAST_PROMPT)
     assert not unmarked.layout.shapes
 
 
 def test_the_answers_mean_is_over_its_tokens():
-    figure = attention_figure(FULL, WITHDRAWN, ANSWER_MEAN)
+    figure = attention_figure(RUNS, ANSWER_MEAN)
     assert bars(figure, Segment.IMAGE.value)[0] == [37.5, 22.5, 15, 7.5]
 
 
 def test_axes_say_what_they_show():
-    attention = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
+    attention = attention_figure(RUNS, LAST_PROMPT)
     assert "layer" in attention.layout.xaxis.title.text
     assert "attention" in attention.layout.yaxis.title.text
 
 
 def test_the_reading_gives_the_pictures_share_before_and_after_and_the_first_tokens():
-    sentence = attention_reading(FULL, WITHDRAWN, LAST_PROMPT)
+    sentence = attention_reading(RUNS, LAST_PROMPT)
     assert "40 % of the attention of the last prompt token in layers 0 to 1 and 15 % in layers 2 to 3" in sentence
     assert "Withdrawn at layer 2" in sentence
     assert "the first token gets 25 % there instead of 21 %" in sentence
@@ -78,19 +81,18 @@ def test_layers_that_do_not_attend_leave_gaps_and_the_reading_says_why():
         return AttentionMass(SEGMENTS, last_prompt, answer, 196, layer, contribution, cosine)
 
     full, withdrawn = with_gaps(FULL), with_gaps(WITHDRAWN)
+    runs = {"full": full, "withdrawn": withdrawn}
     for query in (LAST_PROMPT, ANSWER_MEAN, 1):
-        figure = attention_figure(full, withdrawn, query)
+        figure = attention_figure(runs, query)
         for trace in figure.data:
             assert [value is None for value in trace.y] == [True, False, True, False]
-        table = attention_table(full, withdrawn, query)
+        table = attention_table(runs, query)
         assert [row[:2] for row in table.rows if row[2] is None] == [
             (run, layer) for run in ("full", "withdrawn") for layer in (0, 2)
         ]
-        sentence = attention_reading(full, withdrawn, query)
+        sentence = attention_reading(runs, query)
         assert sentence.endswith("2 of the 4 layers don't attend, and are left out.")
-    assert "30 % of the attention of the last prompt token in layers 0 to 1" in attention_reading(
-        full, withdrawn, LAST_PROMPT
-    )
+    assert "30 % of the attention of the last prompt token in layers 0 to 1" in attention_reading(runs, LAST_PROMPT)
     overlaid = Overlaid("one", LAYER, full, withdrawn, (0.5, 0.1, 0.0))
     shares = [trace.y for trace in overlay_figure(overlaid, overlaid).data if trace.name == "one, full"]
     assert [[None if share is None else round(share) for share in row] for row in shares] == [[None, 30, None, 10]] * 2
@@ -109,16 +111,16 @@ def test_where_a_model_looks_is_said_by_its_layers():
 
 
 def test_the_switch_shows_contributions_and_the_cosine():
-    weighted = attention_figure(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION)
+    weighted = attention_figure(RUNS, LAST_PROMPT, CONTRIBUTION)
     assert bars(weighted, Segment.IMAGE.value)[0] == [25, 15, 10, 5]
-    said = attention_reading(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION)
+    said = attention_reading(RUNS, LAST_PROMPT, CONTRIBUTION)
     assert "20 % of the attention, each weight times the norm of its value, of the last prompt token" in said
-    cosine = attention_figure(FULL, WITHDRAWN, ANSWER_MEAN, COSINE)
+    cosine = attention_figure(RUNS, ANSWER_MEAN, COSINE)
     assert [list(trace.y) for trace in cosine.data] == [[0.5, 0.7, 0.8, 0.9], [0.5, 0.7, 1, 1]]
-    said = attention_reading(FULL, WITHDRAWN, ANSWER_MEAN, COSINE)
+    said = attention_reading(RUNS, ANSWER_MEAN, COSINE)
     assert "0.500 in layer 0, the lowest" in said
     assert "From layer 2 on the lowest is 0.800; withdrawn, 1." in said
-    table = attention_table(FULL, WITHDRAWN, LAST_PROMPT)
+    table = attention_table(RUNS, LAST_PROMPT)
     assert table.columns[-2:] == ("answer, × value norm (%)", "cosine without picture")
     assert table.rows[0][4] == pytest.approx(50)
     assert table.rows[0][9] == pytest.approx(25)
@@ -126,10 +128,24 @@ def test_the_switch_shows_contributions_and_the_cosine():
 
 
 def test_published_lines_stand_beside_attention_with_their_source():
-    figure = attention_figure(FULL, WITHDRAWN, LAST_PROMPT, published=LLAVA)
+    figure = attention_figure(RUNS, LAST_PROMPT, published=LLAVA)
     image, text = figure.data[-2:]
     assert list(image.x) == [0, 4, 18, 3]
     assert list(image.y) == pytest.approx([68, 7, 4, 4])
     assert "arXiv 2606.09131" in image.text
     assert "FastV" in text.text
-    assert len(attention_figure(FULL, WITHDRAWN, LAST_PROMPT, CONTRIBUTION, LLAVA).data) == 2 * len(SEGMENTS)
+    assert len(attention_figure(RUNS, LAST_PROMPT, CONTRIBUTION, LLAVA).data) == 2 * len(SEGMENTS)
+
+
+def test_another_method_beside_has_its_column_its_sentence_and_its_rows():
+    beside = dataclasses.replace(mass((0.5, 0.2, 0.1, 0.0)), recipe="2:fastv:0.3")
+    runs = {**RUNS, "beside": beside}
+    figure = attention_figure(runs, LAST_PROMPT)
+    assert [note.text for note in figure.layout.annotations[:3]] == ["full", "withdrawn at layer 2", "FastV"]
+    assert bars(figure, Segment.IMAGE.value)[2] == [50, 20, 10, 0]
+    assert len(figure.layout.shapes) == 2, "K is withdrawal's"
+    words = "Beside it, FastV, 30 % of the visual tokens left from layer 2 on: "
+    said = attention_reading(runs, LAST_PROMPT)
+    assert words + "the picture gets 20 % over all layers, in the full run 28 %." in said
+    assert words + "0.500 in layer 0, the lowest." in attention_reading(runs, LAST_PROMPT, COSINE)
+    assert [row[0] for row in attention_table(runs, LAST_PROMPT).rows[-LAYERS:]] == ["beside"] * LAYERS

@@ -26,8 +26,6 @@ from vtw_demo.models.prompt import Prompt
 from vtw_demo.models.video import Clip
 from vtw_demo.models.vision_language_model import VisionLanguageModel
 
-RUNS: tuple[RunName, ...] = ("full", "withdrawn")  # whose attention is measured; of one beside time and cost are
-
 
 @dataclass(frozen=True)
 class Part:
@@ -43,18 +41,19 @@ class Measurement:
     name: str  # also the key in JSON
     measure: Callable[[VisionLanguageModel, Prompt, Comparison, Part], Any]
     prefills: int  # how long it takes at most, in passes over prompt and answer; 0 where the model isn't run
-    of_each_run: bool = False  # measured of the full run and of the withdrawn one
+    of_each_run: bool = False  # measured of the full run, of the withdrawn one and of one beside
     of_full_run: bool = False  # it doesn't depend on the withdrawal layer
     by_token: bool = False  # measured for one position at a time
 
-    def parts(self, answer_token: int | None = None) -> tuple[Part, ...]:
+    def parts(self, comparison: Comparison, answer_token: int | None = None) -> tuple[Part, ...]:
         """What there is of it to measure, of that token where it is measured `by_token`."""
         token = answer_token if self.by_token else None
-        return tuple(Part(self.name, run, token) for run in (RUNS if self.of_each_run else (None,)))
+        return tuple(Part(self.name, run, token) for run in (comparison.runs() if self.of_each_run else (None,)))
 
 
 def _attention(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMass:
-    return measure_attention(vlm.model, prompt.encoded_inputs, *_run(comparison, part))
+    tokens, left = _run(comparison, part)
+    return measure_attention(vlm.model, prompt.encoded_inputs, tokens, **left)
 
 
 def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> PatchGeometry:
@@ -64,8 +63,8 @@ def _patches(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, p
 
 
 def _attention_map(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> AttentionMap:
-    tokens, layer = _run(comparison, part)
-    return measure_attention_map(vlm.model, prompt.encoded_inputs, tokens, part.answer_token, layer)
+    tokens, left = _run(comparison, part)
+    return measure_attention_map(vlm.model, prompt.encoded_inputs, tokens, part.answer_token, **left)
 
 
 def _migration(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Migration:
@@ -91,11 +90,14 @@ def _probabilities(vlm: VisionLanguageModel, prompt: Prompt, comparison: Compari
     return measure_answer_probabilities(vlm, prompt, *answers, comparison.layer)
 
 
-def _run(comparison: Comparison, part: Part) -> tuple[tuple[int, ...], int | None]:
-    """The tokens of a part's run, and its withdrawal layer."""
+def _run(comparison: Comparison, part: Part) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The tokens of a part's run, and how tokens left in it."""
+    if part.run == "beside":
+        assert comparison.beside is not None
+        return comparison.beside.tokens, {"recipe": comparison.recipe}
     if part.run == "full":
-        return comparison.full.tokens, None
-    return comparison.withdrawn.tokens, comparison.layer
+        return comparison.full.tokens, {}
+    return comparison.withdrawn.tokens, {"layer": comparison.layer}
 
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -111,7 +113,10 @@ MEASUREMENTS: dict[str, Measurement] = {
         Measurement("probabilities", _probabilities, prefills=6),
     )
 }
-ALL_PARTS: tuple[Part, ...] = tuple(part for row in MEASUREMENTS.values() for part in row.parts())
+
+
+def all_parts(comparison: Comparison) -> tuple[Part, ...]:
+    return tuple(part for row in MEASUREMENTS.values() for part in row.parts(comparison))
 
 
 def measure(vlm: VisionLanguageModel, prompt: Prompt, comparison: Comparison, part: Part) -> Any:
@@ -154,8 +159,8 @@ class Analysis:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longer of both answers."""
-        return max(len(self.comparison.full.tokens), len(self.comparison.withdrawn.tokens))
+        """Tokens of the longest answer."""
+        return max(len(getattr(self.comparison, run).tokens) for run in self.comparison.runs())
 
     def known(self, part: Part) -> Any | None:
         kept = self._kept(part).get(part)
@@ -173,6 +178,10 @@ class Analysis:
             self.keep(part, known := measure(self.vlm, self.prompt, self.comparison, part))
         return known
 
+    def of_runs(self, name: str, answer_token: int | None = None) -> dict[RunName, Any]:
+        """A row that is measured `of_each_run`, by run."""
+        return {run: self.of(name, run, answer_token) for run in self.comparison.runs()}
+
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data for `json.dumps`; what isn't measured yet is measured. Where a row can't be known, it
         says why. The attention maps are those that have been asked for of both runs, and the last prompt position's."""
@@ -189,7 +198,7 @@ class Analysis:
 
     def _row_to_json(self, row: Measurement, answer_token: int | None) -> Any:
         if row.of_each_run:
-            return {run: self.of(row.name, run, answer_token).to_json() for run in RUNS}
+            return {run: found.to_json() for run, found in self.of_runs(row.name, answer_token).items()}
         return self.of(row.name).to_json()
 
     def _tokens(self, row: Measurement) -> list[int | None]:

@@ -43,12 +43,12 @@ class AttentionMass:
     answer: tuple[tuple[Shares | None, ...], ...]  # (answer tokens, layers, segments); query i predicts token i + 1
     visual_tokens: int  # of the prompt
     withdrawal_layer: int | None = None  # K if they were withdrawn: the image's share is exactly 0 from there on
-    recipe: str | None = None  # of `prune`, if tokens left by one
     # (queries, layers, segments), of the last prompt position and then of the answer tokens
     contribution: tuple[tuple[Shares | None, ...], ...] = ()
     # (queries, layers): between attention's output with and without the visual tokens
     cosine: tuple[tuple[float | None, ...], ...] = ()
     sinks: Sinks | None = None  # of the full run; what is withdrawn at K changes none before K
+    recipe: str | None = None  # of `prune`, if tokens left by one
 
     @property
     def layers(self) -> int:

@@ -67,9 +67,19 @@ def equal_recipe(rival: Rival, config: PreTrainedConfig, prompt_tokens: int, vis
     return write_recipe([KINDS[rival](at, keep) for at, keep in schedule.items()])
 
 
+def recipe_title(recipe: str) -> str:
+    """The methods of a recipe of `prune`."""
+    words = dict.fromkeys(step.word for step in read_recipe(recipe))
+    return ", ".join(_titles()[word] for word in words)
+
+
+def _titles() -> dict[str, str]:
+    return {"withdraw": "withdrawal"} | {str(rival): title for rival, title in TITLES.items()}
+
+
 def recipe_in_words(recipe: str) -> str:
     """A recipe of `prune`, or the rival that one is to be made for."""
-    titles = {"withdraw": "withdrawal"} | {str(rival): title for rival, title in TITLES.items()}
+    titles = _titles()
     if recipe in titles:
         return titles[recipe]
     said: list[str] = []

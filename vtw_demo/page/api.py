@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+from vtw_demo.comparison.analysis import Analysis, all_parts
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.page.html import asset
@@ -72,7 +72,7 @@ def connect_api(engine: Engine, uploads: Uploads) -> None:
     ) -> dict[str, Any]:
         session, stop = caller()
         analysis, note = compared(image, question, layer, max_new_tokens, picture_detail, beside)
-        for part in ALL_PARTS:
+        for part in all_parts(analysis.comparison):
             with suppress(UserError):  # a part that this model's can't be known of: the data say so themselves
                 for _ in engine.measure(session, analysis, part, stop, follows=True):
                     pass

@@ -57,13 +57,14 @@ def note_line(sentence: str) -> str:
 
 def token_strip(analysis: Analysis, chosen: AttentionQuery, has_mean: bool) -> str:
     """Whose attention is shown: a button for each query, answer tokens that the runs don't share as "full / withdrawn";
-    those beyond the end of the shorter answer have no counterpart to be shown beside."""
+    those beyond the end of the shortest answer have no counterpart to be shown beside."""
     comparison = analysis.comparison
-    answers = (map(analysis.vlm.token_text, run.tokens) for run in (comparison.full, comparison.withdrawn))
+    answers = [map(analysis.vlm.token_text, run.tokens) for run in (comparison.full, comparison.withdrawn)]
+    shortest = min(len(getattr(comparison, run).tokens) for run in comparison.runs())
     buttons: dict[AttentionQuery, str] = {LAST_PROMPT: "last prompt token"}
     if has_mean:
         buttons[ANSWER_MEAN] = "mean over the answer"
-    for index, pair in enumerate(zip(*answers, strict=False)):
+    for index, pair in zip(range(shortest), zip(*answers, strict=False), strict=False):
         buttons[index] = " / ".join(shown_tokens(*pair).values())
     return TEMPLATES.get_template("token_strip.html").render(buttons=buttons, chosen=chosen)
 

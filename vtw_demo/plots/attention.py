@@ -1,15 +1,17 @@
 """Where attention goes: attention mass by layer and segment, and what it carries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from vtw_demo.comparison.compare import RunName
 from vtw_demo.errors import UserError
 from vtw_demo.formats import percent
 from vtw_demo.measurements.attention import AttentionMap, AttentionMass, Shares, mean_shares
+from vtw_demo.measurements.equal_flops import recipe_in_words, recipe_title
 from vtw_demo.measurements.sinks import MASSIVE
 from vtw_demo.plots.published_attention import PublishedLine
 from vtw_demo.plots.style import LAYOUTS, SEGMENT_COLOURS, TRACES, add_line, mark_layer, styled
@@ -48,22 +50,20 @@ def shares_by_layer(
 
 
 def attention_figure(
-    full: AttentionMass,
-    withdrawn: AttentionMass,
+    masses: Mapping[RunName, AttentionMass],
     query: AttentionQuery,
     quantity: Quantity = ATTENTION,
     published: Sequence[PublishedLine] = (),
 ) -> go.Figure:
-    """Both runs side by side on the same axes, K marked: a bar a layer, its segments stacked to 100 %; or a line, the
+    """The runs side by side on the same axes, K marked: a bar a layer, its segments stacked to 100 %; or a line, the
     cosine of the attention's output with and without the visual tokens. `published` lines are of attention, in the
     full run."""
-    layer = withdrawn.withdrawal_layer
-    assert layer is not None
-    titles = ("full", f"withdrawn at layer {layer}")
-    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
+    layer, count = withdrawal_layer_of(masses), masses["full"].layers
+    titles = [_title(run, mass) for run, mass in masses.items()]
+    figure = make_subplots(cols=len(masses), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     figure.update_annotations(font={"size": 13})
-    layers = list(range(full.layers))
-    for column, mass in enumerate((full, withdrawn), start=1):
+    layers = list(range(count))
+    for column, mass in enumerate(masses.values(), start=1):
         shares = shares_by_layer(mass, query, quantity)
         if quantity == COSINE:
             cosines, look = (
@@ -86,22 +86,34 @@ def attention_figure(
                 col=column,
             )
     for line in published if quantity == ATTENTION else ():
-        points = {"x": line.layers(full.layers), "y": line.percents, "name": line.name}
+        points = {"x": line.layers(count), "y": line.percents, "name": line.name}
         colour = {"color": SEGMENT_COLOURS[line.segment]}
         figure.add_scatter(**points | {"text": line.source, "line": colour} | TRACES["published"], row=1, col=1)
-    mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
+    mark_layer(figure, layer, count, (1, 1), (1, 2))
     return styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
 
 
+def withdrawal_layer_of(measured: Mapping[RunName, AttentionMass] | Mapping[RunName, AttentionMap]) -> int:
+    layer = measured["withdrawn"].withdrawal_layer
+    assert layer is not None
+    return layer
+
+
+def _title(run: RunName, mass: AttentionMass) -> str:
+    if mass.recipe is not None:
+        return recipe_title(mass.recipe)
+    return "full" if run == "full" else f"withdrawn at layer {mass.withdrawal_layer}"
+
+
 def attention_reading(
-    full: AttentionMass,
-    withdrawn: AttentionMass,
+    masses: Mapping[RunName, AttentionMass],
     query: AttentionQuery,
     quantity: Quantity = ATTENTION,
     published: Sequence[PublishedLine] = (),
 ) -> str:
     """What the picture gets before K and after it, and how the first token's share changes without it; or where the
     visual tokens move the attention's output most. And whether the first token is a sink by its activations."""
+    full, layer = masses["full"], withdrawal_layer_of(masses)
 
     def share(mass: AttentionMass, segment: str, first: int, last: int | None = None) -> str:
         index = mass.segments.index(segment)
@@ -112,13 +124,14 @@ def attention_reading(
     asker = "the last prompt token" if query == LAST_PROMPT else "the answer's tokens"
     if isinstance(query, int):
         asker = f"the answer's token {query + 1}"
-    masses = {"full": full, "withdrawn": withdrawn, "layer": withdrawn.withdrawal_layer}
-    told = {"asker": asker, "sinks": full.sinks, "massive": MASSIVE, "gaps": why_gaps(full)}
+    told: dict[str, Any] = {"full": full, "withdrawn": masses["withdrawn"], "layer": layer}
+    told |= {"beside": masses.get("beside"), "recipe_in_words": recipe_in_words}
+    told |= {"asker": asker, "sinks": full.sinks, "massive": MASSIVE, "gaps": why_gaps(full)}
     if quantity == COSINE:
-        by_layer = shares_by_layer(full, query, COSINE)
-        cosines = {layer: one[0] for layer, one in enumerate(by_layer) if one is not None}
-        return reading("cosine", **masses, **told, cosines=cosines)
-    return reading("attention", **masses, **told, share=share, is_weighted=quantity == CONTRIBUTION)
+        of_runs = {run: shares_by_layer(mass, query, COSINE) for run, mass in masses.items()}
+        cosines = {run: {at: one[0] for at, one in enumerate(of) if one is not None} for run, of in of_runs.items()}
+        return reading("cosine", **told, cosines=cosines)
+    return reading("attention", **told, share=share, is_weighted=quantity == CONTRIBUTION)
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
@@ -128,15 +141,15 @@ def why_gaps(measured: AttentionMass | AttentionMap) -> str:
     return f"{measured.layers_without_attention} of the {measured.layers} layers don't attend, and are left out."
 
 
-def attention_table(full: AttentionMass, withdrawn: AttentionMass, query: AttentionQuery, *_: Any) -> Table:
+def attention_table(masses: Mapping[RunName, AttentionMass], query: AttentionQuery, *_: Any) -> Table:
     """All quantities, whichever is shown."""
     rows: list[tuple[Cell, ...]] = []
-    for run, mass in (("full", full), ("withdrawn", withdrawn)):
+    for run, mass in masses.items():
         of_all = (shares_by_layer(mass, query, quantity) for quantity in (ATTENTION, CONTRIBUTION, COSINE))
         for layer, (*shares, cosine) in enumerate(zip(*of_all, strict=True)):
             cells = (None if one is None else 100 * one for of in shares for one in of or (None,) * len(mass.segments))
             rows.append((run, layer, *cells, cosine and cosine[0]))
-    columns = (f"{name}{of} (%)" for of in ("", ", × value norm") for name in full.segments)
+    columns = (f"{name}{of} (%)" for of in ("", ", × value norm") for name in masses["full"].segments)
     return Table(("run", "layer", *columns, COSINE), tuple(rows))
 
 

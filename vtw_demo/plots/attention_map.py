@@ -3,7 +3,7 @@
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -13,10 +13,12 @@ from PIL import Image, ImageDraw, ImageOps
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vtw_demo.comparison.compare import RunName
+from vtw_demo.formats import run_title
 from vtw_demo.measurements.attention import AttentionMap
+from vtw_demo.measurements.equal_flops import recipe_in_words
 from vtw_demo.measurements.patch_grid import PatchGeometry
 from vtw_demo.measurements.sinks import MASSIVE
-from vtw_demo.plots.attention import why_gaps
+from vtw_demo.plots.attention import why_gaps, withdrawal_layer_of
 from vtw_demo.plots.images import image_uri, thumbnail
 from vtw_demo.plots.tab import ATTENTION, CONTRIBUTION, Cell, Quantity, Table
 from vtw_demo.plots.templates import TEMPLATES, reading
@@ -38,19 +40,15 @@ _GRADIENT = f"linear-gradient(90deg,{','.join(_STOPS)})"
 
 def attention_map_html(
     geometry: PatchGeometry,
-    full: AttentionMap,
-    withdrawn: AttentionMap,
+    maps: Mapping[RunName, AttentionMap],
     picture: Image.Image,
     quantity: Quantity = ATTENTION,
 ) -> str:
-    """Both runs side by side, a slider that plays through the layers, and all layers on one sheet; all images are
-    embedded. It opens at the last layer before the withdrawal, and in each layer both runs have the same scale. Patches
+    """The runs side by side, a slider that plays through the layers, and all layers on one sheet; all images are
+    embedded. It opens at the last layer before the withdrawal, and in each layer all runs have the same scale. Patches
     that are sinks as they enter a layer are outlined."""
-    full, withdrawn = _shown(full, quantity), _shown(withdrawn, quantity)
-    layer = withdrawn.withdrawal_layer
-    assert layer is not None
-    assert withdrawn.weights.shape == full.weights.shape
-    runs: dict[RunName, AttentionMap] = {"full": full, "withdrawn": withdrawn}
+    runs, layer = _shown(maps, quantity), withdrawal_layer_of(maps)
+    full = runs["full"]
     shades = {run: _shades(geometry, attention_map) for run, attention_map in runs.items()}
     peaks = _peaks(*shades.values())
     images = {
@@ -59,6 +57,7 @@ def attention_map_html(
     }
     return TEMPLATES.get_template("attention_map.html").render(
         runs=runs,
+        titles={run: run_title(run, layer, one.recipe and recipe_in_words(one.recipe)) for run, one in runs.items()},
         images=images,
         picture=image_uri(thumbnail(picture, LONGEST_SIDE), "jpeg", quality=88),
         size=geometry.sizes[0],
@@ -74,56 +73,60 @@ def attention_map_html(
     )
 
 
-def attention_map_reading(full: AttentionMap, withdrawn: AttentionMap, quantity: Quantity = ATTENTION) -> str:
+def attention_map_reading(maps: Mapping[RunName, AttentionMap], quantity: Quantity = ATTENTION) -> str:
     """Which layer looks at the picture most, and whether it looks at a few patches, before and after K; which patches
     are sinks."""
-    full = _shown(full, quantity)
-    layer = withdrawn.withdrawal_layer
-    assert layer is not None
+    shown, layer = _shown(maps, quantity), withdrawal_layer_of(maps)
+    full, recipe = shown["full"], maps["beside"].recipe if "beside" in maps else None
     shares, brightest = np.nan_to_num(full.weights).sum(1), _brightest_tenth(full.weights[:layer])
     attending = int((~np.isnan(full.weights[layer:, 0])).sum())
     told = {"layer": layer, "layers": full.layers, "shares": shares, "brightest": brightest, "attending": attending}
     told |= {"sinks": full.sinks, "massive": MASSIVE, "is_weighted": quantity == CONTRIBUTION}
+    means = {
+        run: float(np.nansum(one.weights) / max(1, full.layers - full.layers_without_attention))
+        for run, one in shown.items()
+    }
+    told |= {"said_beside": recipe and recipe_in_words(recipe), "beside": means.get("beside"), "mean": means["full"]}
     return reading("attention_map", **told, gaps=why_gaps(full))
 
 
-def attention_map_table(geometry: PatchGeometry, full: AttentionMap, withdrawn: AttentionMap) -> Table:
+def attention_map_table(geometry: PatchGeometry, maps: Mapping[RunName, AttentionMap]) -> Table:
     """Both quantities, whichever is shown."""
     rows: list[tuple[Cell, ...]] = []
+    full = maps["full"]
     sinks = full.sinks.visual if full.sinks else ((),) * full.layers
-    measured = (full.weights, withdrawn.weights, full.contribution, withdrawn.contribution)
+    measured = (*(one.weights for one in maps.values()), *(one.contribution for one in maps.values()))
     for layer, shares in enumerate(zip(*(one.tolist() for one in measured), strict=True)):
         for token, (patch, *of_token) in enumerate(zip(geometry.patches, *shares, strict=True)):
             box = patch.box or (None,) * 4
             percents = (None if math.isnan(share) else 100 * share for share in of_token)
             rows.append((layer, token, patch.picture, *box, *percents, token in sinks[layer]))
     box_columns = ("left", "top", "right", "bottom")
-    percent_columns = (f"{run}{of} (%)" for of in ("", ", × value norm") for run in ("full", "withdrawn"))
+    percent_columns = (f"{run}{of} (%)" for of in ("", ", × value norm") for run in maps)
     columns = ("layer", "visual token", "picture", *box_columns, *percent_columns, "sink")
     return Table(columns, tuple(rows))
 
 
 def attention_map_png(
     geometry: PatchGeometry,
-    full: AttentionMap,
-    withdrawn: AttentionMap,
+    maps: Mapping[RunName, AttentionMap],
     picture: Image.Image,
     quantity: Quantity = ATTENTION,
 ) -> bytes:
-    """All layers on one sheet, as a PNG file: a column a layer, the full run above the withdrawn one."""
-    full, withdrawn = _shown(full, quantity), _shown(withdrawn, quantity)
+    """All layers on one sheet, as a PNG file: a column a layer, the full run above the others."""
+    runs = _shown(maps, quantity)
     # Darker than it is, so that bright colours stand out.
     shown = ImageOps.grayscale(thumbnail(picture, LONGEST_SIDE // 2)).point(lambda value: 0.72 * value).convert("RGBA")
     gap, title, across = 6, 14, 8
-    width, height = shown.width + gap, 2 * (shown.height + gap) + title
-    rows = -(-full.layers // across)
-    sheet = Image.new("RGB", (min(across, full.layers) * width + gap, rows * height + gap), "white")
+    width, height, layers = shown.width + gap, len(runs) * (shown.height + gap) + title, runs["full"].layers
+    rows = -(-layers // across)
+    sheet = Image.new("RGB", (min(across, layers) * width + gap, rows * height + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    both = [_shades(geometry, attention_map) for attention_map in (full, withdrawn)]
-    for at, peak in enumerate(_peaks(*both)):
+    of_runs = [_shades(geometry, attention_map) for attention_map in runs.values()]
+    for at, peak in enumerate(_peaks(*of_runs)):
         left, top = gap + at % across * width, gap + at // across * height
         draw.text((left, top), f"layer {at}", fill="black")
-        for row, shades in enumerate(both):
+        for row, shades in enumerate(of_runs):
             if at < len(shades):
                 overlay = _indexed(shades[at], peak).convert("RGBA").resize(shown.size)
                 tile = Image.alpha_composite(shown, overlay)
@@ -135,9 +138,10 @@ def attention_map_png(
     return content.getvalue()
 
 
-def _shown(attention_map: AttentionMap, quantity: Quantity) -> AttentionMap:
-    """The map with the chosen quantity as its weights."""
-    return attention_map if quantity == ATTENTION else replace(attention_map, weights=attention_map.contribution)
+def _shown(maps: Mapping[RunName, AttentionMap], quantity: Quantity) -> Mapping[RunName, AttentionMap]:
+    """The maps with the chosen quantity as their weights."""
+    is_whole = quantity == ATTENTION
+    return maps if is_whole else {run: replace(one, weights=one.contribution) for run, one in maps.items()}
 
 
 def _outlines(geometry: PatchGeometry, tokens: Sequence[int]) -> str:

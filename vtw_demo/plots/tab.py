@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from vtw_demo.comparison.analysis import MEASUREMENTS, Analysis, Part
 from vtw_demo.comparison.calibration import DEFAULT_THRESHOLD, Calibration
+from vtw_demo.comparison.compare import Comparison
 
 AttentionQuery = Literal["last prompt token", "mean over the answer's tokens"] | int
 """Whose attention: a number is that of an answer token, counted from 0."""
@@ -88,16 +89,23 @@ class Tab:
     def name(self) -> str:
         return self.label.lower().replace(" ", "-")
 
-    def parts(self, view: View) -> tuple[Part, ...]:
-        return tuple(part for row in self.rows for part in MEASUREMENTS[row].parts(view.map_token))
+    def parts(self, comparison: Comparison, view: View) -> tuple[Part, ...]:
+        return tuple(part for row in self.rows for part in MEASUREMENTS[row].parts(comparison, view.map_token))
 
     def plot(self, analysis: Analysis, view: View) -> Plot:
         """Of an analysis; what isn't measured yet is measured. Raises UserError for what can't be shown of a model."""
         return self.plot_of(*self.measured(analysis, view))
 
     def measured(self, analysis: Analysis, view: View) -> tuple[Any, ...]:
-        of_parts = (analysis.of(part.name, part.run, part.answer_token) for part in self.parts(view))
-        return (*of_parts, *self.chosen(analysis, view))
+        """What `make` gets: rows that are measured of each run by run."""
+        rows = (MEASUREMENTS[name] for name in self.rows)
+        measured = (
+            analysis.of_runs(row.name, view.map_token if row.by_token else None)
+            if row.of_each_run
+            else analysis.of(row.name)
+            for row in rows
+        )
+        return (*measured, *self.chosen(analysis, view))
 
     def plot_of(self, *measured: Any) -> Plot:
         draw, read, tabulate = self.make

@@ -36,8 +36,8 @@ GROUPS: dict[str, tuple[Tab, ...]] = {
             "Where it looks",
             (
                 attention_map_html,
-                lambda geometry, full, withdrawn, picture, quantity: attention_map_reading(full, withdrawn, quantity),
-                lambda geometry, full, withdrawn, picture, quantity: attention_map_table(geometry, full, withdrawn),
+                lambda geometry, maps, picture, quantity: attention_map_reading(maps, quantity),
+                lambda geometry, maps, picture, quantity: attention_map_table(geometry, maps),
             ),
             ("patches", "attention_maps"),
             lambda analysis, view: (contact_sheet(analysis.prompt.shown), view.map_quantity),

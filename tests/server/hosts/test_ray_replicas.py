@@ -15,7 +15,7 @@ import pytest
 
 from tests.server.hosts import ray_functions
 from tests.server.hosts.replicas import SECONDS, asked, is_as_alone, is_replica, replica_processes, until
-from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+from vtw_demo.comparison.analysis import Analysis, all_parts
 from vtw_demo.comparison.calibration import Calibration, CalibrationStore, calibrate
 from vtw_demo.comparison.compare import Comparison, RunProgress
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
@@ -149,7 +149,7 @@ def test_what_is_measured_is_as_alone(engine, small, query, alone):
         Analysis(engine.vlm, query.prompt(engine.vlm), comparison),
         Analysis(small, query.prompt(small), alone),
     )
-    for part in ALL_PARTS:
+    for part in all_parts(comparison):
         list(engine.measure("b", there, part, threading.Event()))
     measured, expected = there.to_json(), here.to_json()
     assert {name: of.keys() for name, of in measured.items() if isinstance(of, dict)} == {

@@ -127,7 +127,7 @@ def use(engine, asked):
     from gradio.context import LocalContext
     from PIL import Image
 
-    from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+    from vtw_demo.comparison.analysis import Analysis, all_parts
     from vtw_demo.comparison.compare import compare_prompt
     from vtw_demo.server.query import Query
     from vtw_demo.server.queue import Place
@@ -151,10 +151,10 @@ def use(engine, asked):
     found["asked by a comparison"] = list(asked)
 
     analysis = Analysis(vlm, prompt, comparison)
-    for part in ALL_PARTS:
+    for part in all_parts(comparison):
         list(engine.measure("a", analysis, part, stop))
     before = len(asked)
-    for part in ALL_PARTS:
+    for part in all_parts(comparison):
         list(engine.measure("a", analysis, part, stop))
     found["analysis"] = analysis.to_json()
     found["leases of what is known"] = len(asked) - before

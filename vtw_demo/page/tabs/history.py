@@ -6,7 +6,7 @@ from functools import partial
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import RUNS, Analysis, Part
+from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.page.html import history_table, in_a_cell, reading_line
 from vtw_demo.page.page import Page, Shown
 from vtw_demo.page.session import PastComparison, Session
@@ -38,9 +38,9 @@ class HistoryTab(PageTab):
 
     def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
         """The comparison is remembered, with what its overlay shows."""
-        for part in (Part("sweep"), *(Part("attention", run) for run in RUNS)):
+        for part in (Part("sweep"), Part("attention", "full"), Part("attention", "withdrawn")):
             yield from self.page.followed(session, analysis, part, stop)
-        full, withdrawn = (analysis.of("attention", run) for run in RUNS)
+        full, withdrawn = analysis.of("attention", "full"), analysis.of("attention", "withdrawn")
         session.remember(analysis.comparison, full, withdrawn, analysis.of("sweep").kl)
         yield self.listed(session)
 

@@ -153,7 +153,7 @@ class PlottedTab(PageTab):
         if analysis is None or not self._is_to_be_drawn(session):
             return
         try:
-            for part in self.tab.parts(session.view(engine.calibration(analysis.vlm))):
+            for part in self.tab.parts(analysis.comparison, session.view(engine.calibration(analysis.vlm))):
                 for place in engine.measure(session.visitor, analysis, part, left, follows=comparison is not None):
                     yield {self.reading: waiting_line(str(place) if place.ahead else MEASURING)}
             if left.is_set():

@@ -9,7 +9,7 @@ from functools import partial
 
 import gradio as gr
 
-from vtw_demo.comparison.analysis import ALL_PARTS, Analysis
+from vtw_demo.comparison.analysis import Analysis, all_parts
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.errors import UserError
 from vtw_demo.page.html import asset, note_line, waiting_line
@@ -63,7 +63,7 @@ class TakeAwayTab(PageTab):
             raise UserError("There is nothing to take away yet: run a comparison first.")
         yield {self.note: waiting_line(WRITING)}
         try:
-            for part in ALL_PARTS:
+            for part in all_parts(analysis.comparison):
                 with suppress(UserError):  # a part that this model's can't be known of: the file says so itself
                     for place in self.page.engine.measure(session.visitor, analysis, part, stop, follows=True):
                         yield {self.note: waiting_line(str(place) if place.ahead else WRITING)}
