@@ -61,7 +61,7 @@ def attention_figure(
     layer, count = withdrawal_layer_of(masses), masses["full"].layers
     titles = [_title(run, mass) for run, mass in masses.items()]
     figure = make_subplots(cols=len(masses), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
-    figure.update_annotations(font={"size": 13})
+    figure.update_annotations(font={"size": 13 if len(masses) == 2 else 11})
     layers = list(range(count))
     for column, mass in enumerate(masses.values(), start=1):
         shares = shares_by_layer(mass, query, quantity)
@@ -90,7 +90,8 @@ def attention_figure(
         colour = {"color": SEGMENT_COLOURS[line.segment]}
         figure.add_scatter(**points | {"text": line.source, "line": colour} | TRACES["published"], row=1, col=1)
     mark_layer(figure, layer, count, (1, 1), (1, 2))
-    return styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
+    styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
+    return figure if len(masses) == 2 else figure.update_xaxes(title_text="layer")  # three columns are narrow
 
 
 def withdrawal_layer_of(measured: Mapping[RunName, AttentionMass] | Mapping[RunName, AttentionMap]) -> int:
