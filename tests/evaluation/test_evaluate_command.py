@@ -279,9 +279,9 @@ def test_what_cant_be_read_is_named(capsys, arguments, message):
 
 def test_ways_thresholds_and_their_layers_are_those_named(data, tmp_path, capsys):
     out = tmp_path / "out"
-    given = ["--layers", "3", "--ways", "auto", "uniform_grid", "own", "--way-layers", "5-6", "--thresholds", "0.5", "2"]
-    asked = ["evaluate", "--data", str(data), "--device", "cpu", "--samples", "2", "--out", str(out), *given]
-    assert main(asked) == 0
+    asked = ["evaluate", "--data", str(data), "--device", "cpu", "--samples", "2", "--out", str(out), "--layers", "3"]
+    given = ["--ways", "auto", "uniform_grid", "own", "--way-layers", "5-6", "--thresholds", "0.5", "2"]
+    assert main([*asked, *given]) == 0
     (measured,) = json.loads((out / "evaluation.json").read_text())["evaluations"]
     ways = {way["way"]: way for way in measured["figures"]["all"]}
     assert list(ways) == [
