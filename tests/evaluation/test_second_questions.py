@@ -12,7 +12,7 @@ from vtw_demo.evaluation.second_questions import ask_pairs, figures, markdown, p
 from vtw_demo.measurements.flops import prefill_flops
 from vtw_demo.withdrawal.withdraw import withdraw
 
-LAYERS = (13, 7)
+LAYERS = (13, 4)
 OF = {"model": "embedded", "seed": 3}
 
 
@@ -90,6 +90,14 @@ def test_answers_are_those_of_passes_over_everything(vlm, asked, answered):
                 [pair.first.text, pair.first.answer],
                 [pair.second.text, pair.second.answer],
             )
+
+
+def test_some_answers_differ(answered):
+    """Else the passes above would tell no way from another."""
+    rows, _ = answered
+    assert any(row["kept"] != row["anew_full"] for row in rows)
+    assert any(row["kept"] != row["alone"] for row in rows)
+    assert any(row["first_said"] != row["first"][1] for row in rows)
 
 
 def test_what_was_answered_is_kept(vlm, asked, answered, file, generated):
