@@ -248,6 +248,12 @@ def test_names_that_a_terminal_cant_show_lose_nothing(data, small_folder, tmp_pa
         (["--ray", "auto"], "--ray auto is where replicas run: say how many with --replicas"),
         (["--data", "no/such/thing"], "can't be read"),
         (["--answer-column", "gold"], "gold"),
+        (["--ways", "fastv", "--way-layers", "14"], "Layers go from 1 to 13"),
+        (["--ways", "fastv", "--way-layers", "13"], "at layers from 1 to 12; --way-layers names none of them"),
+        (["--way-layers", "8"], "--way-layers says where other ways do it: name these with --ways"),
+        (["--thresholds", "0.9"], "--thresholds are those of auto: name it with --ways"),
+        (["--ways", "own", "--thresholds", "0.9"], "--thresholds are those of auto: name it with --ways"),
+        (["--ways", "auto", "--thresholds", "nan"], "The threshold is one of cosines; this is nan"),
     ],
 )
 def test_errors(data, tmp_path, capsys, monkeypatch, arguments, message):
@@ -257,7 +263,31 @@ def test_errors(data, tmp_path, capsys, monkeypatch, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_replicas_are_a_number(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "x"], "--replicas: invalid int value: 'x'"),
+        (["--ways", "fast"], "--ways: invalid choice: 'fast' (choose from "),
+        (["--thresholds", "high"], "--thresholds: invalid float value: 'high'"),
+    ],
+)
+def test_what_cant_be_read_is_named(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        main(["evaluate", "--replicas", "x"])
-    assert "--replicas: invalid int value: 'x'" in capsys.readouterr().err
+        main(["evaluate", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_ways_thresholds_and_their_layers_are_those_named(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["evaluate", "--data", str(data), "--device", "cpu", "--samples", "2", "--out", str(out), "--layers", "3"]
+    given = ["--ways", "auto", "uniform_grid", "own", "--way-layers", "5-6", "--thresholds", "0.5", "2"]
+    assert main([*asked, *given]) == 0
+    (measured,) = json.loads((out / "evaluation.json").read_text())["evaluations"]
+    ways = {way["way"]: way for way in measured["figures"]["all"]}
+    assert list(ways) == [
+        *("full", "K = 3", "K = 5", "K = 6", "auto, above 0.5", "auto, above 2.0"),
+        *("uniform_grid, K = 5", "uniform_grid, K = 6", "own K"),
+    ]
+    assert (ways["auto, above 2.0"]["mean_layer"], ways["auto, above 2.0"]["agreement"]["mean"]) == (13, 1)
+    assert 2 <= ways["auto, above 0.5"]["mean_layer"] <= 13
+    assert "own K" not in measured["prefill"]  # whose K a sweep has to find

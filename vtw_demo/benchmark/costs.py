@@ -24,7 +24,7 @@ from vtw_demo.models.devices import on_model_thread
 from vtw_demo.models.loading import VisionLanguageModel
 from vtw_demo.withdrawal.architectures import find_decoder
 from vtw_demo.withdrawal.segments import visual_token_mask
-from vtw_demo.withdrawal.withdraw import withdraw
+from vtw_demo.withdrawal.withdraw import Automatic, withdraw
 
 STAGES = ("encode", "prefill", "decode, per token", "total")
 BARE = "bare model"
@@ -135,15 +135,17 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     def prefill() -> None:
         model(**inputs, logits_to_keep=1)
 
-    def prefills_under_withdraw(at: Sequence[int]) -> None:
+    def prefills_under_withdraw(at: Sequence[int | Automatic], threshold: float | None = None) -> None:
         for layer in at:
-            with withdraw(model, layer):
+            with withdraw(model, layer, threshold=threshold):
                 prefill()
 
     mass: Callable[[], Any] = partial(measure_attention, model, inputs)
     withdrawn: Callable[[], Any] = partial(prefills_under_withdraw, [layers])
+    never: Callable[[], Any] = partial(prefills_under_withdraw, ["auto"], threshold=2.0)  # above which no cosine is
     device = model.device
-    runs = {"bare": prefill, "withdraw": withdrawn, "mass": mass} | ({"dequantise": dequantise} if quantized else {})
+    runs = {"bare": prefill, "withdraw": withdrawn, "auto": never, "mass": mass}
+    runs |= {"dequantise": dequantise} if quantized else {}
     times = interleaved(runs, rounds, device, "passes")
     memory: dict[str, list[float]] = {"bare": [], "mass": []}
     passes = {"bare": partial(peak_memory, prefill, device), "mass": partial(peak_memory, mass, device)}
@@ -156,6 +158,7 @@ def measure_overheads(model: PreTrainedModel, inputs: Mapping[str, Any], rounds:
     found = (
         Ratio("attention mass of all layers, memory in prefills", of_memory, 1.05),
         Ratio("withdraw at K = L, in bare prefills", ratios(times["withdraw"], times["bare"]), 1.01),
+        Ratio('withdraw at "auto" that chooses K = L, in bare prefills', ratios(times["auto"], times["bare"]), 1.03),
         Ratio("attention mass of all layers, in prefills", ratios(times["mass"], times["bare"]), 1.15),
         Ratio("sweep of every K, in prefills", ratios(sweep_times["sweep"], sweep_times["bare"]), 1.8),
         Ratio("a prefill for each K, in sweeps", ratios(sweep_times["one by one"], sweep_times["sweep"])),

@@ -38,6 +38,7 @@ from vtw_demo.withdrawal.automatic_layer import THRESHOLD
 
 EMBEDDED_ONLY = "photos"  # which it alone is to answer modestly: others know something of them
 MOST_LAYERS = 12
+NOT_OF_PAIRS = ("data", "samples", "curve_samples", "ways", "way_layers", "thresholds", "attention_samples", "replicas")
 CALIBRATION_SAMPLES = DEFAULT_SAMPLES
 
 
@@ -52,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         Path(__file__).with_name("evaluate_options.toml"),
         layers={"help": usual_layers},
         ways={"choices": WAYS},
-        thresholds={"default": [THRESHOLD]},
         max_new_tokens={"default": SHORT_ANSWER_TOKENS},
         out={"default": Path("runs/evaluate")},
     )
@@ -76,6 +76,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, answering: Answering) -> int:
     ways = () if options.ways is None else options.ways or WAYS
+    if options.way_layers and not ways:
+        raise UserError("--way-layers says where other ways do it: name these with --ways.")
+    if options.thresholds and "auto" not in ways:
+        raise UserError("--thresholds are those of auto: name it with --ways.")
     names = options.data or [n for n in BUILT_IN if n != EMBEDDED_ONLY or options.model == EMBEDDED]
     asked = {name: _data(name, options) for name in names}
     vlm = load_model(options)
@@ -88,7 +92,9 @@ def _run(options: argparse.Namespace, answering: Answering) -> int:
     layers = _layers(options.layers, vlm.layers, calibrated)
     compared = calibrated or min(vlm.layers - 1, starting_layer(vlm).layer)
     where = _layers(options.way_layers, vlm.layers, None) if options.way_layers else [compared]
-    variants, left_out = _variants(vlm, layers, ways, where, options.thresholds)
+    if not where:
+        raise UserError(f"Other ways do it at layers from 1 to {vlm.layers - 1}; --way-layers names none of them.")
+    variants, left_out = _variants(vlm, layers, ways, where, options.thresholds or [THRESHOLD])
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     of_model = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision, "detail": vlm.detail}
@@ -133,6 +139,9 @@ def _run(options: argparse.Namespace, answering: Answering) -> int:
 
 
 def _second_questions(options: argparse.Namespace) -> int:
+    for name in NOT_OF_PAIRS:
+        if getattr(options, name) is not None:
+            raise UserError(f"--second-questions asks pairs of its own: leave out --{name.replace('_', '-')}.")
     vlm = load_model(options)
     layers = [vlm.layers, *(layer for layer in _layers(options.layers, vlm.layers, None) if layer != vlm.layers)]
     of: dict[str, Any] = {"model": vlm.name, "revision": vlm.revision, "precision": vlm.precision, "layers": layers}

@@ -10,6 +10,7 @@ It asks for something that the first didn't, and its answer is another. Each K g
 import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,10 @@ def ask_pairs(
 ) -> list[dict[str, Any]]:
     """A row for each pair and K; those that `file` has already are taken from it, if they are `of` the same run."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = {row["name"]: row for row in map(json.loads, filter(_is_whole, lines)) if row["of"] == of}
+    known = {row["name"]: row for row in _lines(file) if row["of"] == of}
     rows = list[dict[str, Any]]()
     with file.open("a", encoding="utf-8") as written:
+        written.write("\n" if written.tell() else "")  # the last line may have been cut short
         for pair in tqdm(asked, desc="second questions", unit="pair"):
             if pair.name not in known:
                 known[pair.name] = {"name": pair.name, "of": of, "rows": list(_ask(vlm, pair, layers))}
@@ -66,8 +67,10 @@ def ask_pairs(
     return rows
 
 
-def _is_whole(line: str) -> bool:
-    return line.endswith("}")  # a run that was killed may have left half of one
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with suppress(ValueError):  # half a line of a run that was killed
+            yield json.loads(line)
 
 
 def _ask(vlm: VisionLanguageModel, pair: Pair, layers: Sequence[int]) -> Iterator[dict[str, Any]]:

@@ -43,18 +43,18 @@ def attention_rows(
     """
     batch, heads, query_count, head_dim = query.shape
     _, key_value_heads, key_count, _ = key.shape
-    if attention_mask is None and is_causal:
-        positions = torch.arange(key_count, device=key.device)
-        attention_mask = positions <= positions[:query_count, None]
+    positions = torch.arange(key_count, device=key.device)
     factor = head_dim**-0.5 if scaling is None else scaling
     transposed_key = key.float().transpose(2, 3)
     end = query_count - rows_after
     for start in range(end - row_count, end, _ROWS_AT_ONCE):
         rows = slice(start, min(start + _ROWS_AT_ONCE, end))
         # Heads that share keys are stacked as rows, so that keys needn't be repeated.
-        stacked = query[:, :, rows].float().reshape(batch, key_value_heads, -1, head_dim)
-        scores = (stacked @ transposed_key).view(batch, heads, -1, key_count) * factor
-        if attention_mask is not None:
+        stacked = query[:, :, rows].float().reshape(batch, key_value_heads, -1, head_dim) * factor
+        scores = (stacked @ transposed_key).view(batch, heads, -1, key_count)
+        if attention_mask is None and is_causal:
+            scores = scores.masked_fill(positions > positions[rows, None], -torch.inf)
+        elif attention_mask is not None:
             # A mask of one row serves all of them.
             mask = attention_mask[..., rows, :] if attention_mask.shape[-2] > 1 else attention_mask
             mask = mask[..., :key_count]
@@ -83,10 +83,11 @@ def output_cosine(weights: torch.Tensor, value: torch.Tensor, visual: torch.Tens
     Without them: visual keys masked, so that in each head the weights of the others, from the softmax, make 1 again
     (VisiPruner, EMNLP 2025, masks them too). The output is that of all heads, before the output projection.
     """
-    without = weights.masked_fill(visual[:, None, None], 0)
+    others = (~visual).any(0).nonzero()[:, 0]  # keys that are text in a row at least: few beside the visual ones
+    without = weights.index_select(-1, others).masked_fill(visual[:, None, None, others], 0)
     # A head that sees nothing else makes nothing.
     without = without / without.sum(-1, keepdim=True).clamp_min(torch.finfo(without.dtype).tiny)
-    outputs = attention_output(weights, value), attention_output(without, value)
+    outputs = attention_output(weights, value), attention_output(without, value.index_select(2, others))
     return torch.nn.functional.cosine_similarity(*outputs, dim=-1)
 
 

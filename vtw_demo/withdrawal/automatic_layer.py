@@ -4,6 +4,7 @@ After VisiPruner, EMNLP 2025 (github EIT-NLP/VisiPruner), which reads the last p
 question are read.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class AutomaticWithdrawal(Pruning):
     ) -> None:
         super().__init__(model, steps, this_thread_only)
         check_automatic(model)
+        if math.isnan(threshold):
+            raise UserError("The threshold is one of cosines; this is nan, which none is above.")
         self.pictureless_from = len(self.layers)
         self.threshold = threshold
         self.attending = [index for index, layer in enumerate(self.layers[:-1]) if find_attention(layer) is not None]
