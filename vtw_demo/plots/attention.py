@@ -101,7 +101,8 @@ def attention_reading(
     published: Sequence[PublishedLine] = (),
 ) -> str:
     """What the picture gets before K and after it, and how the first token's share changes without it; or where the
-    visual tokens move the attention's output most. And whether the first token is a sink by its activations."""
+    visual tokens move the attention's output most. Whether the first token is a sink by its activations, and who
+    published the lines."""
 
     def share(mass: AttentionMass, segment: str, first: int, last: int | None = None) -> str:
         index = mass.segments.index(segment)
@@ -118,7 +119,8 @@ def attention_reading(
         by_layer = shares_by_layer(full, query, COSINE)
         cosines = {layer: one[0] for layer, one in enumerate(by_layer) if one is not None}
         return reading("cosine", **masses, **told, cosines=cosines)
-    return reading("attention", **masses, **told, share=share, is_weighted=quantity == CONTRIBUTION)
+    told |= {"is_weighted": quantity == CONTRIBUTION, "published": published}
+    return reading("attention", **masses, **told, share=share)
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:
