@@ -62,6 +62,8 @@ def test_axes_say_what_they_show():
     attention = attention_figure(FULL, WITHDRAWN, LAST_PROMPT)
     assert "layer" in attention.layout.xaxis.title.text
     assert "attention" in attention.layout.yaxis.title.text
+    for quantity in (CONTRIBUTION, COSINE):
+        assert attention_figure(FULL, WITHDRAWN, LAST_PROMPT, quantity).layout.yaxis.title.text == quantity
 
 
 def test_the_reading_gives_the_pictures_share_before_and_after_and_the_first_tokens():

@@ -90,7 +90,7 @@ def attention_figure(
         colour = {"color": SEGMENT_COLOURS[line.segment]}
         figure.add_scatter(**points | {"text": line.source, "line": colour} | TRACES["published"], row=1, col=1)
     mark_layer(figure, layer, full.layers, (1, 1), (1, 2))
-    return styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
+    return styled(figure, "attention", **LAYOUTS.get(quantity, {}))
 
 
 def attention_reading(
