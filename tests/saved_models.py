@@ -409,7 +409,7 @@ def save(name: str, folder: Path, as_on_hub: bool = False) -> None:
         part.save_pretrained(folder)
 
 
-def save_small(folder: Path) -> None:
+def save_small(folder: Path, hidden_size: int = 64) -> None:
     """Write a model that answers what the embedded one does in a tenth of its time.
 
     Its layers, its tokens and the visual tokens of a picture are as many, and each picture, question and withdrawal
@@ -422,7 +422,7 @@ def save_small(folder: Path) -> None:
     vars(config).pop("quantization_config", None)
     small = {"num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 32}
     vars(config.vision_config).update(small, num_hidden_layers=1, projection_dim=32)
-    vars(config.text_config).update(small, hidden_size=64, num_key_value_heads=1, head_dim=16)
+    vars(config.text_config).update(small, hidden_size=hidden_size, num_key_value_heads=1, head_dim=16)
     torch.manual_seed(10)
     model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     for parameter in model.parameters():

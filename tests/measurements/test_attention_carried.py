@@ -2,13 +2,14 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
 from tests import golden
-from tests.oracles import attention_implementation
+from tests.oracles import attention_implementation, kept_tokens_alone
 from tests.tiny_models import build
 from vtw_demo.measurements.attention import measure_attention, measure_attention_map
 from vtw_demo.withdrawal.segments import segment_ids, visual_token_mask
@@ -16,15 +17,15 @@ from vtw_demo.withdrawal.segments import segment_ids, visual_token_mask
 ANSWER = [11, 12, 13]
 
 
-def eager_weights_and_values(model, inputs, layer):
+def eager_weights_and_values(model, inputs, layer, masks):
     """By layer, the full matrices (heads, queries, keys) and values (heads, keys, width) of eager attention, in which
-    layers from `layer` on see no visual key."""
+    layers from `layer` on see no visual key: it is masked or, where that isn't the same, the kept tokens run alone."""
     from transformers.masking_utils import eager_mask
 
-    visual, found = visual_token_mask(model.config, inputs["input_ids"])[0], {}
+    visual, found = visual_token_mask(model.config, inputs["input_ids"]), {}
 
     def attention(module, query, key, value, attention_mask, **options):
-        if layer is not None and module.layer_idx >= layer:
+        if masks and layer is not None and module.layer_idx >= layer:
             attention_mask = attention_mask.masked_fill(visual, torch.finfo(attention_mask.dtype).min)
         if (chosen := options.pop("indices", None)) is not None:  # an indexer's
             others = torch.ones_like(attention_mask[:, 0], dtype=torch.bool).scatter(-1, chosen.long(), False)
@@ -36,9 +37,21 @@ def eager_weights_and_values(model, inputs, layer):
         found[module.layer_idx] = weights[0].double(), value[0].repeat_interleave(times, dim=0).double()
         return output, weights
 
-    with torch.no_grad(), attention_implementation(model, "recorded", attention, eager_mask):
+    alone = nullcontext() if masks or layer is None else kept_tokens_alone(model, {layer: visual})
+    with torch.no_grad(), attention_implementation(model, "recorded", attention, eager_mask), alone:
         model(**inputs)
-    return found
+    return {index: at_their_places(*of_layer, ~visual[0]) for index, of_layer in found.items()}
+
+
+def at_their_places(weights, values, kept):
+    """Those of kept tokens alone as those of all, of which the others have none."""
+    if weights.shape[-1] == len(kept):
+        return weights, values
+    all_weights = weights.new_zeros(len(weights), len(kept), len(kept))
+    all_weights[:, kept.nonzero(), kept.nonzero()[:, 0]] = weights
+    all_values = values.new_zeros(len(values), len(kept), values.shape[-1])
+    all_values[:, kept] = values
+    return all_weights, all_values
 
 
 def expected(weights, values, visual):
@@ -50,7 +63,7 @@ def expected(weights, values, visual):
     return contributed / contributed.sum(), whole @ without / (whole.norm() * without.norm())
 
 
-def check(model, inputs, layer, without=()):
+def check(model, inputs, layer, without=(), masks=True):
     answer = torch.tensor([ANSWER])
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
@@ -59,7 +72,7 @@ def check(model, inputs, layer, without=()):
     prompt, ids = inputs["input_ids"].shape[1], whole["input_ids"]
     visual = visual_token_mask(model.config, ids)[0]
     segments = segment_ids(model.config, ids, None, prompt)[0]
-    recorded = eager_weights_and_values(model, whole, layer)
+    recorded = eager_weights_and_values(model, whole, layer, masks)
     mass = measure_attention(model, inputs, ANSWER, layer)
     maps = [measure_attention_map(model, inputs, ANSWER, token, layer) for token in (None, 0, 2)]
     assert len(mass.contribution) == len(mass.cosine) == 1 + len(ANSWER)
@@ -102,14 +115,12 @@ def test_grouped_key_value_heads_and_shared_keys(name, layer):
     check(tiny.model, tiny.prompt([1, "image", 2, 3, "image", 4, 5]), layer)
 
 
-# From layer 3 on there is no recurrent layer, in whose state a masked token would stay; an indexer, mistral_large4's,
-# chooses otherwise among masked keys, so it is measured in full here.
-@pytest.mark.parametrize(
-    ("name", "without", "layer"), [("qwen3_5", (0, 2), None), ("qwen3_5", (0, 2), 3), ("mistral_large4", (), None)]
-)
+# A masked token would stay in a recurrent layer's state, and among those that mistral_large4's indexer chooses.
+@pytest.mark.parametrize("layer", [None, 1, 3])
+@pytest.mark.parametrize(("name", "without"), [("qwen3_5", (0, 2)), ("mistral_large4", ())])
 def test_layers_without_attention_leave_gaps_and_values_may_have_another_width(name, without, layer):
     tiny = build(name)
-    check(tiny.model, tiny.prompt([1, "image", 2, 3, 4]), layer, without)
+    check(tiny.model, tiny.prompt([1, "image", 2, 3, 4]), layer, without, masks=False)
 
 
 def test_long_answers_come_in_blocks(monkeypatch):

@@ -343,15 +343,34 @@ def test_a_second_question_goes_on_in_the_conversation(page):
     wait_for_sweep(page)
     page.get_by_role("button", name="Answers", exact=True).click()
     page.get_by_role("tab", name="Second question").click()
+    reading, drawn = page.locator("#second-question-reading"), page.locator("#second-question")
     page.get_by_role("button", name="Ask on").click()
-    expect(page.locator("#second-question-reading .problem")).to_contain_text("The question is empty", timeout=WAIT)
+    expect(reading.locator(".problem")).to_contain_text("The question is empty", timeout=WAIT)
     page.locator("#second-question-text textarea").fill("How many things are there?")
     page.get_by_role("button", name="Ask on").click()
-    rows = page.locator("#second-question tbody tr")
+    rows = drawn.locator("tbody tr")
     expect(rows).to_have_count(3, timeout=WAIT)
-    expect(page.locator("#second-question-reading")).to_contain_text("Withdrawal's memory was", timeout=WAIT)
-    assert all(row.locator("td").first.inner_text() for row in rows.all())
-    assert "How many things are there?" in page.locator("#second-question .asked-on").inner_text()
+    expect(reading).to_contain_text(
+        re.compile(r"Withdrawal's memory was.*Going on takes [\d.]+ \wFLOPs.*The cache holds [\d.]+ \wB", re.DOTALL),
+        timeout=WAIT,
+    )
+    assert "How many things are there?" in drawn.locator(".asked-on").inner_text()
+    full, withdrawn, fresh = ([cell.inner_text() for cell in row.locator("th, td").all()] for row in rows.all())
+    assert "K = 8" in withdrawn[0]
+    assert all(cells[1].strip() for cells in (full, withdrawn, fresh))
+    assert full[2] == withdrawn[2]
+    assert int(withdrawn[2]) < 196 < int(fresh[2])
+    for _, _, _, flops, times, cache in (full, withdrawn, fresh):
+        assert re.search(r"\d FLOPs|\d \wFLOPs", flops)
+        assert re.search(r"\d ms$", times)
+        assert re.search(r"\d \wB$", cache)
+    # It is of this conversation: another picture begins another.
+    page.locator("#examples button").nth(2).click()
+    expect(drawn.locator("tbody")).to_have_count(0, timeout=WAIT)
+    expect(reading).to_contain_text("What each run says with the KV cache", timeout=WAIT)
+    page.get_by_role("button", name="Ask on").click()
+    expect(rows).to_have_count(3, timeout=WAIT)
+    expect(reading).to_contain_text("Withdrawal's memory was", timeout=WAIT)
 
 
 def test_answers_at_every_k_of_a_range(page):

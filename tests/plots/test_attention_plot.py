@@ -1,11 +1,12 @@
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
+from tests.tiny_models import build
 from vtw_demo.measurements.attention import AttentionMass
 from vtw_demo.plots.attention import attention_figure, attention_reading, attention_table, where_it_looks
 from vtw_demo.plots.overlay import Overlaid, overlay_figure, overlay_reading
-from vtw_demo.plots.published_attention import LLAVA
+from vtw_demo.plots.published_attention import LLAVA, published_lines
 from vtw_demo.plots.tab import ANSWER_MEAN, CONTRIBUTION, COSINE, LAST_PROMPT
 from vtw_demo.withdrawal.segments import Segment
 
@@ -62,6 +63,8 @@ def test_axes_say_what_they_show():
     attention = attention_figure(RUNS, LAST_PROMPT)
     assert "layer" in attention.layout.xaxis.title.text
     assert "attention" in attention.layout.yaxis.title.text
+    for quantity in (CONTRIBUTION, COSINE):
+        assert attention_figure(RUNS, LAST_PROMPT, quantity).layout.yaxis.title.text == quantity
 
 
 def test_the_reading_gives_the_pictures_share_before_and_after_and_the_first_tokens():
@@ -127,6 +130,16 @@ def test_the_switch_shows_contributions_and_the_cosine():
     assert table.rows[0][-1] == 0.5
 
 
+def test_published_lines_are_those_of_llava_1_5_alone(vlm):
+    assert vlm.model.config.model_type == "llava"
+    for name in ("llava-hf/llava-1.5-7b-hf", "/models/LLaVA-1.5-13b-hf"):
+        assert published_lines(replace(vlm, name=name)) == LLAVA
+    for name in ("embedded", "llava-hf/llava-v1.6-vicuna-7b-hf", "mistral-community/pixtral-12b"):
+        assert published_lines(replace(vlm, name=name)) == ()
+    other = replace(vlm, name="llava-1.5-like", model=build("qwen2_vl").model)
+    assert published_lines(other) == ()
+
+
 def test_published_lines_stand_beside_attention_with_their_source():
     figure = attention_figure(RUNS, LAST_PROMPT, published=LLAVA)
     image, text = figure.data[-2:]
@@ -134,11 +147,18 @@ def test_published_lines_stand_beside_attention_with_their_source():
     assert list(image.y) == pytest.approx([68, 7, 4, 4])
     assert "arXiv 2606.09131" in image.text
     assert "FastV" in text.text
-    assert len(attention_figure(RUNS, LAST_PROMPT, CONTRIBUTION, LLAVA).data) == 2 * len(SEGMENTS)
+    said = attention_reading(RUNS, LAST_PROMPT, published=LLAVA)
+    assert "published shares of LLaVA-1.5: from text to the image in arXiv 2606.09131, and" in said
+    assert said.endswith("in section 3.3 of FastV, arXiv 2403.06764.")
+    assert "published" not in attention_reading(RUNS, LAST_PROMPT)
+    for quantity in (CONTRIBUTION, COSINE):
+        drawn = attention_figure(RUNS, LAST_PROMPT, quantity)
+        assert len(attention_figure(RUNS, LAST_PROMPT, quantity, LLAVA).data) == len(drawn.data)
+        assert "published" not in attention_reading(RUNS, LAST_PROMPT, quantity, LLAVA)
 
 
 def test_another_method_beside_has_its_column_its_sentence_and_its_rows():
-    beside = dataclasses.replace(mass((0.5, 0.2, 0.1, 0.0)), recipe="2:fastv:0.3")
+    beside = replace(mass((0.5, 0.2, 0.1, 0.0)), recipe="2:fastv:0.3")
     runs = {**RUNS, "beside": beside}
     figure = attention_figure(runs, LAST_PROMPT)
     assert [note.text for note in figure.layout.annotations[:3]] == ["full", "withdrawn at layer 2", "FastV"]

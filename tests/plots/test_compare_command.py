@@ -3,10 +3,13 @@ import os
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from tests.bad_input import encoded, high_efficiency, planes, png_with_notes, scene
 from vtw_demo.__main__ import main
+from vtw_demo.comparison.compare import compare
 from vtw_demo.measurements.equal_flops import recipe_in_words
+from vtw_demo.plots.second_question import second_question_reading
 
 
 @pytest.fixture
@@ -59,9 +62,33 @@ def test_the_prefill_chooses_the_layer(image, tmp_path, capsys):
     assert f"withdrawn at layer {layer}, chosen by the prefill" in report.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("layer", ["4", "auto"])
+def test_then_goes_on_with_a_second_question(vlm, image, tmp_path, capsys, layer):
+    report, data, then = tmp_path / "out.html", tmp_path / "out.json", "How many things are there?"
+    asked = ["--image", str(image), "--question", "What is in the picture?", "--layer", layer, "--device", "cpu"]
+    asked += ["--max-new-tokens", "4", "--report", str(report), "--json", str(data)]
+    assert main(["compare", *asked, "--then", then]) == 0
+    shown, written = capsys.readouterr().out, json.loads(data.read_text())
+    layer = written["comparison"]["layer"]
+    *_, first = compare(vlm, image, "What is in the picture?", layer, 4)
+    *_, expected = compare(vlm, image, then, layer, 4, history=first)
+    found, answers = written["follow_up"], [expected.full.answer, expected.withdrawn.answer, expected.fresh.answer]
+    assert found["question"] == then
+    assert [found[run]["answer"] for run in ("full", "withdrawn", "fresh")] == answers
+    reading = second_question_reading(expected)
+    assert shown.splitlines()[-6:-2] == [
+        f"{'full, goes on with its cache:':<42}{answers[0]}",
+        f"{f'withdrawn at {layer}, goes on with its cache:':<42}{answers[1]}",
+        f"{'full, reads all of it again:':<42}{answers[2]}",
+        reading,
+    ]
+    assert escape(reading) in report.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"--then": " "}, "question is empty"),
         ({"--beside": "vtw"}, "this is 'vtw'"),
         ({"--layer": "14"}, "from 1 to 13"),
         ({"--layer": "auto", "--beside": "fastv"}, "unknown before the prefill has chosen the layer"),

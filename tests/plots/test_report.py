@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from vtw_demo.comparison.compare import ask_on, turns_of
 from vtw_demo.comparison.machine import this_machine
 from vtw_demo.plots.report import plot_html, report_data, report_html
 from vtw_demo.plots.tab import View
@@ -104,6 +105,26 @@ def test_nothing_in_it_is_fetched_and_text_is_escaped(report):
     assert "default-src 'none'" in report
 
 
+def test_a_second_question_has_its_section(analysis, browser, tmp_path):
+    asked = analysis.at(analysis.comparison)
+    turns, then = turns_of(asked.comparison, asked.layer), "How many <i>things</i> are there?"
+    *_, asked.follow_up = ask_on(asked.vlm, asked.prompt, turns, then, asked.layer, 4)
+    (plot,) = (plot for plot in all_plots(asked, View())[0] if plot.name == "second-question")
+    assert not re.search(r";|\(", plot.reading)
+    file = tmp_path / "report.html"
+    file.write_text(report_html(asked, None, this_machine()), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(file.as_uri())
+    section = page.locator("#second-question")
+    assert plot.reading in section.inner_text()
+    assert then in section.inner_text()
+    answers = [row.locator("td").first.inner_text() for row in section.locator("tbody tr").all()]
+    made = (asked.follow_up.full, asked.follow_up.withdrawn, asked.follow_up.fresh)
+    assert answers == [run.answer for run in made]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
 def test_one_plot_is_a_page_of_its_own(analysis):
     plot = TABS[0].plot(analysis, View())
     page = plot_html(plot)
@@ -115,5 +136,5 @@ def test_data_is_complete_and_plain(analysis):
     data = report_data(analysis, None, this_machine())
     assert json.loads(json.dumps(data)).keys() == {
         "made", "machine", "verdict", "comparison", "attention", "patches", "attention_maps", "migration", "staircase",
-        "layer_times", "timing", "sweep", "probabilities", "calibration",
+        "layer_times", "timing", "follow_up", "sweep", "probabilities", "calibration",
     }  # fmt: skip

@@ -90,7 +90,7 @@ def attention_figure(
         colour = {"color": SEGMENT_COLOURS[line.segment]}
         figure.add_scatter(**points | {"text": line.source, "line": colour} | TRACES["published"], row=1, col=1)
     mark_layer(figure, layer, count, (1, 1), (1, 2))
-    styled(figure, "attention", **LAYOUTS["cosine"] if quantity == COSINE else {})
+    styled(figure, "attention", **LAYOUTS.get(quantity, {}))
     return figure if len(masses) == 2 else figure.update_xaxes(title_text="layer")  # three columns are narrow
 
 
@@ -113,7 +113,8 @@ def attention_reading(
     published: Sequence[PublishedLine] = (),
 ) -> str:
     """What the picture gets before K and after it, and how the first token's share changes without it; or where the
-    visual tokens move the attention's output most. And whether the first token is a sink by its activations."""
+    visual tokens move the attention's output most. Whether the first token is a sink by its activations, and who
+    published the lines."""
     full, layer = masses["full"], withdrawal_layer_of(masses)
 
     def share(mass: AttentionMass, segment: str, first: int, last: int | None = None) -> str:
@@ -132,7 +133,8 @@ def attention_reading(
         of_runs = {run: shares_by_layer(mass, query, COSINE) for run, mass in masses.items()}
         cosines = {run: {at: one[0] for at, one in enumerate(of) if one is not None} for run, of in of_runs.items()}
         return reading("cosine", **told, cosines=cosines)
-    return reading("attention", **told, share=share, is_weighted=quantity == CONTRIBUTION)
+    told |= {"is_weighted": quantity == CONTRIBUTION, "published": published}
+    return reading("attention", **told, share=share)
 
 
 def why_gaps(measured: AttentionMass | AttentionMap) -> str:

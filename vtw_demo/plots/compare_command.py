@@ -15,6 +15,7 @@ from vtw_demo.comparison.repeated_timing import repeat_timing
 from vtw_demo.files import check_writable, write_whole
 from vtw_demo.models.arguments import add_model_arguments, add_options, load_model
 from vtw_demo.models.image import open_file, open_picture
+from vtw_demo.models.question import read_question
 from vtw_demo.models.video import is_clip
 from vtw_demo.plots.report import report_data, report_html
 from vtw_demo.plots.second_question import second_question_reading
@@ -28,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     for file in (options.report, options.json):
         check_writable(file)
-    # A picture before the model, which would be loaded for nothing; how a clip is read depends on the model.
+    # Before the model, which would be loaded for nothing; how a clip is read depends on the model.
     open_file(options.image).close()
+    if options.then is not None:
+        read_question(options.then)
     shown = options.image if is_clip(options.image) else open_picture(options.image)
     vlm = load_model(options)
     prompt = vlm.prompt(shown, options.question)
@@ -50,11 +53,11 @@ def run(options: argparse.Namespace) -> int:
             analysis.timing = timing
     print(analysis.verdict)
     if options.then is not None:
-        turns = turns_of(comparison, options.layer)
-        *_, found = ask_on(vlm, prompt, turns, options.then, options.layer, options.max_new_tokens)
+        turns = turns_of(comparison, comparison.layer)
+        *_, found = ask_on(vlm, prompt, turns, options.then, comparison.layer, options.max_new_tokens)
         assert isinstance(found, FollowUp)
         analysis.follow_up = found
-        for name, answer in (("full", found.full), (f"withdrawn at {options.layer}", found.withdrawn)):
+        for name, answer in (("full", found.full), (f"withdrawn at {comparison.layer}", found.withdrawn)):
             print(f"{name + ', goes on with its cache:':<42}{answer.answer}")
         print(f"{'full, reads all of it again:':<42}{found.fresh.answer}\n{second_question_reading(found)}")
     if options.report:

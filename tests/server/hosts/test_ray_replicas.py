@@ -17,7 +17,7 @@ from tests.server.hosts import ray_functions
 from tests.server.hosts.replicas import SECONDS, asked, is_as_alone, is_replica, replica_processes, until
 from vtw_demo.comparison.analysis import Analysis, all_parts
 from vtw_demo.comparison.calibration import Calibration, CalibrationStore, calibrate
-from vtw_demo.comparison.compare import Comparison, RunProgress
+from vtw_demo.comparison.compare import Comparison, RunProgress, compare
 from vtw_demo.comparison.samples import EMBEDDED_DATA, embedded_samples
 from vtw_demo.errors import UserError
 from vtw_demo.models.loading import LoadProgress
@@ -161,6 +161,18 @@ def test_what_is_measured_is_as_alone(engine, small, query, alone):
     assert rounds == [1, 2, 3]
     answers = engine.answer_at_layers("b", engine.vlm, there.prompt, (1, 2), comparison.full, 8, threading.Event())
     assert [answer.layer for answer in answers if not isinstance(answer, Place)] == [1, 2]
+
+
+def test_a_second_question_is_answered_as_alone(engine, small, query, alone):
+    *_, comparison = asked(engine, query)
+    analysis = Analysis(engine.vlm, query.prompt(engine.vlm), comparison)
+    *_, there = engine.ask_on("a", analysis, "How many things are there?", 8, threading.Event())
+    *_, here = compare(small, query.picture, there.question, query.layer, 8, history=alone)
+    for run in ("full", "withdrawn", "fresh"):
+        assert getattr(there, run).tokens == getattr(here, run).tokens
+    assert (there.history, there.tokens, there.is_enough) == (here.history, here.tokens, here.is_enough)
+    assert there.withdrawn.kv_cache_bytes == here.withdrawn.kv_cache_bytes < there.fresh.kv_cache_bytes
+    assert analysis.follow_up is there
 
 
 def test_a_calibration_uses_both_and_is_as_alone(engine, small):

@@ -15,6 +15,7 @@ from tests.serving import free_port
 from vtw_demo.comparison.analysis import Analysis, Part
 from vtw_demo.comparison.calibration import CalibrationStore
 from vtw_demo.comparison.compare import compare
+from vtw_demo.comparison.follow_up import Turn
 from vtw_demo.server.engine import Engine
 from vtw_demo.server.hosts import this_machines
 
@@ -86,6 +87,17 @@ def test_timings_answers_by_layer_and_calibrations_are_a_lease_each(found):
     assert [layer for layer, _ in found["answers at layers"]] == [3, 9]
     assert found["calibrated"] == [2, True]
     assert found["leases of three more"] == 3
+
+
+def test_a_second_question_is_one_lease_and_is_answered_as_without(found, vlm, picture):
+    there, (full, withdrawn) = found["second question"], found["tokens"]
+    *_, here = compare(vlm, picture, there["question"], 9, 8, history=[Turn(QUESTION, tuple(full), tuple(withdrawn))])
+    for run in ("full", "withdrawn", "fresh"):
+        assert there[run]["answer"] == getattr(here, run).answer
+    assert (there["tokens"], there["further_tokens"]) == (here.tokens, here.further_tokens)
+    assert there["withdrawn"]["prefill_flops"] == here.withdrawn.prefill_flops
+    assert found["it is kept"]
+    assert found["leases of it"] == 1
 
 
 def test_a_stop_is_seen_in_the_worker_and_so_is_the_end_of_the_iterator(found):

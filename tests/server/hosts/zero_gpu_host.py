@@ -166,6 +166,12 @@ def use(engine, asked):
     found["calibrated"] = [len(calibration.measurements), engine.calibration(vlm) is calibration]
     found["leases of three more"] = sum(path == "/schedule" for path, _ in asked[before:])
 
+    before = len(asked)
+    events = without_places(engine.ask_on("a", analysis, "How many things are there?", 8, stop))
+    found["second question"] = events[-1].to_json()
+    found["it is kept"] = analysis.follow_up is events[-1]
+    found["leases of it"] = sum(path == "/schedule" for path, _ in asked[before:])
+
     note = Path(os.environ["NOTE"])
     run = engine.host.run(stubborn, vlm, 1)(stop=stop)
     workers = {next(run)}

@@ -1,13 +1,15 @@
 """The tab in which the conversation goes on with a second question about the same picture."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
+from vtw_demo.comparison.analysis import Analysis
 from vtw_demo.comparison.compare import RunProgress
 from vtw_demo.comparison.follow_up import FollowUp
-from vtw_demo.page.html import waiting_line
+from vtw_demo.page.html import reading_line, waiting_line
 from vtw_demo.page.layout import COMPONENTS
 from vtw_demo.page.page import Asked, Shown
 from vtw_demo.page.session import Session
@@ -29,6 +31,11 @@ class SecondQuestionTab(PlottedTab):
         super().connect()
         for event in (self.ask.click, self.question.submit):
             self.page.run_after(event, self.ask_on, self.question, named="the second question", says=self.reading)
+
+    def compared(self, session: Session, analysis: Analysis, stop: threading.Event) -> Iterator[Shown]:
+        """Another comparison's conversation hasn't gone on."""
+        if session.analysis is analysis and analysis.follow_up is None:
+            yield {self.reading: reading_line(self.nothing_yet), self.drawn: ""}
 
     def ask_on(self, session: Session, asked: Asked, question: Any) -> Iterator[Shown]:
         """The second question, after a comparison where there is none of the first one at this K."""
