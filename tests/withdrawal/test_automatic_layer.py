@@ -224,7 +224,7 @@ def test_attention_that_cant_be_captured_is_told():
 @pytest.mark.parametrize(
     ("visual", "hidden", "heads", "mlp"), [(576, 4096, 32, 11008), (576, 1024, 16, 2816), (196, 576, 9, 1536)]
 )
-def test_it_costs_at_most_3_percent(visual, hidden, heads, mlp):
+def test_it_costs_less_than_half_a_percent(visual, hidden, heads, mlp):
     """Of a layer's FLOPs in a prefill with 60 tokens of text: of LLaVA-1.5-7B's, of the benchmark's, of the embedded
     model's width."""
     tokens = visual + 60
@@ -235,4 +235,4 @@ def test_it_costs_at_most_3_percent(visual, hidden, heads, mlp):
         (rows,) = attention_rows(query, key, None, automatic_layer.QUESTION_POSITIONS)
         output_cosine(rows, value, is_visual)
     of_layer = 2 * tokens * (4 * hidden**2 + 3 * hidden * mlp) + 4 * tokens**2 * hidden
-    assert 0 < counted.get_total_flops() < 0.03 * of_layer
+    assert 0 < counted.get_total_flops() < 0.005 * of_layer
