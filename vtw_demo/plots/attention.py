@@ -114,7 +114,7 @@ def attention_reading(
     if isinstance(query, int):
         asker = f"the answer's token {query + 1}"
     masses = {"full": full, "withdrawn": withdrawn, "layer": withdrawn.withdrawal_layer}
-    told = {"asker": asker, "sinks": full.sinks, "massive": MASSIVE, "gaps": why_gaps(full)}
+    told: dict[str, Any] = {"asker": asker, "sinks": full.sinks, "massive": MASSIVE, "gaps": why_gaps(full)}
     if quantity == COSINE:
         by_layer = shares_by_layer(full, query, COSINE)
         cosines = {layer: one[0] for layer, one in enumerate(by_layer) if one is not None}
