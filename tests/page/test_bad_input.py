@@ -73,8 +73,8 @@ def test_numbers_of_new_tokens(case, call, good):
 @pytest.mark.parametrize("name", ["compare", "examine"])
 @pytest.mark.usefixtures("still_works")
 def test_calls_with_missing_extra_and_mistyped_values(name, call, good):
-    expected = rf"{name} takes 5 values \(image, question, layer, max_new_tokens, picture_detail\); "
-    for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "usual", "more"]):
+    expected = rf"{name} takes 6 values \(image, question, layer, max_new_tokens, picture_detail, beside\); "
+    for data in ([], [good], [good, QUESTION, 6], [good, QUESTION, 6, 2, "usual", "", "more"]):
         check(call(*data, name=name), f"{expected}{len(data)} came")
     for picture in (None, 5, True, "", "picture.png", [good], {}, {"path": None}, {"path": 7}, {"url": "x"}):
         check(
@@ -83,6 +83,12 @@ def test_calls_with_missing_extra_and_mistyped_values(name, call, good):
     check(call(good, {"text": QUESTION}, 6, 2, name=name), "must be text")
     for detail in ("more", 7, ["low"]):
         check(call(good, QUESTION, 6, 2, detail, name=name), "Unknown picture detail .*: choose low, usual or high")
+    for beside, said in (
+        ("more", "one of fastv, .* can run"),
+        (7, "a name, .*this is 7"),
+        ("2:more", "no step of a recipe"),
+    ):
+        check(call(good, QUESTION, 6, 2, "usual", beside, name=name), said)
     check(call("x", name="random_scene"), r"random_scene takes 0 values \(none\); 1 came")
 
 
