@@ -128,7 +128,7 @@ def test_the_page_and_a_comparison_need_nobody_else(space, browser):
         expect(page.locator(".header")).to_contain_text(SUITED, timeout=30_000)
         expect(page.locator("#upgrade button:visible")).to_have_count(0)
         page.locator("#examples button").first.click()
-        expect(page.locator("#withdrawn")).to_contain_text("prefill", timeout=30_000, ignore_case=True)
+        expect(page.locator("#withdrawn")).to_contain_text("prefill", timeout=120_000, ignore_case=True)
         expect(page.locator("#verdict .problem")).to_have_count(0)
         content = page.content()
     finally:
