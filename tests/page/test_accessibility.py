@@ -72,6 +72,9 @@ def test_the_first_stop_skips_to_the_plots(page):
     expect(page.locator("#tabs [role=tabpanel]:focus")).to_be_visible()
     assert page.url == address
     page.keyboard.press("Tab")
+    expect(page.locator("#attention-quantity input:focus")).to_have_value("attention")
+    page.locator("#attention-quantity input").last.focus()
+    page.keyboard.press("Tab")
     expect(page.locator("#attention-strip button:focus")).to_have_text("last prompt token")
 
 
