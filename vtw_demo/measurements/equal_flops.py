@@ -21,6 +21,7 @@ TITLES: dict[Rival, str] = {
     "uniform_grid": "uniform grid",
 }
 RIVALS: tuple[Rival, ...] = tuple(TITLES)
+_OF_WORDS = {"withdraw": "withdrawal"} | {str(rival): title for rival, title in TITLES.items()}
 
 
 def equal_schedule(
@@ -70,25 +71,20 @@ def equal_recipe(rival: Rival, config: PreTrainedConfig, prompt_tokens: int, vis
 def recipe_title(recipe: str) -> str:
     """The methods of a recipe of `prune`."""
     words = dict.fromkeys(step.word for step in read_recipe(recipe))
-    return ", ".join(_titles()[word] for word in words)
-
-
-def _titles() -> dict[str, str]:
-    return {"withdraw": "withdrawal"} | {str(rival): title for rival, title in TITLES.items()}
+    return ", ".join(_OF_WORDS[word] for word in words)
 
 
 def recipe_in_words(recipe: str) -> str:
     """A recipe of `prune`, or the rival that one is to be made for."""
-    titles = _titles()
-    if recipe in titles:
-        return titles[recipe]
+    if recipe in _OF_WORDS:
+        return _OF_WORDS[recipe]
     said: list[str] = []
     for step in read_recipe(recipe):
         keep = step.keep if isinstance(step.keep, float) else 0.0
         of = f"{percent(keep)} of the visual tokens left"
         if step.word == "random_tokens":
             of = f"{percent(1 - keep)} as many tokens gone as there are visual ones"
-        said.append(f"{titles[step.word]}, {of} from layer {step.layer} on")
+        said.append(f"{_OF_WORDS[step.word]}, {of} from layer {step.layer} on")
     return "; ".join(said)
 
 
